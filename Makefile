@@ -1,0 +1,28 @@
+# make demo   virtual environment, install, DP-FedEmb on the built-in synthetic faces
+# make test   virtual environment, install, tests
+# make check  ruff and mypy
+VENV ?= .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin/python
+WORKDIR ?= runs/demo
+
+.PHONY: demo test check clean
+
+$(VENV)/installed: requirements.lock setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(VENV)/installed
+	$(RUN) -m experiments.train --config=configs/dp_fedemb.py:synthetic --workdir=$(WORKDIR)
+
+test: $(VENV)/installed
+	$(RUN) -m pytest
+
+check: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,119 @@
+"""What the programs share: flags to config, one-line errors, compilation cache, ROC figures."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+MISTAKES = (ValueError, OSError, ImportError, flags.Error)
+
+
+def define_config(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+  """Adds `--config=configs/NAME.py[:variant]`, with overrides read from `arguments`."""
+  config_flags.DEFINE_config_file(
+    "config", None, "configs/NAME.py[:variant]; --config.x.y=value replaces one value",
+    lock_config=True, flag_values=values, sys_argv=list(arguments))
+
+
+def define_shared(values: flags.FlagValues) -> None:
+  """Adds `--workdir`, `--compilation_cache` and `--debug`."""
+  flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+  flags.DEFINE_string(
+    "compilation_cache", None, "folder of compiled programs, or off; default "
+    "$JAX_COMPILATION_CACHE_DIR or the user's cache folder", flag_values=values)
+  flags.DEFINE_boolean("debug", False, "show tracebacks", flag_values=values)
+
+
+def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+  """Parses the command line.
+
+  Raises:
+    ValueError: in one line, naming the flag or config key and the nearest one that exists.
+  """
+  _require_config_file(arguments)
+  try:
+    rest = values(list(arguments))[1:]
+  except AttributeError as error:  # a --config.x.y that the config lacks
+    raise ValueError(_unknown_key(str(error), arguments)) from error
+  except flags.Error as error:
+    raise ValueError(_innermost(str(error))) from error
+  except Exception as error:  # a config file runs code of its own
+    raise ValueError(f"--config: {type(error).__name__}: {error}") from error
+  if rest:
+    raise ValueError(f"argument {rest[0]!r} is not a flag: flags start with --")
+
+
+def _require_config_file(arguments: Sequence[str]) -> None:
+  for i, argument in enumerate(arguments):
+    name, equals, value = argument.partition("=")
+    if name.lstrip("-") == "config":
+      path = (value if equals else "".join(arguments[i + 1:i + 2])).partition(":")[0]
+      if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(
+          f"--config={path}: no such file; expected configs/NAME.py[:variant]")
+
+
+def _unknown_key(message: str, arguments: Sequence[str]) -> str:
+  """"config has no key local.lr (did you mean ...)" from what ml_collections says."""
+  names = re.findall(r'"(\w+)" instead of "(\w+)"', message)
+  missing = names[0][1] if names else re.sub(r"\W", "", message)
+  full = next((a.partition("=")[0] for a in arguments
+               if a.startswith("--config.") and missing in a.partition("=")[0].split(".")), missing)
+  hint = f"; did you mean {names[0][0]!r}?" if names else ""
+  return f"{full}: the config has no key {missing!r}{hint}"
+
+
+def _innermost(message: str) -> str:
+  """The last line of a message that holds a whole traceback."""
+  lines = [line for line in message.splitlines() if line.strip()]
+  return lines[-1].strip() if "Traceback" in message else " ".join(message.split())
+
+
+def one_line_errors(main: Callable[[], None], debug: Callable[[], bool]) -> int:
+  """Runs a program: 0, or 2 with `error: ...` for a mistake in what was asked, 130 for ctrl-C."""
+  try:
+    main()
+  except MISTAKES as error:
+    if debug():
+      traceback.print_exc()
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+    return 130
+  return 0
+
+
+def use_compilation_cache(folder: str | None) -> None:
+  """Keeps compiled programs between runs, in `folder` or the user's cache folder."""
+  import jax
+  if folder == "off":
+    return
+  default = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  chosen = folder or os.environ.get("JAX_COMPILATION_CACHE_DIR") or (
+    pathlib.Path(default) / "fedjax_face" / "compiled")
+  jax.config.update("jax_compilation_cache_dir", str(chosen))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def save_roc(roc: Mapping[str, Any] | None, name: str, path: pathlib.Path) -> None:
+  """Draws a ROC curve with its band; nothing where the protocols gave none."""
+  if not roc:
+    return
+  import numpy as np
+
+  from fedjax_face.report import figures
+  far, tar, low, high = (np.asarray(roc[key], float) for key in ("far", "tar", "low", "high"))
+  band = () if np.isnan(low).all() else (low, high)
+  figure = figures.roc({name: figures.Curve(far, tar, *band)}, smallest_far=float(far.min()),
+                       reliable_far=roc["smallest_reliable_far"])
+  figures.save(figure, path)

@@ -1,0 +1,60 @@
+r"""Trains what a config describes, and continues where an interrupted run stopped.
+
+python -m experiments.train --config=configs/NAME.py[:variant] --workdir=DIR \
+    --config.x.y=value
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments import command_line
+
+
+def _flags(arguments: Sequence[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  command_line.define_config(values, arguments)
+  command_line.define_shared(values)
+  flags.DEFINE_string("coordinator", "", "host:port of process 0 of a multi-process run",
+                      flag_values=values)
+  flags.DEFINE_integer("processes", 1, "processes of the run", flag_values=values)
+  flags.DEFINE_integer("process", 0, "number of this process", flag_values=values)
+  return values
+
+
+def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+  command_line.parse(values, arguments)
+  for name in ("config", "workdir"):
+    if values[name].value is None:
+      raise ValueError(f"--{name} is required")
+  command_line.use_compilation_cache(values.compilation_cache)
+  from fedjax_face.training import mesh, run, summary
+  if values.coordinator or values.processes > 1:
+    mesh.connect(values.coordinator, values.processes, values.process)
+  done, privacy = run.run(values.config, values.workdir)
+  if mesh.is_main_process():
+    workdir = pathlib.Path(values.workdir)
+    _draw(workdir, done)
+    summary.print_results(workdir, done, privacy)
+
+
+def _draw(workdir: pathlib.Path, done: dict) -> None:
+  from fedjax_face.report import figures
+  figures.save(figures.training_curves(workdir / "metrics.csv"), workdir / "figures/training.png")
+  command_line.save_roc(done["roc"], done["algorithm"], workdir / "figures/roc.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the program and returns its exit status."""
+  given = sys.argv if arguments is None else ["train", *arguments]
+  values = _flags(given)
+  return command_line.one_line_errors(
+    lambda: _train(values, given), lambda: "--debug" in given)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,86 @@
+"""Centralised training on all images at once: the upper bound, and the pre-training stage."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import dp_accounting
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_face.algorithms import parts
+from fedjax_face.algorithms.parts import Ingredients
+from fedjax_face.data.cohorts import Cohort
+from fedjax_face.federated import client
+from fedjax_face.federated.algorithm import Algorithm, Communication
+from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.ledger import Release
+
+
+class CentralizedState(NamedTuple):
+  """Backbone and head, and the optimiser's state, which lives on between rounds."""
+
+  params: dict[str, Any]
+  optimizer: Any
+
+
+def centralized(given: Ingredients) -> Algorithm:
+  """Minibatch softmax training with one head over all identities; not private.
+
+  A round is `cohort.steps` optimiser steps on batches of `cohort.batch_size` images drawn without
+  replacement within the round (with, where the set is smaller). With several devices a batch is
+  divided over them.
+  """
+  config, images = given.config, len(given.train)
+  model = parts.model(config, given.train, given.train.num_labels)
+  training = client.local_training(
+      model.loss, client.optimizers(config.local.optimizer), client.JOINT)
+  hparams = {name: value for name, value in config.hparams.items() if value is not None}
+  steps, batch_size, devices = config.cohort.steps, config.cohort.batch_size, given.mesh.size
+  if batch_size % devices:
+    raise ValueError(
+        f"cohort.batch_size={batch_size} must be a multiple of the {devices} devices in use")
+
+  def init(key):
+    backbone_key, head_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+    backbone = model.init_backbone(backbone_key) if given.backbone is None else given.backbone
+    params = {"backbone": backbone, "head": model.init_head(head_key)}
+    return CentralizedState(params, training.init(params, hparams))
+
+  def cohort(rng: np.random.Generator, round_number: int) -> Cohort:
+    del round_number
+    drawn = rng.choice(images, steps * batch_size, replace=steps * batch_size > images)
+    examples = drawn.astype(np.int32).reshape(devices, steps, batch_size // devices)
+    return Cohort(
+        examples=examples,
+        labels=given.train.label[examples].astype(np.int32),
+        mask=np.ones(examples.shape, bool),
+        num_classes=np.full(devices, given.train.num_labels, np.int32),
+        client=np.arange(devices, dtype=np.int32))
+
+  def step(state, data, cohort, hparams, keys):
+    whole = lambda shards: jnp.moveaxis(shards, 0, 1).reshape(steps, batch_size)
+    batches = client.ClientBatches(
+        whole(cohort.examples), whole(cohort.labels), whole(cohort.mask), cohort.num_classes[0])
+    params, optimizer, totals = training.run(
+        state.params, state.optimizer, data.images, batches, hparams, keys.client)
+    metrics = {"loss": totals.loss / totals.examples, "accuracy": totals.correct / totals.examples,
+               "examples": totals.examples}
+    return CentralizedState(params, optimizer), metrics
+
+  return Algorithm(
+      name="centralized",
+      init=init,
+      cohort=cohort,
+      step=step,
+      hparams=hparams,
+      releases=(Release("model", "person", Adjacency.ADD_OR_REMOVE_ONE,
+                        dp_accounting.NonPrivateDpEvent(), "everyone",
+                        note="centralised training without noise"),),
+      not_covered=parts.NOT_COVERED,
+      embed=lambda state, images: model.embed(state.params["backbone"], images),
+      communication=lambda state: Communication(down=0, up=0),
+      sampling=f"{steps * batch_size} of {images} images a round",
+      population=len(np.unique(given.train.person)),
+  )

@@ -1,0 +1,31 @@
+"""DP-FedEmb (Xu, Collins, Wang, Panait, Oh, Augenstein, Liu, Schroff, McMahan, CVPR 2023)."""
+
+from __future__ import annotations
+
+from fedjax_face.algorithms import parts
+from fedjax_face.algorithms.federated import embedding_algorithm
+from fedjax_face.algorithms.parts import Ingredients
+from fedjax_face.federated import client, heads
+from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.federated.participation import participation
+
+
+def dp_fedemb(given: Ingredients) -> Algorithm:
+  """User-level DP for image embeddings: virtual clients, partial aggregation, local fine-tuning.
+
+  Each virtual client of several users starts from the global backbone and a throw-away head,
+  trains both on its users' images, and sends only the clipped change of the backbone; the noised
+  mean of these changes is a gradient for the server's momentum SGD.
+  """
+  config = given.config
+  classes = parts.head_classes(config, given.train)
+  model = parts.model(config, given.train, classes)
+  who = participation(config.cohort, given.train, classes)
+  training = client.local_training(
+      model.loss, client.optimizers(config.local.optimizer), parts.stages(config.local))
+  return embedding_algorithm(
+      "dp_fedemb", given, model, who,
+      client_update=client.fresh_optimizer(training),
+      heads=heads.fresh(model.init_head, config.model.head_init),
+      aggregator=parts.aggregator(config.privacy, who, config.rounds),
+      server_optimizer=parts.server_momentum)

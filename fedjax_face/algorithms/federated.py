@@ -1,0 +1,73 @@
+"""A federated round around an embedding model, as an Algorithm."""
+
+from __future__ import annotations
+
+import jax
+
+from fedjax_face.algorithms import parts
+from fedjax_face.algorithms.parts import Ingredients
+from fedjax_face.federated.aggregators import Aggregator
+from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.federated.client import ClientUpdate
+from fedjax_face.federated.embedding_model import EmbeddingModel
+from fedjax_face.federated.heads import HeadStrategy
+from fedjax_face.federated.participation import Participation
+from fedjax_face.federated.round import ServerOptimizer, check_divides, federated_round
+
+
+def embedding_algorithm(
+    name: str,
+    given: Ingredients,
+    model: EmbeddingModel,
+    who: Participation,
+    *,
+    client_update: ClientUpdate,
+    heads: HeadStrategy,
+    aggregator: Aggregator,
+    server_optimizer: ServerOptimizer,
+) -> Algorithm:
+  """Wires chosen parts into a round, its ledger entries and its evaluation.
+
+  Args:
+    name: of the algorithm.
+    given: config, training set, devices, initial backbone.
+    model: backbone and head.
+    who: participation of users.
+    client_update: what a client does.
+    heads: where heads come from and go.
+    aggregator: from updates to a mean update.
+    server_optimizer: hparams -> optimiser of the server.
+
+  Raises:
+    ValueError: the devices cannot share the clients evenly, or the privacy section is inconsistent.
+  """
+  check_divides(who.clients, given.mesh)
+  hparams = parts.with_noise(given.config, aggregator, who, given.progress)
+  round_ = federated_round(
+      client_update=client_update,
+      heads=heads,
+      aggregator=aggregator,
+      server_optimizer=server_optimizer,
+      hparams=hparams,
+      mesh=given.mesh,
+      clients_per_chunk=given.config.training.clients_per_chunk,
+  )
+
+  def init(key: jax.Array):
+    backbone_key, round_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+    backbone = model.init_backbone(backbone_key) if given.backbone is None else given.backbone
+    return round_.init(round_key, backbone)
+
+  return Algorithm(
+      name=name,
+      init=init,
+      cohort=who.cohort,
+      step=round_.step,
+      hparams=hparams,
+      releases=(parts.backbone_release(aggregator, who, hparams),),
+      not_covered=parts.NOT_COVERED,
+      embed=lambda state, images: model.embed(state.params["backbone"], images),
+      communication=round_.communication,
+      sampling=who.words,
+      population=who.population,
+  )

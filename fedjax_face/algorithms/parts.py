@@ -1,0 +1,170 @@
+"""From sections of a config to the parts that the pages choose from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import dp_accounting
+import optax
+from jax.sharding import Mesh
+
+from fedjax_face.data import pixels
+from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.federated import aggregators, client
+from fedjax_face.federated.aggregators import Aggregator
+from fedjax_face.federated.embedding_model import EmbeddingModel, embedding_model, no_augmentation
+from fedjax_face.federated.participation import Participation
+from fedjax_face.models import registry as models
+from fedjax_face.privacy import calibration, noise
+from fedjax_face.privacy.clipping import UpdateClip
+from fedjax_face.privacy.ledger import Release
+
+Progress = Callable[[float, float], None]
+
+
+class Ingredients(NamedTuple):
+  """What every page is made from.
+
+  Attributes:
+    config: the run's config (or any mapping of the same structure).
+    train: the private training set.
+    mesh: devices, axis `clients`.
+    backbone: parameters to start from, or None for a random start.
+    progress: called with (noise multiplier, epsilon) while noise is calibrated.
+  """
+
+  config: Any
+  train: FaceDataset
+  mesh: Mesh
+  backbone: Any = None
+  progress: Progress | None = None
+
+
+def head_classes(config: Any, train: FaceDataset) -> int:
+  """Classes of a client's head: all labels, or the most that one virtual client can hold."""
+  if config.cohort.classes == "all":
+    return train.num_labels
+  own = sorted((len(set(labels)) for labels in _labels_by_person(train)), reverse=True)
+  return min(train.num_labels, sum(own[:max(config.cohort.users_per_client,
+                                            config.cohort.get("capacity", 1))]))
+
+
+def _labels_by_person(train: FaceDataset) -> list[list[int]]:
+  by_person: dict[int, list[int]] = {}
+  for person, label in zip(train.person.tolist(), train.label.tolist()):
+    by_person.setdefault(person, []).append(label)
+  return list(by_person.values())
+
+
+def model(config: Any, train: FaceDataset, num_classes: int) -> EmbeddingModel:
+  """The config's backbone and head for images like those of `train`."""
+  options = config.model
+  backbone = models.backbone(
+      options.backbone, options.embedding_dim, **options.get("backbone_options", {}))
+  margins = {name: config.hparams[name] for name in ("margin", "scale") if name in config.hparams}
+  head = models.head(options.head, num_classes, options.embedding_dim, **margins)
+  augment = pixels.random_flip if options.flip else no_augmentation
+  return embedding_model(
+      backbone, head, train.images.shape[1:], options.embedding_dim, augment)
+
+
+def stages(options: Any) -> tuple[client.Stage, ...]:
+  """`local.stages`: `joint`, or `head_first` with `local.head_steps`.
+
+  Raises:
+    ValueError: another name.
+  """
+  if options.stages == "joint":
+    return client.JOINT
+  if options.stages == "head_first":
+    return client.head_first(options.head_steps)
+  raise ValueError(f"local.stages {options.stages!r} is not one of joint, head_first")
+
+
+def server_momentum(hparams: Mapping[str, Any]) -> optax.GradientTransformation:
+  """v = mu v + g; w -= lr v."""
+  return optax.sgd(hparams["server_learning_rate"], momentum=hparams["server_momentum"])
+
+
+def aggregator(options: Any, who: Participation, rounds: int) -> Aggregator:
+  """`privacy.aggregator`: `gaussian`, `adaptive`, `correlated`, `clipped`, `mean`.
+
+  Raises:
+    ValueError: another name, or correlated noise without an enforced separation of rounds.
+  """
+  clip = UpdateClip(who.users_per_client, who.adjacency)
+  if options.aggregator == "gaussian":
+    return aggregators.noised_mean(clip, who.clients, noise.gaussian())
+  if options.aggregator == "adaptive":
+    return aggregators.adaptive_clip(
+        clip, who.clients, quantile=options.quantile, learning_rate=options.clip_learning_rate,
+        count_stddev_per_client=options.count_stddev_per_client)
+  if options.aggregator == "correlated":
+    if who.rounds_per_event == 1:
+      raise ValueError("privacy.aggregator=correlated needs cohort.sampling=cyclic_fixed or "
+                       "cyclic_poisson, which enforce cohort.min_separation")
+    return aggregators.noised_mean(
+        clip, who.clients, noise.correlated(options.correlated, rounds, who.rounds_per_event))
+  if options.aggregator == "clipped":
+    return aggregators.clipped_mean(clip, who.clients)
+  if options.aggregator == "mean":
+    return aggregators.weighted_mean()
+  raise ValueError(f"privacy.aggregator {options.aggregator!r} is not one of adaptive, clipped, "
+                   "correlated, gaussian, mean")
+
+
+def backbone_release(chosen: Aggregator, who: Participation, hparams: Mapping[str, Any]) -> Release:
+  """What one round reveals through the aggregated update."""
+  event = chosen.event(hparams)
+  sampled = chosen.adds_noise and chosen.covers == 1
+  return Release(
+      channel="backbone",
+      unit="person",
+      adjacency=who.adjacency,
+      event=who.amplify(event) if sampled else event,
+      seen_by="everyone",
+      covers=who.rounds_per_event if sampled else chosen.covers,
+      note=chosen.words,
+  )
+
+
+def with_noise(
+    config: Any, chosen: Aggregator, who: Participation, progress: Progress | None
+) -> dict[str, float]:
+  """The config's hyperparameters, with the noise multiplier that a target epsilon asks for.
+
+  Raises:
+    ValueError: both or neither of privacy.epsilon and hparams.noise_multiplier are given for an
+      aggregator that adds noise; a target for one that adds none; a target out of reach.
+  """
+  hparams = {name: value for name, value in config.hparams.items() if value is not None}
+  if not chosen.adds_noise:
+    if config.privacy.epsilon is not None:
+      raise ValueError(f"privacy.epsilon={config.privacy.epsilon} cannot be reached by "
+                       f"privacy.aggregator={config.privacy.aggregator}, which adds no noise")
+    return hparams | {"noise_multiplier": 0.0}
+  calibration.require_exactly_one(
+      epsilon=config.privacy.epsilon, noise_multiplier=config.hparams.noise_multiplier)
+  if config.privacy.epsilon is None:
+    return hparams
+
+  def run_event(noise_multiplier: float) -> dp_accounting.DpEvent:
+    release = backbone_release(chosen, who, hparams | {"noise_multiplier": noise_multiplier})
+    return dp_accounting.SelfComposedDpEvent(
+        release.event, math.ceil(config.rounds / release.covers))
+
+  multiplier = calibration.calibrate_noise(
+      run_event, config.privacy.epsilon, config.privacy.delta, who.adjacency, progress=progress)
+  return hparams | {"noise_multiplier": multiplier}
+
+
+NOT_COVERED = (
+    "Training loss, accuracy, update norms, the clipped fraction and the signal-to-noise ratio of "
+    "every round are written to the metrics without noise; keep them private or treat them as not "
+    "protected.",
+    "The number of users and the set of class labels (the size of the heads) are taken as public.",
+    "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
+    "Hyperparameters chosen by looking at results on the same people are not accounted for.",
+)

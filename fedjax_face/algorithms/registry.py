@@ -1,0 +1,41 @@
+"""Algorithms by the names that configs use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jax.sharding import Mesh
+
+from fedjax_face.algorithms.centralized import centralized
+from fedjax_face.algorithms.dp_fedemb import dp_fedemb
+from fedjax_face.algorithms.fedavg import fedavg
+from fedjax_face.algorithms.parts import Ingredients, Progress
+from fedjax_face.data.sources import Sources
+from fedjax_face.federated.algorithm import Algorithm
+
+ALGORITHMS: dict[str, Callable[[Ingredients], Algorithm]] = {
+    "centralized": centralized,
+    "dp_fedemb": dp_fedemb,
+    "fedavg": fedavg,
+}
+
+
+def build(config: Any, sources: Sources, mesh: Mesh, initial_backbone: Any = None,
+          progress: Progress | None = None) -> Algorithm:
+  """The algorithm that `config.algorithm` names, on the training set of `sources`.
+
+  Args:
+    config: a whole config.
+    sources: the data sets of the run.
+    mesh: devices, axis `clients`.
+    initial_backbone: parameters to start from (public pre-training), or None.
+    progress: called with (noise multiplier, epsilon) while noise is calibrated.
+
+  Raises:
+    ValueError: an unknown name, or a config that the algorithm refuses.
+  """
+  name = config.algorithm
+  if name not in ALGORITHMS:
+    raise ValueError(f"algorithm {name!r} is not one of {', '.join(sorted(ALGORITHMS))}")
+  return ALGORITHMS[name](Ingredients(config, sources.train, mesh, initial_backbone, progress))

@@ -1,0 +1,1 @@
+"""Data sets, users, cohorts, splits and the built-in synthetic faces."""

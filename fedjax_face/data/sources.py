@@ -1,0 +1,278 @@
+"""From the data section of a config to the sets of a run: train, evaluation, public, pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedjax_face.data import femnist, folders, lfw, tfds_source
+from fedjax_face.data.dataset import FaceDataset, compact
+from fedjax_face.data.decode import OnBad, ReadReport
+from fedjax_face.data.pairs import Pairs
+from fedjax_face.data.splits import (
+    check_disjoint,
+    split_by_fold,
+    split_by_label,
+    split_by_person,
+)
+
+
+class Sources(NamedTuple):
+  """The sets of a run.
+
+  Attributes:
+    train: private training set; labels and persons are 0..n-1, all with images.
+    evaluation: persons (FEMNIST: labels) that are not in `train`.
+    public: pre-training set, outside the privacy guarantee, or None.
+    pairs: official pairs, rows of `evaluation`, or None.
+    notes: sentences for the record: what was skipped, what could not be checked.
+  """
+
+  train: FaceDataset
+  evaluation: FaceDataset
+  public: FaceDataset | None = None
+  pairs: Pairs | None = None
+  notes: tuple[str, ...] = ()
+
+
+_Whole = tuple[FaceDataset, tuple[str, ...]]
+
+
+def data_root() -> pathlib.Path:
+  """Folder of downloaded data: $FEDJAX_FACE_DATA, or shared/data beside the repository."""
+  beside = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
+  return pathlib.Path(os.environ.get("FEDJAX_FACE_DATA") or beside)
+
+
+def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
+  """Loads what a config asks for and checks that training and evaluation share nobody.
+
+  Args:
+    config_data: `name` (one of `PRIVATE`), the options of that source (the keyword arguments of
+      the function of that name), and perhaps `public`: `name` (one of `PUBLIC`) and its options.
+    rng_seed: seed of random splits.
+
+  Raises:
+    ValueError: an unknown name or key, or sets that overlap or differ in image shape.
+    FileNotFoundError: data that is not there.
+  """
+  options = dict(config_data)
+  public_options = options.pop("public", None)
+  rng = np.random.default_rng(rng_seed)
+  sources = _call("data", PRIVATE, options, rng=rng)
+  if not public_options:
+    return sources
+  public, notes = _call("data.public", PUBLIC, dict(public_options))
+  notes = (*sources.notes, *notes, *_check_public(public, sources.train, sources.evaluation))
+  return sources._replace(public=compact(public), notes=notes)
+
+
+def _synthetic_faces(rng, *, num_people: int, evaluation_people: int, images_per_person: int,
+                     size: int, seed: int = 0, grayscale: bool = False) -> Sources:
+  """The first `num_people` rendered people train, the next `evaluation_people` evaluate."""
+  del rng
+  train, _ = _whole_synthetic(num_people=num_people, images_per_person=images_per_person,
+                              size=size, seed=seed, grayscale=grayscale)
+  evaluation, _ = _whole_synthetic(num_people=evaluation_people, first_person=num_people,
+                                   images_per_person=images_per_person, size=size, seed=seed,
+                                   grayscale=grayscale)
+  return _disjoint(train, evaluation)
+
+
+def _femnist(rng, *, path: str | None = None, num_writers: int | None = None,
+             first_unseen_label: int = 36) -> Sources:
+  """Characters below `first_unseen_label` train, the others evaluate; users are writers."""
+  del rng
+  dataset, notes = _whole_femnist(path=path, num_writers=num_writers)
+  unseen = np.unique(dataset.label[dataset.label >= first_unseen_label])
+  train, evaluation = split_by_label(dataset, unseen)
+  return _disjoint(train, evaluation, what="label", notes=(
+      *notes, "femnist: evaluation images are unseen characters, by writers that also train"))
+
+
+def _lfw(rng, *, root: str | None = None, size: int = 112, grayscale: bool = False,
+         test_folds: Iterable[int] = (1, 2), min_images: int = 1,
+         max_people: int | None = None) -> Sources:
+  """People outside the View-2 folds `test_folds` train; those folds and their pairs evaluate.
+
+  `min_images` and `max_people` (the first by name) limit the people that train.
+  """
+  del rng
+  place = pathlib.Path(root) if root else data_root() / "lfw"
+  test_folds = tuple(test_folds)
+  named_pairs = lfw.parse_pairs(place / "pairs.txt")
+  folds = lfw.person_folds(named_pairs)
+  test_people = {person for person, fold in folds.items() if fold in test_folds}
+  counts = folders.count_files(place / lfw.ARCHIVE)
+  train_people = [person for person in sorted(counts)
+                  if person not in test_people and counts[person] >= min_images][:max_people]
+  dataset, report = lfw.read_lfw(place, size=size, channels=_channels(grayscale),
+                                 people={*train_people, *(test_people & set(counts))})
+  train, evaluation = split_by_fold(dataset, folds, test_folds)
+  files = [file for file, person in zip(report.files, dataset.person, strict=True)
+           if dataset.names[person] in test_people]
+  wanted = [pair for pair in named_pairs if pair.fold in test_folds]
+  pairs, left_out = lfw.locate_pairs(
+      wanted, dataclasses.replace(report, files=tuple(files)), on_bad="skip")
+  return _disjoint(train, evaluation, pairs=pairs, notes=_notes(report, left_out))
+
+
+def _folder(rng, *, test_fraction: float, **options) -> Sources:
+  """A random `test_fraction` of the persons evaluates, the others train."""
+  return _by_person(_whole_folder(**options), test_fraction, rng)
+
+
+def _tfds(rng, *, test_fraction: float, **options) -> Sources:
+  """A random `test_fraction` of the persons evaluates, the others train."""
+  return _by_person(_whole_tfds(**options), test_fraction, rng)
+
+
+def _digiface(rng, *, test_fraction: float, **options) -> Sources:
+  """A random `test_fraction` of the subjects evaluates, the others train."""
+  return _by_person(_whole_digiface(**options), test_fraction, rng)
+
+
+def _whole_synthetic(*, num_people: int, images_per_person: int, size: int, seed: int = 0,
+                     first_person: int = 0, grayscale: bool = False) -> _Whole:
+  from fedjax_face.data.synthetic_faces import synthetic_faces  # a renderer: slow to import
+  dataset = synthetic_faces(num_people, images_per_person, size, seed, first_person=first_person,
+                            grayscale=grayscale)
+  people = range(first_person, first_person + num_people)
+  return dataclasses.replace(dataset, names=tuple(f"world{seed}-person{p}" for p in people)), ()
+
+
+def _whole_femnist(*, path: str | None = None, num_writers: int | None = None) -> _Whole:
+  place = pathlib.Path(path) if path else data_root() / "femnist" / "femnist_leaf_105writers.npz"
+  if place.suffix == ".npz":
+    dataset, report = femnist.read_femnist_npz(place)
+  else:
+    dataset, report = femnist.read_leaf(place)
+  if num_writers is not None:
+    dataset = dataset.select(dataset.person < num_writers)
+  return dataset, _notes(report)
+
+
+def _whole_lfw(*, root: str | None = None, size: int = 112, grayscale: bool = False,
+               min_images: int = 1) -> _Whole:
+  dataset, report = lfw.read_lfw(root or data_root() / "lfw", size=size, min_images=min_images,
+                                 channels=_channels(grayscale))
+  return dataset, _notes(report)
+
+
+def _whole_folder(*, path: str, size: int, grayscale: bool = False, min_images: int = 1,
+                  on_bad: OnBad = "skip") -> _Whole:
+  dataset, report = folders.read_folder(path, size=size, channels=_channels(grayscale),
+                                        min_images=min_images, on_bad=on_bad)
+  return dataset, _notes(report)
+
+
+def _whole_orl(*, path: str | None = None, size: int = 112, grayscale: bool = False) -> _Whole:
+  return _whole_folder(path=str(path or data_root() / "orl" / "att_faces.zip"), size=size,
+                       grayscale=grayscale)
+
+
+def _whole_tfds(*, dataset: str, size: int, split: str = "train", data_dir: str | None = None,
+                grayscale: bool = False, limit: int | None = None, image: str | None = None,
+                label: str | None = None, person: str | None = None) -> _Whole:
+  known = tfds_source.KNOWN_FEATURES.get(dataset.split("/")[0], tfds_source.FeatureNames())
+  given: dict[str, Any] = {"image": image, "label": label, "person": person}
+  features = dataclasses.replace(known, **{k: v for k, v in given.items() if v is not None})
+  loaded, report = tfds_source.read_tfds(
+      dataset, split=split, data_dir=data_dir, features=features, size=size,
+      channels=_channels(grayscale), limit=limit)
+  return loaded, _notes(report)
+
+
+def _whole_digiface(*, data_dir: str, size: int = 112, manual_dir: str | None = None,
+                    grayscale: bool = False, limit: int | None = None) -> _Whole:
+  if manual_dir is not None:
+    from fedjax_face.data import digiface_builder  # imports TFDS
+    digiface_builder.prepare(manual_dir, data_dir)
+  return _whole_tfds(dataset="digiface", data_dir=data_dir, size=size, grayscale=grayscale,
+                     limit=limit)
+
+
+PRIVATE: Mapping[str, Callable[..., Sources]] = {
+    "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "folder": _folder,
+    "tfds": _tfds, "digiface": _digiface,
+}
+PUBLIC: Mapping[str, Callable[..., _Whole]] = {
+    "synthetic_faces": _whole_synthetic, "femnist": _whole_femnist, "lfw": _whole_lfw,
+    "folder": _whole_folder, "orl": _whole_orl, "tfds": _whole_tfds, "digiface": _whole_digiface,
+}
+
+
+def _call(section: str, functions: Mapping[str, Callable], options: dict[str, Any], **given):
+  """Calls the function that `options['name']` names with the other options, all checked."""
+  name = options.pop("name", None)
+  if name not in functions:
+    raise ValueError(f"{section}.name is {name!r}; expected one of {', '.join(functions)}")
+  accepted, required = _keywords(name, functions[name])
+  unknown = sorted(set(options) - set(accepted))
+  if unknown:
+    raise ValueError(f"{section}.{unknown[0]} is not a key of {name}; "
+                     f"expected some of {', '.join(accepted)}")
+  missing = [key for key in required if key not in options]
+  if missing:
+    raise ValueError(f"{section}.{missing[0]} is required for {name}; "
+                     f"accepted: {', '.join(accepted)}")
+  return functions[name](**given, **options)
+
+
+def _keywords(name: str, function: Callable) -> tuple[list[str], list[str]]:
+  """(accepted, required) keyword-only arguments; **options stand for those of the whole set."""
+  accepted, required = [], []
+  for key, parameter in inspect.signature(function).parameters.items():
+    if parameter.kind is parameter.KEYWORD_ONLY:
+      accepted.append(key)
+      if parameter.default is parameter.empty:
+        required.append(key)
+    elif parameter.kind is parameter.VAR_KEYWORD:
+      more_accepted, more_required = _keywords(name, PUBLIC[name])
+      accepted, required = accepted + more_accepted, required + more_required
+  return accepted, required
+
+
+def _by_person(whole: _Whole, test_fraction: float, rng: np.random.Generator) -> Sources:
+  dataset, notes = whole
+  train, evaluation = split_by_person(dataset, test_fraction, rng)
+  return _disjoint(train, evaluation, notes=notes)
+
+
+def _disjoint(train: FaceDataset, evaluation: FaceDataset, what: str = "person",
+              pairs: Pairs | None = None, notes: tuple[str, ...] = ()) -> Sources:
+  """Both sets with labels and persons 0..n-1, if they share no `what`."""
+  notes += _checked_disjoint(train, evaluation, what)
+  return Sources(compact(train), compact(evaluation), pairs=pairs, notes=notes)
+
+
+def _checked_disjoint(train: FaceDataset, test: FaceDataset, what: str) -> tuple[str, ...]:
+  """Refuses an overlap; a note where it cannot be seen."""
+  if check_disjoint(train, test, what):
+    return ()
+  return (f"{train.name} and {test.name}: whether they share a {what} cannot be checked",)
+
+
+def _check_public(public, train, evaluation) -> tuple[str, ...]:
+  """Refuses a pre-training set of other image shape, or with a person of the other two sets."""
+  if public.images.shape[1:] != train.images.shape[1:]:
+    raise ValueError(f"data.public images are {list(public.images.shape[1:])} but training images "
+                     f"are {list(train.images.shape[1:])}; expected one shape")
+  return (f"{public.name}: {len(public)} images are taken as public; "
+          "the privacy guarantee does not cover them",
+          *_checked_disjoint(public, train, "person"),
+          *_checked_disjoint(public, evaluation, "person"))
+
+
+def _channels(grayscale: bool) -> int:
+  return 1 if grayscale else 3
+
+
+def _notes(*reports: ReadReport) -> tuple[str, ...]:
+  return tuple(str(report) for report in reports if report.skipped)

@@ -1,0 +1,88 @@
+"""Which images belong to which user: a compressed index."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Users(NamedTuple):
+  """Examples of user u are `index[offset[u]:offset[u + 1]]`, in the order of the data set.
+
+  Attributes:
+    index: int32 [N], rows of the data set grouped by user.
+    offset: int64 [U + 1].
+    ids: int32 [U], ascending; the person number that user u stands for.
+  """
+
+  index: np.ndarray  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+  offset: np.ndarray
+  ids: np.ndarray
+
+  @staticmethod
+  def from_person(person: np.ndarray, num_persons: int | None = None) -> Users:
+    """Groups rows by person.
+
+    Args:
+      person: integers [N], the privacy unit of each row.
+      num_persons: if given, every person 0..num_persons-1 must have an image.
+
+    Raises:
+      ValueError: no rows, a negative or too large person, or a person with no images.
+    """
+    person = np.asarray(person)
+    if person.ndim != 1 or not np.issubdtype(person.dtype, np.integer) or not person.size:
+      raise ValueError(f"person is {person.dtype} {list(person.shape)}; "
+                       "expected integers [N], N > 0")
+    if person.min() < 0:
+      raise ValueError(f"person {person.min()} is out of range; expected 0 or more")
+    if num_persons is not None:
+      _check_all_present(person, num_persons)
+    index = np.argsort(person, kind="stable").astype(np.int32)
+    ordered = person[index]
+    start = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    return Users(index=index, offset=np.append(start, len(person)).astype(np.int64),
+                 ids=ordered[start].astype(np.int32))
+
+  @property
+  def num_users(self) -> int:
+    """U."""
+    return len(self.ids)
+
+  @property
+  def counts(self) -> np.ndarray:
+    """int64 [U], images of each user."""
+    return np.diff(self.offset)
+
+  def examples(self, user: int) -> np.ndarray:
+    """int32, the rows of user number `user`."""
+    return self.index[self.offset[user]:self.offset[user + 1]]
+
+
+def cap_examples(users: Users, maximum: int, rng: np.random.Generator) -> Users:
+  """Keeps a uniformly random `maximum` of the examples of every user who has more.
+
+  The order within a user is kept. Which examples one user keeps does not depend on the examples
+  of any other user who comes later in the index.
+  """
+  if maximum < 1:
+    raise ValueError(f"maximum examples per user is {maximum}; expected at least 1")
+  priority = rng.random(len(users.index))
+  owner = np.repeat(np.arange(users.num_users), users.counts)
+  by_priority = np.lexsort((priority, owner))
+  rank = np.arange(len(owner)) - np.repeat(users.offset[:-1], users.counts)
+  kept = np.sort(by_priority[rank < maximum])
+  counts = np.minimum(users.counts, maximum)
+  return Users(users.index[kept], np.concatenate(([0], np.cumsum(counts))), users.ids)
+
+
+def _check_all_present(person: np.ndarray, num_persons: int) -> None:
+  """Refuses persons beyond `num_persons` and persons that no row belongs to."""
+  if person.max() >= num_persons:
+    raise ValueError(f"person {person.max()} is out of range; expected 0..{num_persons - 1}")
+  missing = np.flatnonzero(np.bincount(person, minlength=num_persons) == 0)
+  if missing.size:
+    shown = ", ".join(map(str, missing[:5])) + (", ..." if missing.size > 5 else "")
+    raise ValueError(f"{missing.size} person(s) with no images: {shown}; "
+                     "expected at least one image each")

@@ -1,0 +1,1 @@
+"""Verification, identification, retrieval and recall metrics, with confidence intervals."""

@@ -1,0 +1,1 @@
+"""One federated round, built from exchangeable parts."""

@@ -1,0 +1,181 @@
+"""What a client does with its data: local training of a backbone and a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Params = dict[str, Any]
+
+
+class ClientBatches(NamedTuple):
+  """One client's local steps: indices into `Data.images`, and its labels.
+
+  Attributes:
+    examples: int32 [S, B].
+    labels: int32 [S, B], classes of the client's head.
+    mask: bool [S, B]; batches without a real example lie at the end and are not run.
+    num_classes: int32 scalar, classes in use in the client's head.
+  """
+
+  examples: jax.Array
+  labels: jax.Array
+  mask: jax.Array
+  num_classes: jax.Array
+
+
+class Batch(NamedTuple):
+  """One local step: images uint8 [B, H, W, C], labels int32 [B], mask bool [B], num_classes."""
+
+  images: jax.Array
+  labels: jax.Array
+  mask: jax.Array
+  num_classes: jax.Array
+
+
+class Totals(NamedTuple):
+  """Sums over the examples that a client trained on, counted once per visit."""
+
+  loss: jax.Array
+  correct: jax.Array
+  examples: jax.Array
+
+  @classmethod
+  def zero(cls) -> Totals:
+    return cls(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+
+
+class Stage(NamedTuple):
+  """A stretch of local steps and the parts of the model that it trains.
+
+  Attributes:
+    trains: some of `backbone`, `head`.
+    steps: length of the stretch; None: until the data ends.
+  """
+
+  trains: tuple[str, ...]
+  steps: int | None = None
+
+
+JOINT = (Stage(("backbone", "head")),)
+
+
+def head_first(steps: int) -> tuple[Stage, ...]:
+  """Trains only a new head for `steps` batches, then only the backbone (DP-FedEmb, section 3)."""
+  if steps < 1:
+    raise ValueError(f"head_steps must be at least 1, got {steps}")
+  return (Stage(("head",), steps), Stage(("backbone",)))
+
+
+Loss = Callable[[Params, Batch, Mapping[str, Any], jax.Array], tuple[jax.Array, Totals]]
+Optimizers = Callable[[Mapping[str, Any]], dict[str, optax.GradientTransformation]]
+
+
+class LocalTraining(NamedTuple):
+  """Local steps as a pair (init, run), so that the optimiser's state can outlive a call or not.
+
+  Attributes:
+    init: (params, hparams) -> optimiser state.
+    run: (params, optimiser state, images, ClientBatches, hparams, key) ->
+      (params, optimiser state, Totals).
+  """
+
+  init: Callable[..., Any]
+  run: Callable[..., tuple[Params, Any, Totals]]
+
+
+def local_training(loss: Loss, optimizers: Optimizers, stages: Sequence[Stage]) -> LocalTraining:
+  """Stochastic gradient steps over a client's batches, one pass, stage by stage.
+
+  Args:
+    loss: (params, Batch, hparams, key) -> (mean loss over real examples, Totals).
+    optimizers: hparams -> an optimiser for each of `backbone` and `head`.
+    stages: what is trained when.
+  """
+
+  def init(params: Params, hparams: Mapping[str, Any]) -> Any:
+    return {name: tx.init(params[name]) for name, tx in optimizers(hparams).items()}
+
+  def run(params, opt_state, images, batches, hparams, key):
+    transforms = optimizers(hparams)
+
+    def local_step(trains: tuple[str, ...], index, carry):
+      params, opt_state, totals = carry
+      batch = Batch(images[batches.examples[index]], batches.labels[index], batches.mask[index],
+                    batches.num_classes)
+      step_key = jax.random.fold_in(key, index)
+      loss_of = lambda trained: loss({**params, **trained}, batch, hparams, step_key)
+      trained = {name: params[name] for name in trains}
+      grads, seen = jax.grad(loss_of, has_aux=True)(trained)
+      for name in trains:
+        update, state = transforms[name].update(grads[name], opt_state[name], params[name])
+        params = {**params, name: optax.apply_updates(params[name], update)}
+        opt_state = {**opt_state, name: state}
+      return params, opt_state, jax.tree.map(jnp.add, totals, seen)
+
+    num_steps = batches.mask.any(axis=1).sum()
+    carry = (params, opt_state, Totals.zero())
+    start = 0
+    for stage in stages:
+      stop = num_steps if stage.steps is None else jnp.minimum(start + stage.steps, num_steps)
+      body = lambda index, carry, trains=stage.trains: local_step(trains, index, carry)
+      carry = jax.lax.fori_loop(start, stop, body, carry)
+      start = stop
+    return carry
+
+  return LocalTraining(init, run)
+
+
+class ClientResult(NamedTuple):
+  """What local training yields: the trained parts, and sums for the metrics."""
+
+  params: Params
+  totals: Totals
+
+
+ClientUpdate = Callable[..., ClientResult]
+
+
+def fresh_optimizer(training: LocalTraining) -> ClientUpdate:
+  """A client update whose optimiser state starts anew for every client and round."""
+
+  def client_update(params, images, batches, hparams, key) -> ClientResult:
+    params, _, totals = training.run(
+        params, training.init(params, hparams), images, batches, hparams, key)
+    return ClientResult(params, totals)
+
+  return client_update
+
+
+def optimizers(name: str) -> Optimizers:
+  """The local optimisers of DP-FedEmb, from traced hyperparameters.
+
+  The head's learning rate is `client_learning_rate * head_learning_rate_scale`. Adam uses
+  b2 = 0.99 and eps = 1e-3, as in the authors' released code.
+
+  Args:
+    name: `sgd`, `momentum` (uses hparams `client_momentum`) or `adam`.
+
+  Raises:
+    ValueError: another name.
+  """
+  factories = {
+      "sgd": lambda rate, hparams: optax.sgd(rate),
+      "momentum": lambda rate, hparams: optax.sgd(rate, momentum=hparams["client_momentum"]),
+      "adam": lambda rate, hparams: optax.adam(rate, b2=0.99, eps=1e-3),
+  }
+  if name not in factories:
+    raise ValueError(f"local.optimizer {name!r} is not one of {', '.join(sorted(factories))}")
+
+  def build(hparams):
+    rate = hparams["client_learning_rate"]
+    return {
+        "backbone": factories[name](rate, hparams),
+        "head": factories[name](rate * hparams["head_learning_rate_scale"], hparams),
+    }
+
+  return build

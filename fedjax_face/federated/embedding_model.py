@@ -1,0 +1,75 @@
+"""A backbone and a head as the pure functions that a client and the evaluation need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fedjax_face.data import pixels
+from fedjax_face.federated.client import Batch, Params, Totals
+from fedjax_face.losses.softmax import masked_cross_entropy
+from fedjax_face.models.embedding import unit_embeddings
+
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class EmbeddingModel(NamedTuple):
+  """Images -> embeddings -> logits of classes.
+
+  Attributes:
+    init_backbone: key -> backbone parameters.
+    init_head: key -> head parameters.
+    loss: (params with `backbone` and `head`, Batch, hparams, key) -> (mean loss, Totals).
+    embed: (backbone parameters, uint8 [B, H, W, C]) -> unit-norm f32 [B, D].
+  """
+
+  init_backbone: Callable[[jax.Array], Any]
+  init_head: Callable[[jax.Array], Any]
+  loss: Callable[[Params, Batch, Mapping[str, Any], jax.Array], tuple[jax.Array, Totals]]
+  embed: Callable[[Any, jax.Array], jax.Array]
+
+
+def no_augmentation(images: jax.Array, key: jax.Array) -> jax.Array:
+  """Images as they are."""
+  del key
+  return images
+
+
+def embedding_model(
+    backbone: nn.Module, head: nn.Module, image_shape: tuple[int, int, int], embedding_dim: int,
+    augment: Augment = no_augmentation,
+) -> EmbeddingModel:
+  """Softmax training of raw embeddings, as in Xu et al. 2023; unit embeddings at inference.
+
+  Args:
+    backbone: f32 [B, H, W, C] -> raw embeddings [B, D].
+    head: (embeddings [B, D], labels [B]) -> logits [B, C]; the scalars that it lists in
+      `head.hparams` are read from the step's hparams.
+    image_shape: (H, W, C).
+    embedding_dim: D.
+    augment: (uint8 [B, H, W, C], key) -> images of the same shape, in training only.
+  """
+
+  def init_backbone(key):
+    return backbone.init(key, jnp.zeros((1, *image_shape), jnp.float32))
+
+  def init_head(key):
+    return head.init(key, jnp.zeros((1, embedding_dim)), jnp.zeros((1,), jnp.int32))
+
+  def loss(params, batch: Batch, hparams, key):
+    images = pixels.normalise(augment(batch.images, key))
+    embeddings = backbone.apply(params["backbone"], images)
+    scalars = {name: hparams[name] for name in head.hparams}
+    logits = head.apply(params["head"], embeddings, batch.labels, **scalars)
+    mean, seen = masked_cross_entropy(logits, batch.labels, batch.mask, batch.num_classes)
+    count = seen["count"]
+    return mean, Totals(mean * count, seen["accuracy"] * count, count)
+
+  def embed(params, images):
+    return unit_embeddings(backbone, params, images)
+
+  return EmbeddingModel(init_backbone, init_head, loss, embed)

@@ -1,0 +1,172 @@
+"""Who takes part in a round, and what that choice is worth in the accounting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import dp_accounting
+import numpy as np
+
+from fedjax_face.data import cohorts
+from fedjax_face.data.cohorts import Cohort
+from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.users import Users
+from fedjax_face.privacy.adjacency import Adjacency
+
+
+class Participation(NamedTuple):
+  """A sampling scheme, the adjacency it is accounted under, and its effect on an event.
+
+  Attributes:
+    cohort: (host generator, round) -> Cohort.
+    amplify: event of one round's noise -> event that counts the random choice of users.
+    adjacency: what neighbouring populations differ in.
+    rounds_per_event: rounds in which one user can take part at most once.
+    clients: K.
+    users_per_client: most users that one client can hold.
+    population: number of users.
+    words: for the privacy statement.
+  """
+
+  cohort: Callable[[np.random.Generator, int], Cohort]
+  amplify: Callable[[dp_accounting.DpEvent], dp_accounting.DpEvent]
+  adjacency: Adjacency
+  rounds_per_event: int
+  clients: int
+  users_per_client: int
+  population: int
+  words: str
+
+
+class _Scheme(NamedTuple):
+  sampler: cohorts.Sampler
+  assign: Callable[[np.ndarray, np.random.Generator], cohorts.Assignment]
+  amplify: Callable[[dp_accounting.DpEvent], dp_accounting.DpEvent]
+  adjacency: Adjacency
+  rounds_per_event: int
+  users_per_client: int
+  words: str
+
+
+def participation(options: Mapping[str, Any], dataset: FaceDataset, head_classes: int
+                  ) -> Participation:
+  """Virtual clients of several users each, drawn anew every round.
+
+  Args:
+    options: the config's `cohort` section: `sampling` (`fixed`, `poisson`, `cyclic_fixed`,
+      `cyclic_poisson`), `virtual_clients` K, `users_per_client` m (expected, for the Poisson
+      schemes), `capacity` (most users of a client, Poisson schemes), `sampling_probability` (of a
+      user in a round, Poisson schemes; None: K m over the population), `min_separation` and
+      `partition_seed` (cyclic schemes), `batch_size`, `epochs`, `max_examples`,
+      `max_examples_per_user`, `classes` (`all`, `own`).
+    dataset: whose persons are the users.
+    head_classes: size of the clients' heads.
+
+  Raises:
+    ValueError: an unknown scheme, or more users per round than there are.
+  """
+  users = Users.from_person(dataset.person)
+  population, clients = len(users.ids), options["virtual_clients"]
+  schemes = {"fixed": _fixed, "poisson": _poisson, "cyclic_fixed": _cyclic_fixed,
+             "cyclic_poisson": _cyclic_poisson}
+  if options["sampling"] not in schemes:
+    raise ValueError(
+        f"cohort.sampling {options['sampling']!r} is not one of {', '.join(sorted(schemes))}")
+  scheme = schemes[options["sampling"]](options, population)
+
+  def cohort(rng: np.random.Generator, round_number: int) -> Cohort:
+    sampled = scheme.sampler.sample(rng, round_number, population)
+    return cohorts.client_batches(
+        users, dataset.label, scheme.assign(sampled, rng), batch_size=options["batch_size"],
+        epochs=options["epochs"], max_examples=options["max_examples"], num_labels=head_classes,
+        rng=rng, max_examples_per_user=options["max_examples_per_user"],
+        classes=options["classes"])
+
+  return Participation(
+      cohort, scheme.amplify, scheme.adjacency, scheme.rounds_per_event, clients,
+      scheme.users_per_client, population, scheme.words)
+
+
+def _per_round(options: Mapping[str, Any], population: int) -> int:
+  size = options["virtual_clients"] * options["users_per_client"]
+  if size > population:
+    raise ValueError(
+        f"cohort: virtual_clients * users_per_client = {size} users a round, but the training "
+        f"set has {population}; lower one of them")
+  return size
+
+
+def _displacing(capacity: int) -> int:
+  """Users whose data a client may hold over both neighbours: a new one may push another out."""
+  return max(capacity, 2)
+
+
+def _fixed(options: Mapping[str, Any], population: int) -> _Scheme:
+  size, clients = _per_round(options, population), options["virtual_clients"]
+  return _Scheme(
+      sampler=cohorts.FixedSize(size),
+      assign=lambda sampled, rng: cohorts.grouped(sampled, clients, rng),
+      amplify=lambda event: dp_accounting.dp_event.SampledWithoutReplacementDpEvent(
+          population, size, event),
+      adjacency=Adjacency.REPLACE_ONE,
+      rounds_per_event=1,
+      users_per_client=options["users_per_client"],
+      words=f"{size} of {population} users a round, uniformly without replacement, shuffled into "
+            f"{clients} virtual clients")
+
+
+def _poisson(options: Mapping[str, Any], population: int) -> _Scheme:
+  clients = options["virtual_clients"]
+  probability = options["sampling_probability"] or _per_round(options, population) / population
+  return _Scheme(
+      sampler=cohorts.Poisson(probability),
+      assign=lambda sampled, rng: cohorts.independent(sampled, clients, options["capacity"], rng),
+      amplify=lambda event: dp_accounting.PoissonSampledDpEvent(probability, event),
+      adjacency=Adjacency.ADD_OR_REMOVE_ONE,
+      rounds_per_event=1,
+      users_per_client=_displacing(options["capacity"]),
+      words=f"each of {population} users independently with probability {probability:.6g} a round "
+            f"(Poisson), each assigned independently to one of {clients} virtual clients of at "
+            f"most {options['capacity']} users")
+
+
+def _cyclic_fixed(options: Mapping[str, Any], population: int) -> _Scheme:
+  size, groups = _per_round(options, population), options["min_separation"]
+  smallest = population // groups
+  if size > smallest:
+    raise ValueError(
+        f"cohort: {size} users a round, but a group of {population} / min_separation={groups} "
+        f"users has {smallest}; lower min_separation or the users per round")
+  return _Scheme(
+      sampler=cohorts.CyclicFixedSize(size, groups, options["partition_seed"]),
+      assign=lambda sampled, rng: cohorts.grouped(sampled, options["virtual_clients"], rng),
+      amplify=lambda event: dp_accounting.dp_event.SampledWithoutReplacementDpEvent(
+          smallest, size, event),
+      adjacency=Adjacency.REPLACE_ONE,
+      rounds_per_event=groups,
+      users_per_client=options["users_per_client"],
+      words=f"{groups} fixed groups in turn; {size} users of the group whose turn it is, uniformly "
+            f"without replacement; the same user at most once in {groups} rounds")
+
+
+def _cyclic_poisson(options: Mapping[str, Any], population: int) -> _Scheme:
+  groups, clients = options["min_separation"], options["virtual_clients"]
+  probability = (options["sampling_probability"]
+                 or _per_round(options, population) * groups / population)
+  if probability > 1:
+    raise ValueError(
+        f"cohort: {_per_round(options, population)} users a round of {population} in "
+        f"min_separation={groups} groups needs a sampling probability of {probability:.3g} > 1; "
+        f"at most min_separation={math.floor(groups / probability)} is possible")
+  return _Scheme(
+      sampler=cohorts.CyclicPoisson(probability, groups, options["partition_seed"]),
+      assign=lambda sampled, rng: cohorts.independent(sampled, clients, options["capacity"], rng),
+      amplify=lambda event: dp_accounting.PoissonSampledDpEvent(probability, event),
+      adjacency=Adjacency.ADD_OR_REMOVE_ONE,
+      rounds_per_event=groups,
+      users_per_client=_displacing(options["capacity"]),
+      words=f"{groups} groups in turn, users assigned to them independently; each user of the "
+            f"group whose turn it is independently with probability {probability:.6g} (Poisson); "
+            f"the same user at most once in {groups} rounds")

@@ -1,0 +1,192 @@
+"""One federated round, assembled from its parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from fedjax_face.data.cohorts import Cohort
+from fedjax_face.federated.aggregators import Aggregator, Sums
+from fedjax_face.federated.algorithm import Communication, Data, Metrics, StepKeys, tree_bytes
+from fedjax_face.federated.client import ClientBatches, ClientUpdate, Totals
+from fedjax_face.federated.heads import HeadStrategy
+from fedjax_face.privacy.clipping import zero_if_not_finite
+
+ServerOptimizer = Callable[[Mapping[str, Any]], optax.GradientTransformation]
+
+
+class FederatedState(NamedTuple):
+  """What the server keeps between rounds.
+
+  Attributes:
+    params: what is aggregated and sent to clients: `backbone`, and `head` where it is shared.
+    heads: the head strategy's own state.
+    aggregator: state of clipping and noise.
+    server: state of the server optimiser.
+  """
+
+  params: dict[str, Any]
+  heads: Any
+  aggregator: Any
+  server: Any
+
+
+class FederatedRound(NamedTuple):
+  """The two functions of a round, and the bytes that it moves."""
+
+  init: Callable[[jax.Array, Any], FederatedState]
+  step: Callable[..., tuple[FederatedState, Metrics]]
+  communication: Callable[[FederatedState], Communication]
+
+
+class _Contribution(NamedTuple):
+  """One client's part of the sums."""
+
+  sums: Sums
+  totals: Totals
+  not_finite: jax.Array
+
+
+def federated_round(
+    *,
+    client_update: ClientUpdate,
+    heads: HeadStrategy,
+    aggregator: Aggregator,
+    server_optimizer: ServerOptimizer,
+    hparams: Mapping[str, Any],
+    mesh: Mesh,
+    clients_per_chunk: int,
+) -> FederatedRound:
+  """Broadcast, local training, clip, sum, noise, server step.
+
+  Clients are divided over the mesh axis `clients`; on each device they run in chunks, the clients
+  of a chunk vectorised, the chunks one after another. Memory therefore grows with the chunk, not
+  with the cohort.
+
+  Args:
+    client_update: (params, images, ClientBatches, hparams, key) -> ClientResult.
+    heads: where a client's head comes from and where it goes.
+    aggregator: from updates to a mean update.
+    server_optimizer: hparams -> optimiser, applied to the mean of (global - local) as a gradient.
+    hparams: the values that initialise optimiser and aggregator state.
+    mesh: has the axis `clients`, whose size divides the number of clients.
+    clients_per_chunk: clients run side by side on a device; must divide its share of the clients.
+  """
+
+  def init(key: jax.Array, backbone: Any) -> FederatedState:
+    public, private = heads.init(key)
+    params = {"backbone": backbone, **public}
+    return FederatedState(params, private, aggregator.init(params, hparams),
+                          server_optimizer(hparams).init(params))
+
+  def one_client(state: FederatedState, images, cohort: Cohort, key, hparams):
+    take_part = cohort.client >= 0
+    head = heads.start(state.params, state.heads, cohort.client, jax.random.fold_in(key, 0))
+    batches = ClientBatches(cohort.examples, cohort.labels, cohort.mask, cohort.num_classes)
+    start = {"backbone": state.params["backbone"], "head": head}
+    result = client_update(start, images, batches, hparams, jax.random.fold_in(key, 1))
+    update = {
+        "backbone": jax.tree.map(jnp.subtract, start["backbone"], result.params["backbone"]),
+        **heads.released(head, result.params["head"]),
+    }
+    update, finite = zero_if_not_finite(update)
+    counts = take_part & finite
+    weight = aggregator.weight(cohort.mask.sum()) * counts
+    clipped, norm, below = aggregator.clip(update, state.aggregator, hparams)
+    sums = Sums(optax.tree.scale(weight, clipped), weight, 1.0 * take_part, 1.0 * (below & counts),
+                jnp.where(finite, norm, 0.0))
+    totals = jax.tree.map(lambda total: jnp.where(finite, total, 0.0), result.totals)
+    return _Contribution(sums, totals, 1.0 * (take_part & ~finite)), heads.keep(
+        result.params["head"])
+
+  def sum_over_clients(state, images, cohort: Cohort, keys, hparams):
+    """Runs on one device with its share of the clients; returns totals over all devices."""
+    run = lambda cohort, key: one_client(state, images, cohort, key, hparams)
+    total, kept = _sum_in_chunks(run, (cohort, keys), clients_per_chunk)
+    return jax.lax.psum(total, "clients"), kept
+
+  spread = jax.shard_map(
+      sum_over_clients,
+      mesh=mesh,
+      in_specs=(P(), P(), P("clients"), P("clients"), P()),
+      out_specs=(P(), P("clients")),
+      check_vma=False,
+  )
+
+  def step(state: FederatedState, data: Data, cohort: Cohort, hparams, keys: StepKeys):
+    slots = jnp.arange(cohort.client.shape[0])
+    client_keys = jax.vmap(lambda slot: jax.random.fold_in(keys.client, slot))(slots)
+    total, kept = spread(state, data.images, cohort, client_keys, hparams)
+    mean, aggregator_state, released = aggregator.release(
+        total.sums, state.aggregator, hparams, keys.noise)
+    update, server_state = server_optimizer(hparams).update(mean, state.server, state.params)
+    params = optax.apply_updates(state.params, update)
+    new_heads = heads.finish(state.heads, kept, cohort.client)
+    new_state = FederatedState(params, new_heads, aggregator_state, server_state)
+    return new_state, _metrics(total) | released
+
+  def communication(state: FederatedState) -> Communication:
+    bytes_of_update = tree_bytes(state.params)
+    return Communication(down=bytes_of_update, up=bytes_of_update)
+
+  return FederatedRound(init, step, communication)
+
+
+def _metrics(total: _Contribution) -> Metrics:
+  sums, totals = total.sums, total.totals
+  clients, examples = jnp.maximum(sums.clients, 1.0), jnp.maximum(totals.examples, 1.0)
+  return {
+      "loss": totals.loss / examples,
+      "accuracy": totals.correct / examples,
+      "examples": totals.examples,
+      "clients": sums.clients,
+      "clients_not_finite": total.not_finite,
+      "update_norm": sums.norm / clients,
+      "clipped_fraction": 1.0 - sums.below / clients,
+  }
+
+
+def _sum_in_chunks(run: Callable[..., tuple[Any, Any]], xs: Any, chunk: int) -> tuple[Any, Any]:
+  """Sums run(x)[0] over the leading axis and stacks run(x)[1]; chunks of it are vectorised.
+
+  A chunk of one is not vectorised at all: a loop whose length depends on the data stays a loop.
+
+  Raises:
+    ValueError: `chunk` does not divide the length.
+  """
+  length = jax.tree.leaves(xs)[0].shape[0]
+  if length % chunk:
+    raise ValueError(
+        f"training.clients_per_chunk={chunk} must divide the {length} clients of one device "
+        f"(accepted: {', '.join(str(n) for n in range(1, length + 1) if length % n == 0)})")
+
+  def one_chunk(total, x):
+    if chunk == 1:
+      part, kept = run(*x)
+      return jax.tree.map(jnp.add, total, part), kept
+    parts, kept = jax.vmap(run)(*x)
+    return jax.tree.map(lambda t, p: t + p.sum(axis=0), total, parts), kept
+
+  chunked = xs if chunk == 1 else jax.tree.map(
+      lambda leaf: leaf.reshape(length // chunk, chunk, *leaf.shape[1:]), xs)
+  shapes = jax.eval_shape(lambda x: run(*x)[0], jax.tree.map(lambda leaf: leaf[0], xs))
+  zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  total, kept = jax.lax.scan(one_chunk, zero, chunked)
+  if chunk > 1:
+    kept = jax.tree.map(lambda leaf: leaf.reshape(length, *leaf.shape[2:]), kept)
+  return total, kept
+
+
+def check_divides(clients: int, mesh: Mesh) -> None:
+  """Raises ValueError unless the devices of the mesh share the clients evenly."""
+  devices = math.prod(mesh.devices.shape)
+  if clients % devices:
+    raise ValueError(
+        f"cohort.virtual_clients={clients} must be a multiple of the {devices} devices in use")

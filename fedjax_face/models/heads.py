@@ -1,0 +1,158 @@
+"""Heads: embeddings and labels -> logits, with one class embedding (row) per class.
+
+A head's parameter 'class_embeddings' has shape [C, D]. Scalars that a sweep may change without
+recompiling are listed in the head's `hparams` and are accepted at call time:
+
+    logits = head.apply(params, embeddings, labels, **{**head.hparams, 'margin': margin})
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fedjax_face.models import margins
+from fedjax_face.models.margins import Scalar
+
+# Standard deviation of the class embeddings of cosine heads at the start, as in InsightFace.
+COSINE_INIT_STD = 0.01
+
+
+class Linear(nn.Module):
+  """Logits e W^T of raw embeddings, without bias.
+
+  Class embeddings start Glorot-uniform: standard deviation sqrt(2 / (C + D)).
+
+  Attributes:
+    num_classes: C.
+    embedding_dim: D.
+
+  Source: Xu et al., CVPR 2023 (DP-FedEmb), the head of a virtual client.
+  """
+
+  num_classes: int
+  embedding_dim: int
+
+  @property
+  def hparams(self) -> dict[str, Scalar]:
+    """No call-time scalars."""
+    return {}
+
+  @nn.compact
+  def __call__(self, embeddings: jax.Array, labels: jax.Array) -> jax.Array:
+    """Maps float [B, D] to logits [B, C]; `labels` int [B] are not used."""
+    del labels
+    init = nn.initializers.glorot_uniform(in_axis=1, out_axis=0)
+    class_embeddings = self.param("class_embeddings", init, (self.num_classes, self.embedding_dim))
+    return embeddings @ class_embeddings.T
+
+
+class Normalised(nn.Module):
+  """Cosine logits times a trainable scale (parameter 'scale', initially 1).
+
+  Class embeddings start normal with standard deviation 0.01.
+
+  Attributes:
+    num_classes: C.
+    embedding_dim: D.
+
+  Source: Xu et al., CVPR 2023 (DP-FedEmb), the normalised option.
+  """
+
+  num_classes: int
+  embedding_dim: int
+
+  @property
+  def hparams(self) -> dict[str, Scalar]:
+    """No call-time scalars: the scale is trained."""
+    return {}
+
+  @nn.compact
+  def __call__(self, embeddings: jax.Array, labels: jax.Array) -> jax.Array:
+    """Maps float [B, D] to logits [B, C]; `labels` int [B] are not used."""
+    del labels
+    init = nn.initializers.normal(COSINE_INIT_STD)
+    class_embeddings = self.param("class_embeddings", init, (self.num_classes, self.embedding_dim))
+    scale = self.param("scale", nn.initializers.ones, ())
+    return scale * margins.cosine(embeddings, class_embeddings)
+
+
+class _MarginHead(nn.Module):
+  """Cosine logits with a margin on the true class, times a fixed scale."""
+
+  num_classes: int
+  embedding_dim: int
+  margin: float
+  scale: float
+
+  @property
+  def hparams(self) -> dict[str, Scalar]:
+    """The scalars that `__call__` accepts, with their defaults."""
+    return {"margin": self.margin, "scale": self.scale}
+
+  def with_margin(self, target_cosine: jax.Array, margin: Scalar) -> jax.Array:
+    """The true class's cosine after the margin."""
+    raise NotImplementedError
+
+  @nn.compact
+  def __call__(self, embeddings: jax.Array, labels: jax.Array, margin: Scalar | None = None,
+               scale: Scalar | None = None) -> jax.Array:
+    """Logits of a batch.
+
+    Args:
+      embeddings: float [B, D], raw; they are normalised here.
+      labels: int [B], the true class; a label outside 0..C-1 gets no margin.
+      margin: replaces the field; may be traced.
+      scale: replaces the field; may be traced.
+
+    Returns:
+      Logits float [B, C].
+    """
+    margin = self.margin if margin is None else margin
+    scale = self.scale if scale is None else scale
+    init = nn.initializers.normal(COSINE_INIT_STD)
+    class_embeddings = self.param("class_embeddings", init, (self.num_classes, self.embedding_dim))
+    cosine = margins.cosine(embeddings, class_embeddings)
+    own = margins.true_class(labels, self.num_classes)
+    target = self.with_margin(jnp.sum(jnp.where(own, cosine, 0), axis=-1), margin)
+    return scale * jnp.where(own, target[:, None], cosine)
+
+
+class CosFace(_MarginHead):
+  """Large-margin cosine head: s (cos theta_y - m) for the true class, s cos theta_j otherwise.
+
+  Class embeddings start normal with standard deviation 0.01.
+
+  Attributes:
+    num_classes: C.
+    embedding_dim: D.
+    margin: m, a cosine.
+    scale: s.
+
+  Source: Wang et al., CVPR 2018 (CosFace), equation 4.
+  """
+
+  def with_margin(self, target_cosine: jax.Array, margin: Scalar) -> jax.Array:
+    """cos(theta) - margin."""
+    return margins.cosface_margin(target_cosine, margin)
+
+
+class ArcFace(_MarginHead):
+  """Additive angular margin head: s cos(theta_y + m) for the true class, s cos theta_j otherwise.
+
+  Class embeddings start normal with standard deviation 0.01. `margins.arcface_margin` says what
+  happens where theta + m exceeds pi and near the poles.
+
+  Attributes:
+    num_classes: C.
+    embedding_dim: D.
+    margin: m, in radians.
+    scale: s.
+
+  Source: Deng et al., CVPR 2019 (ArcFace), equation 3.
+  """
+
+  def with_margin(self, target_cosine: jax.Array, margin: Scalar) -> jax.Array:
+    """cos(theta + margin)."""
+    return margins.arcface_margin(target_cosine, margin)

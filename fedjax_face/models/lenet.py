@@ -1,0 +1,34 @@
+"""LeNet, the small backbone of the published DP-FedEmb EMNIST experiment."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from fedjax_face.models.convolution import Conv
+from fedjax_face.models.embedding import require_images
+from fedjax_face.models.pooling import max_pool
+
+
+class LeNet(nn.Module):
+  """Two 5x5 convolutions with max-pooling and one linear layer.
+
+  453,632 parameters for 28x28x1 images and 128 embedding dimensions.
+
+  Attributes:
+    embedding_dim: D.
+
+  Source: LeCun et al., Proceedings of the IEEE 1998; this variant: Xu et al., CVPR 2023.
+  """
+
+  embedding_dim: int = 128
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps images float32 [B, H, W, C] to raw embeddings float32 [B, D]."""
+    require_images(x, "LeNet", smallest=4)
+    for index, features in enumerate((32, 64)):
+      x = nn.relu(Conv(features, (5, 5), name=f"conv{index}")(x))
+      x = max_pool(x, (2, 2), (2, 2), "VALID")
+    x = x.reshape(x.shape[0], -1)
+    return nn.Dense(self.embedding_dim, name="embedding")(x)

@@ -1,0 +1,88 @@
+"""Backbones and heads by the names that configs use."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from fedjax_face.models import heads
+from fedjax_face.models.iresnet import iresnet18, iresnet50
+from fedjax_face.models.lenet import LeNet
+from fedjax_face.models.mobilenet import MobileNetV2, mobile_small
+from fedjax_face.models.reddi_cnn import ReddiCNN
+from fedjax_face.models.resnet import ResNet
+
+BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
+    "lenet": LeNet,
+    "reddi_cnn": ReddiCNN,
+    "mobilenet_v2": MobileNetV2,
+    "mobile_small": mobile_small,
+    "resnet50": ResNet,
+    "iresnet18": iresnet18,
+    "iresnet50": iresnet50,
+}
+
+HEADS: Mapping[str, Callable[..., nn.Module]] = {
+    "linear": heads.Linear,
+    "normalised": heads.Normalised,
+    "cosface": heads.CosFace,
+    "arcface": heads.ArcFace,
+}
+
+
+def backbone(name: str, embedding_dim: int, **options: Any) -> nn.Module:
+  """Makes a backbone: images float32 [B, H, W, C] -> raw embeddings float32 [B, D].
+
+  Args:
+    name: a key of `BACKBONES`.
+    embedding_dim: D.
+    **options: further attributes of that backbone, e.g. `width` of 'mobilenet_v2'.
+
+  Raises:
+    ValueError: the name or an option is unknown.
+  """
+  return _make("backbone", BACKBONES, name, embedding_dim=embedding_dim, **options)
+
+
+def head(name: str, num_classes: int, embedding_dim: int, **options: Any) -> nn.Module:
+  """Makes a head: embeddings float [B, D] and labels int [B] -> logits float [B, C].
+
+  Args:
+    name: a key of `HEADS`.
+    num_classes: C.
+    embedding_dim: D.
+    **options: further attributes of that head: `margin` and `scale` of 'cosface' and 'arcface',
+      where both are required.
+
+  Raises:
+    ValueError: the name or an option is unknown, or a required option is missing.
+  """
+  return _make("head", HEADS, name, num_classes=num_classes, embedding_dim=embedding_dim, **options)
+
+
+def count_parameters(params: Any) -> int:
+  """Number of scalars in a pytree of arrays or of `jax.ShapeDtypeStruct`."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _make(kind: str, table: Mapping[str, Callable[..., nn.Module]], name: str,
+          **options: Any) -> nn.Module:
+  """Looks the name up and checks the options against the factory's signature."""
+  if name not in table:
+    raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(table)}")
+  fields = {key: parameter for key, parameter in inspect.signature(table[name]).parameters.items()
+            if key not in ("parent", "name")}
+  unknown = [key for key in options if key not in fields]
+  if unknown:
+    accepted = ", ".join(fields)
+    raise ValueError(f"{kind} {name!r} has no option {unknown[0]!r}; it accepts {accepted}")
+  missing = [key for key, parameter in fields.items()
+             if parameter.default is parameter.empty and key not in options]
+  if missing:
+    raise ValueError(f"{kind} {name!r} needs the option {missing[0]!r}")
+  return table[name](**options)

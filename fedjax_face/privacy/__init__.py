@@ -1,0 +1,1 @@
+"""Mechanisms, accounting, the ledger and the privacy statement."""

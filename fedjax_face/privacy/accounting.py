@@ -1,0 +1,361 @@
+"""Epsilon of a DpEvent by two accountants: Renyi DP and privacy loss distributions.
+
+Convention: a noise multiplier is noise / sensitivity under the stated adjacency. dp_accounting's
+RDP accountant reads it so; its PLD accountant reads noise / (largest norm of ONE record) under
+replace-one, which doubles the sensitivity. The subclasses here make both read it our way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import dp_accounting
+import numpy as np
+from absl import logging
+from dp_accounting.dp_event import DpEvent
+from dp_accounting.pld import common as pld_common
+from dp_accounting.pld import pld_pmf, pld_privacy_accountant, privacy_loss_distribution
+from dp_accounting.rdp import rdp_privacy_accountant
+
+from fedjax_face.privacy import curves
+from fedjax_face.privacy.adjacency import Adjacency
+
+RDP_ORDERS = np.array(
+    [1 + i / 50 for i in range(1, 50)] + [2 + i / 10 for i in range(90)]
+    + list(range(11, 65)) + [80, 96, 128, 256, 512, 1024], dtype=np.float64)
+
+_ACCURACY = 0.002           # variance that the grid may add, as a share of the true loss variance
+_COARSEST, _DEFAULT = 2e-3, 1e-4
+_LARGEST_GRID = 4e6         # points
+_TAIL = 10.0                # standard deviations kept of the Gaussian loss
+
+_FIXED_SIZE = dp_accounting.SampledWithoutReplacementDpEvent
+_POISSON_REASON = ("Poisson sampling is accounted under add-or-remove-one or zero-out, "
+                   "not under replace-one")
+_FIXED_SIZE_REASON = "fixed-size sampling without replacement is accounted under replace-one only"
+
+
+@dataclasses.dataclass(frozen=True)
+class EpsilonReport:
+  """Epsilon by both accountants; every finite value is a valid upper bound on its own.
+
+  Attributes:
+    rdp: by Renyi DP; nan where that accountant cannot handle the event.
+    pld: by privacy loss distribution, discretised pessimistically; nan where it cannot.
+    best: the smaller of the two that exist; nan when neither does, inf when nothing is promised.
+    note: which accountant gave `best`, and the reason for each nan.
+  """
+
+  rdp: float
+  pld: float
+  best: float
+  note: str
+
+
+def epsilon(event: DpEvent, delta: float, adjacency: Adjacency) -> EpsilonReport:
+  """Smallest epsilon at `delta` of `event`, by RDP and by PLD.
+
+  Raises:
+    ValueError: delta outside (0, 1).
+  """
+  _check_delta(delta)
+  rdp_reason, pld_reason = (unsupported(event, adjacency, a) for a in ("rdp", "pld"))
+  rdp = math.nan if rdp_reason else epsilon_by("rdp", event, delta, adjacency)
+  pld = math.nan if pld_reason else epsilon_by("pld", event, delta, adjacency)
+  return report(rdp, pld, rdp_reason, pld_reason)
+
+
+def report(rdp: float, pld: float, rdp_reason: str | None = None,
+           pld_reason: str | None = None) -> EpsilonReport:
+  """Builds the report: the smaller of two valid bounds, and in words which one it is."""
+  notes = [f"{name} not available: {reason}"
+           for name, reason in (("RDP", rdp_reason), ("PLD", pld_reason)) if reason]
+  if math.isnan(rdp) and math.isnan(pld):
+    return EpsilonReport(rdp, pld, math.nan, "; ".join(notes))
+  best = float(np.nanmin([rdp, pld]))
+  if math.isinf(best):
+    notes.insert(0, "no finite guarantee")
+  else:
+    notes.insert(0, f"best by {'PLD' if best == pld else 'RDP'}")
+  return EpsilonReport(rdp, pld, best, "; ".join(notes))
+
+
+def epsilon_by(accountant: str, event: DpEvent, delta: float, adjacency: Adjacency) -> float:
+  """Epsilon by one accountant, "rdp" or "pld".
+
+  Raises:
+    ValueError: unknown accountant, delta outside (0, 1), or an event it cannot account for.
+  """
+  _check_delta(delta)
+  reason = unsupported(event, adjacency, accountant)
+  if reason:
+    raise ValueError(f"accountant {accountant!r} cannot account for {event}: {reason}")
+  if accountant == "rdp":
+    return epsilon_from_rdp(rdp_curve(event, adjacency), delta)
+  merged = merge_gaussians(event)
+  composed = PldAccountant(adjacency, discretisation(merged)).compose(merged)
+  return float(composed.get_epsilon(delta))
+
+
+def unsupported(event: DpEvent, adjacency: Adjacency, accountant: str) -> str | None:
+  """Why "rdp" or "pld" cannot account for `event` under `adjacency`; None if it can."""
+  makers = {"rdp": RdpAccountant, "pld": PldAccountant}
+  if accountant not in makers:
+    raise ValueError(f"accountant must be 'rdp' or 'pld', got {accountant!r}")
+  details = makers[accountant](adjacency)._maybe_compose(merge_gaussians(event), 1, False)
+  if details is None:
+    return None
+  if details.error_message == "Unsupported event.":
+    return f"{type(details.invalid_event).__name__} is not supported"
+  return details.error_message
+
+
+def rdp_curve(event: DpEvent, adjacency: Adjacency) -> np.ndarray:
+  """RDP of `event` at `RDP_ORDERS`, float64 [orders]; curves of composed events add up."""
+  with _quiet():
+    return np.array(RdpAccountant(adjacency).compose(merge_gaussians(event)).rdp)
+
+
+def epsilon_from_rdp(rdp: np.ndarray, delta: float) -> float:
+  """Converts an RDP curve at `RDP_ORDERS` (Canonne, Kamath, Steinke 2020, Prop. 12)."""
+  if np.all(np.isinf(rdp)):
+    return math.inf
+  with _quiet():
+    return float(rdp_privacy_accountant.compute_epsilon(RDP_ORDERS, rdp, delta)[0])
+
+
+def _sampled_gaussian_pmf(sampling_rate: float, noise_multiplier: float, interval: float,
+                          direction: str) -> pld_pmf.PLDPmf:
+  """Pessimistic (connect-the-dots) distribution of the loss of `curves.sampled_gaussian_delta`."""
+  largest = _gaussian_loss_range(noise_multiplier)
+  gain = np.logaddexp(math.log(sampling_rate) + largest, math.log1p(-sampling_rate)
+                      if sampling_rate < 1 else -np.inf)
+  loss = -math.log1p(-sampling_rate) if sampling_rate < 1 else np.inf
+  upper = min(gain, loss) if direction == "add" else gain
+  lower = min(gain, loss) if direction == "remove" else gain
+  bottom, top = math.floor(-lower / interval), math.ceil(upper / interval)
+  grid = np.arange(bottom, top + 1) * interval
+  deltas = curves.sampled_gaussian_delta(grid, sampling_rate, noise_multiplier, direction)
+  return pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(
+      interval, bottom, top, np.minimum.accumulate(deltas.clip(0, 1)))
+
+
+@functools.lru_cache(maxsize=8)
+def _sampled_gaussian_pld(
+    sampling_rate: float, noise_multiplier: float, interval: float, replace_one: bool,
+) -> privacy_loss_distribution.PrivacyLossDistribution:
+  """Both directions; one where they agree (no sampling) or are covered by "replace"."""
+  pmf = functools.partial(_sampled_gaussian_pmf, sampling_rate, noise_multiplier, interval)
+  if replace_one or sampling_rate == 1:
+    return privacy_loss_distribution.PrivacyLossDistribution(pmf("replace"))
+  return privacy_loss_distribution.PrivacyLossDistribution(pmf("remove"), pmf("add"))
+
+
+def merge_gaussians(event: DpEvent) -> DpEvent:
+  """Replaces several Gaussian releases on ONE sample by their joint Gaussian, exactly.
+
+  Multipliers z_i act as (sum z_i^-2)^(-1/2) (McMahan et al. 2018, arXiv 1812.06210, section 3), so
+  both accountants can treat, for example, an update and a noisy count of the same cohort.
+  """
+  if isinstance(event, dp_accounting.SelfComposedDpEvent):
+    return dp_accounting.SelfComposedDpEvent(merge_gaussians(event.event), event.count)
+  if isinstance(event, dp_accounting.ComposedDpEvent):
+    return dp_accounting.ComposedDpEvent([merge_gaussians(e) for e in event.events])
+  if isinstance(event, dp_accounting.PoissonSampledDpEvent | _FIXED_SIZE):
+    precision = _gaussian_precision(event.event)
+    if precision is not None:
+      multiplier = precision**-0.5 if precision else math.inf
+      inner = dp_accounting.GaussianDpEvent(multiplier if math.isfinite(precision) else 0.0)
+      if isinstance(event, _FIXED_SIZE):
+        return _FIXED_SIZE(event.source_dataset_size, event.sample_size, inner)
+      return dp_accounting.PoissonSampledDpEvent(event.sampling_probability, inner)
+  return event
+
+
+def _gaussian_precision(event: DpEvent) -> float | None:
+  """Sum of z^-2 over a nest of Gaussian events; None if anything else is in it."""
+  if isinstance(event, dp_accounting.GaussianDpEvent):
+    return event.noise_multiplier**-2 if event.noise_multiplier > 0 else math.inf
+  if isinstance(event, dp_accounting.SelfComposedDpEvent):
+    inner = _gaussian_precision(event.event)
+    return None if inner is None else event.count * inner
+  if isinstance(event, dp_accounting.ComposedDpEvent):
+    total = 0.0
+    for part in event.events:
+      inner = _gaussian_precision(part)
+      if inner is None:
+        return None
+      total += inner
+    return total
+  return None
+
+
+def discretisation(event: DpEvent) -> float:
+  """Grid interval of the PLD, chosen so that the grid hardly widens the composed loss.
+
+  One step on a grid of interval h adds at most about h^2/4 to the variance of its loss, so we take
+  h = sqrt(0.002 * mean variance of a step), at most 2e-3: coarse when a few hundred rounds carry
+  the loss, fine (about 1e-5) when it comes from hundreds of thousands of small steps. The loss is
+  rounded pessimistically: a coarser grid gives a larger epsilon, never a wrong one. 1e-4 for
+  events whose variance we have no formula for.
+  """
+  steps, variance, largest = 0, 0.0, 0.0
+  for count, q, z in _sampled_gaussians(event, 1):
+    if q is None or z is None:
+      return _DEFAULT
+    if z <= 0 or q <= 0:
+      continue
+    steps += count
+    # The Renyi divergence of order 2: the variance to first order, and never below the mean.
+    variance += count * max(0.0, float(np.logaddexp(math.log1p(-q * q) if q < 1 else -np.inf,
+                                                    2 * math.log(q) + z**-2)))
+    largest = max(largest, _gaussian_loss_range(z))
+  if not steps or not variance:
+    return _DEFAULT
+  finest = (variance + largest + 2 * _TAIL * math.sqrt(variance)) / _LARGEST_GRID
+  return max(min(math.sqrt(_ACCURACY * variance / steps), _COARSEST), finest)
+
+
+def _sampled_gaussians(event: DpEvent,
+                       count: int) -> Iterator[tuple[int, float | None, float | None]]:
+  """(count, sampling rate, multiplier) of every Gaussian; (count, None, None) for the rest."""
+  match event:
+    case dp_accounting.NoOpDpEvent() | dp_accounting.NonPrivateDpEvent():
+      return
+    case dp_accounting.SelfComposedDpEvent():
+      yield from _sampled_gaussians(event.event, count * event.count)
+    case dp_accounting.ComposedDpEvent():
+      for part in event.events:
+        yield from _sampled_gaussians(part, count)
+    case dp_accounting.GaussianDpEvent():
+      # Gaussians without sampling compose in closed form: one step, whatever the count.
+      yield 1, 1.0, event.noise_multiplier / math.sqrt(max(count, 1))
+    case dp_accounting.PoissonSampledDpEvent(event=dp_accounting.GaussianDpEvent(z)):
+      yield count, event.sampling_probability, z
+    case _FIXED_SIZE(event=dp_accounting.GaussianDpEvent(z)):
+      yield count, event.sample_size / event.source_dataset_size, z
+    case dp_accounting.TruncatedSubsampledGaussianDpEvent():
+      yield count, event.sampling_probability, event.noise_multiplier
+    case _:
+      yield count, None, None
+
+
+class RdpAccountant(rdp_privacy_accountant.RdpAccountant):
+  """dp_accounting's, with an adjacency, our orders, and fractional orders by quadrature."""
+
+  def __init__(self, adjacency: Adjacency):
+    super().__init__(RDP_ORDERS, adjacency.relation)
+
+  def _maybe_compose(self, event: DpEvent, count: int, do_compose: bool) -> Any:
+    match event:
+      case dp_accounting.TruncatedSubsampledGaussianDpEvent():
+        return _refused(event, "truncated Poisson sampling has no RDP bound")
+      case _FIXED_SIZE() if not _is_replace_one(self):
+        return _refused(event, _FIXED_SIZE_REASON)
+      case dp_accounting.PoissonSampledDpEvent() if _is_replace_one(self):
+        return _refused(event, _POISSON_REASON)
+      case dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(z)) if (
+          0 < q < 1 and z > 0):
+        if do_compose:
+          self._rdp += count * _poisson_gaussian_rdp_curve(q, z)
+        return None
+      case _FIXED_SIZE(_, size, dp_accounting.GaussianDpEvent(z)) if size and z == 0:
+        if do_compose:
+          self._rdp += math.inf
+        return None
+    return super()._maybe_compose(event, count, do_compose)
+
+
+class PldAccountant(pld_privacy_accountant.PLDAccountant):
+  """dp_accounting's, with Gaussians (sampled or not) by `curves.sampled_gaussian_delta`."""
+
+  _pld: privacy_loss_distribution.PrivacyLossDistribution
+
+  def __init__(self, adjacency: Adjacency, interval: float = _DEFAULT):
+    super().__init__(adjacency.relation, interval)
+
+  def _maybe_compose(self, event: DpEvent, count: int, do_compose: bool) -> Any:
+    replace_one = _is_replace_one(self)
+    match event:
+      case _FIXED_SIZE() if not replace_one:
+        return _refused(event, _FIXED_SIZE_REASON)
+      case (dp_accounting.PoissonSampledDpEvent()
+            | dp_accounting.TruncatedSubsampledGaussianDpEvent()) if replace_one:
+        return _refused(event, _POISSON_REASON)
+      case _FIXED_SIZE(n, size, dp_accounting.GaussianDpEvent(z)):
+        return self._gaussian(size / n, z, count, do_compose)
+      case dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(z)):
+        return self._gaussian(q, z, count, do_compose)
+      case dp_accounting.GaussianDpEvent(z):
+        return self._gaussian(1.0, z / math.sqrt(max(count, 1)), 1, do_compose)
+      case dp_accounting.ZCDpEvent(rho, xi) if rho == 0 and xi >= 0:
+        # A bound on the Renyi divergence of every order is pure xi-DP.
+        if do_compose:
+          self._pld = self._pld.compose(privacy_loss_distribution.from_privacy_parameters(
+              pld_common.DifferentialPrivacyParameters(xi, 0.0),
+              self._value_discretization_interval).self_compose(count))
+        return None
+      case dp_accounting.ZCDpEvent():
+        return _refused(event, "a zCDP bound has no privacy loss distribution")
+    return super()._maybe_compose(event, count, do_compose)
+
+  def _gaussian(self, sampling_rate: float, noise_multiplier: float, count: int,
+                do_compose: bool) -> None:
+    if not do_compose or sampling_rate == 0:
+      return
+    if noise_multiplier == 0:
+      self._contains_non_dp_event = True
+      return
+    one = _sampled_gaussian_pld(sampling_rate, noise_multiplier,
+                                self._value_discretization_interval, _is_replace_one(self))
+    self._pld = self._pld.compose(one.self_compose(count))
+
+
+@functools.lru_cache(maxsize=256)
+def _poisson_gaussian_rdp_curve(sampling_rate: float, noise_multiplier: float) -> np.ndarray:
+  """RDP at `RDP_ORDERS`: whole orders by dp_accounting's exact sum, the others by quadrature."""
+  whole = RDP_ORDERS == np.round(RDP_ORDERS)
+  curve = np.empty_like(RDP_ORDERS)
+  exact = rdp_privacy_accountant.RdpAccountant(RDP_ORDERS[whole])
+  exact.compose(dp_accounting.PoissonSampledDpEvent(
+      sampling_rate, dp_accounting.GaussianDpEvent(noise_multiplier)))
+  curve[whole] = exact.rdp
+  curve[~whole] = [curves.poisson_gaussian_rdp(sampling_rate, noise_multiplier, order)
+                   for order in RDP_ORDERS[~whole]]
+  return curve
+
+
+def _is_replace_one(accountant: dp_accounting.PrivacyAccountant) -> bool:
+  return accountant.neighboring_relation == dp_accounting.NeighboringRelation.REPLACE_ONE
+
+
+def _refused(event: DpEvent,
+             reason: str) -> dp_accounting.PrivacyAccountant.CompositionErrorDetails:
+  return dp_accounting.PrivacyAccountant.CompositionErrorDetails(event, reason)
+
+
+def _gaussian_loss_range(noise_multiplier: float) -> float:
+  """Largest loss kept of one Gaussian release: its mean and ten standard deviations."""
+  mu = 1 / noise_multiplier
+  return mu * mu / 2 + _TAIL * mu
+
+
+def _check_delta(delta: float) -> None:
+  if not 0 < delta < 1:
+    raise ValueError(f"delta must be in (0, 1), got {delta}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Silences dp_accounting's log line per skipped order (skipping an order is sound)."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)

@@ -1,0 +1,161 @@
+"""From a small simulation to a large population: how many clients does a target epsilon take?
+
+Utility depends on the noise on the mean update, zC/K. With the clip norm, the number of rounds and
+zC/K held at what a small simulation tolerates, more virtual clients K allow more noise z: a
+population that can afford K -> cK pays epsilon(cz) instead of epsilon(z), at q = Km/N.
+The way in which McMahan et al. 2018 (arXiv 1710.06963) and Xu et al. 2023 (arXiv 2211.10844)
+extrapolate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import dp_accounting
+
+from fedjax_face.privacy import accounting
+from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.clipping import UpdateClip
+
+SAMPLING = {"fixed": Adjacency.REPLACE_ONE, "poisson": Adjacency.ADD_OR_REMOVE_ONE}
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulation:
+  """What a small run has shown to be tolerable.
+
+  Attributes:
+    virtual_clients: K, clients in a round.
+    users_per_client: m; with m > 1 one user moves a client's update anywhere in the clip ball, so
+      the sensitivity is twice the clip norm.
+    noise_multiplier: z, noise on the SUM divided by the clip norm.
+    rounds: T.
+    sampling: "fixed" (fixed size, replace-one) or "poisson" (add-or-remove-one).
+  """
+
+  virtual_clients: int
+  users_per_client: int
+  noise_multiplier: float
+  rounds: int
+  sampling: str
+
+  def __post_init__(self) -> None:
+    for name in ("virtual_clients", "users_per_client", "noise_multiplier", "rounds"):
+      if not getattr(self, name) > 0:
+        raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+    if self.sampling not in SAMPLING:
+      raise ValueError(f"sampling must be one of {', '.join(SAMPLING)}, got {self.sampling!r}")
+
+  @property
+  def adjacency(self) -> Adjacency:
+    """The adjacency that the sampling scheme is accounted under."""
+    return SAMPLING[self.sampling]
+
+  @property
+  def sensitivity(self) -> float:
+    """Of the sum of clipped updates, in units of the clip norm: 1 or 2."""
+    return UpdateClip(self.users_per_client, self.adjacency).sensitivity
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A run on `population` users with the simulation's noise on the mean.
+
+  Attributes:
+    population: N.
+    virtual_clients: K.
+    noise_multiplier: z, noise on the sum / clip norm.
+    effective_multiplier: z / sensitivity, what epsilon depends on.
+    sampling_rate: q = Km/N.
+    rdp: epsilon by RDP.
+    pld: epsilon by PLD.
+    meets_target: the smaller of the two is at most the target; None without a target.
+  """
+
+  population: int
+  virtual_clients: int
+  noise_multiplier: float
+  effective_multiplier: float
+  sampling_rate: float
+  rdp: float
+  pld: float
+  meets_target: bool | None = None
+
+
+def run_event(simulation: Simulation, population: int,
+              virtual_clients: int) -> dp_accounting.DpEvent:
+  """All rounds of a run with `virtual_clients` and the simulation's noise on the mean.
+
+  Raises:
+    ValueError: a round would need more users than there are.
+  """
+  users = virtual_clients * simulation.users_per_client
+  if users > population:
+    raise ValueError(f"virtual_clients={virtual_clients} of users_per_client="
+                     f"{simulation.users_per_client} need {users} users, population={population}")
+  gaussian = dp_accounting.GaussianDpEvent(
+      _noise_multiplier(simulation, virtual_clients) / simulation.sensitivity)
+  if simulation.sampling == "fixed":
+    one = dp_accounting.dp_event.SampledWithoutReplacementDpEvent(population, users, gaussian)
+  else:
+    one = dp_accounting.PoissonSampledDpEvent(users / population, gaussian)
+  return dp_accounting.SelfComposedDpEvent(one, simulation.rounds)
+
+
+def plan(simulation: Simulation, population: int, virtual_clients: int, delta: float,
+         target_epsilon: float | None = None) -> Plan:
+  """Epsilon by both accountants of the run with `virtual_clients` on `population` users."""
+  report = accounting.epsilon(
+      run_event(simulation, population, virtual_clients), delta, simulation.adjacency)
+  noise = _noise_multiplier(simulation, virtual_clients)
+  return Plan(population, virtual_clients, noise, noise / simulation.sensitivity,
+              virtual_clients * simulation.users_per_client / population, report.rdp, report.pld,
+              None if target_epsilon is None else report.best <= target_epsilon)
+
+
+def smallest_cohort(simulation: Simulation, population: int, target_epsilon: float, delta: float,
+                    progress: Callable[[int, float], None] | None = None) -> Plan:
+  """The run with the fewest virtual clients (never fewer than simulated) that meets the target.
+
+  With zC/K fixed, epsilon falls as K grows up to K = N/m, where everybody takes part: if even that
+  run misses the target, it is returned with `meets_target` False.
+
+  Args:
+    simulation: what is tolerable.
+    population: N, at least the simulation's users per round.
+    target_epsilon: > 0.
+    delta: in (0, 1).
+    progress: called with (K, epsilon by PLD) after every evaluation.
+
+  Raises:
+    ValueError: a population smaller than one simulated round, or a target that is not positive.
+  """
+  if not target_epsilon > 0:
+    raise ValueError(f"target_epsilon must be positive, got {target_epsilon}")
+
+  def meets(virtual_clients: int) -> bool:
+    epsilon = accounting.epsilon_by(
+        "pld", run_event(simulation, population, virtual_clients), delta, simulation.adjacency)
+    if progress is not None:
+      progress(virtual_clients, epsilon)
+    return epsilon <= target_epsilon
+
+  fewest = simulation.virtual_clients
+  most = max(population // simulation.users_per_client, fewest)
+  if meets(fewest):
+    return plan(simulation, population, fewest, delta, target_epsilon)
+  missing = fewest
+  enough = min(2 * missing, most)
+  while not meets(enough):
+    if enough == most:
+      return plan(simulation, population, most, delta, target_epsilon)
+    missing, enough = enough, min(2 * enough, most)
+  while enough - missing > 1:
+    middle = (missing + enough) // 2
+    missing, enough = (missing, middle) if meets(middle) else (middle, enough)
+  return plan(simulation, population, enough, delta, target_epsilon)
+
+
+def _noise_multiplier(simulation: Simulation, virtual_clients: int) -> float:
+  return simulation.noise_multiplier * virtual_clients / simulation.virtual_clients

@@ -1,0 +1,99 @@
+"""The look of all figures: a restrained style, a colour-blind safe palette, atomic saving."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import cycler
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+# Okabe and Ito (2008) without its yellow, which is too light for lines.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+RIGHT, WRONG = "#009E73", "#D55E00"
+INK, MUTED, GRID = "#222222", "#6B6B6B", "#E3E3E3"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+_STYLE: dict[Any, Any] = {
+  "font.family": "sans-serif",
+  "font.size": 10,
+  "axes.titlesize": 11,
+  "axes.titleweight": "bold",
+  "axes.titlelocation": "left",
+  "axes.titlepad": 10,
+  "axes.labelcolor": INK,
+  "axes.edgecolor": MUTED,
+  "axes.linewidth": 0.8,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.grid": True,
+  "axes.axisbelow": True,
+  "axes.prop_cycle": cycler.cycler(color=PALETTE),
+  "grid.color": GRID,
+  "grid.linewidth": 0.8,
+  "text.color": INK,
+  "xtick.color": MUTED,
+  "ytick.color": MUTED,
+  "xtick.labelcolor": INK,
+  "ytick.labelcolor": INK,
+  "lines.linewidth": 1.8,
+  "lines.markersize": 5,
+  "legend.frameon": False,
+  "figure.dpi": 120,
+  "savefig.dpi": 160,
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+  """Applies the style inside the block only, without touching the caller's settings."""
+  with matplotlib.rc_context(_STYLE):
+    yield
+
+
+def new_figure(width: float, height: float, **padding: Any) -> Figure:
+  """A figure of the given size in inches, tied to no window and to no global state."""
+  figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(**padding))
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def label_line_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+  """Writes each (x, y, text, colour) beside the end of its line, pushed apart on overlap."""
+  axes.figure.canvas.draw()
+  step = 13 * axes.figure.dpi / 72
+  height, previous = axes.transData, -float("inf")
+  for x, y, text, colour in sorted(ends, key=lambda end: height.transform(end[:2])[1]):
+    at_x, at_y = height.transform((x, y))
+    placed = max(at_y, previous + step)
+    previous = placed
+    axes.annotate(
+      text,
+      (x, y),
+      xytext=(6, (placed - at_y) * 72 / axes.figure.dpi),
+      textcoords="offset points",
+      color=colour,
+      va="center",
+      fontsize=9,
+      annotation_clip=False,
+    )
+
+
+def save(fig: Figure, path: str | os.PathLike) -> None:
+  """Writes a figure; readers see the old file or the whole new one. The suffix gives the format."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+  try:
+    with style():
+      fig.savefig(partial)
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)

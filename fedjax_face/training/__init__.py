@@ -1,0 +1,1 @@
+"""The loop: mesh, dispatch, checkpoints, resume, metric writers and progress."""

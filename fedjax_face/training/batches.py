@@ -1,0 +1,111 @@
+"""What one dispatch needs, prepared on the host one dispatch ahead."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fedjax_face.data.cohorts import Cohort
+from fedjax_face.federated.algorithm import Data
+from fedjax_face.training.mesh import replicate, shard_clients
+from fedjax_face.training.streams import cohort_generator
+
+T = TypeVar("T")
+
+
+class Span(NamedTuple):
+  """Rounds start, ..., stop - 1, run in one dispatch."""
+
+  start: int
+  stop: int
+
+
+class Batch(NamedTuple):
+  """Inputs of one dispatch of at most R rounds, on the device.
+
+  Attributes:
+    span: the rounds.
+    cohorts: Cohort of arrays [R, K, ...]; rounds past the span are padding that no step reads.
+    images: None where the whole set is resident, else uint8 [R, K*S*B, H, W, C].
+  """
+
+  span: Span
+  cohorts: Cohort
+  images: jax.Array | None
+
+
+def spans(start: int, rounds: int, size: int, every: Sequence[int] = ()) -> list[Span]:
+  """Cuts rounds `start .. rounds` into dispatches of at most `size` rounds.
+
+  A cut lies at every multiple of `size` and of each positive number in `every` (checkpoints,
+  evaluations). Cuts depend on the absolute round only: a resumed run has the same ones.
+  """
+  if size < 1:
+    raise ValueError(f"training.rounds_per_dispatch={size}: expected at least 1")
+  periods = [period for period in (size, *every) if period > 0]
+  result = []
+  while start < rounds:
+    stop = min([rounds] + [(start // period + 1) * period for period in periods])
+    result.append(Span(start, stop))
+    start = stop
+  return result
+
+
+def host_batch(cohort: Callable[[np.random.Generator, int], Cohort], seed: int, span: Span,
+               size: int) -> Cohort:
+  """Cohorts of a span, stacked to [size, K, ...]; unused rounds are zero."""
+  drawn = [cohort(cohort_generator(seed, r), r) for r in range(span.start, span.stop)]
+
+  def stack(*arrays: np.ndarray) -> np.ndarray:
+    out = np.zeros((size, *arrays[0].shape), arrays[0].dtype)
+    out[:len(arrays)] = arrays
+    return out
+
+  return jax.tree.map(stack, *drawn)
+
+
+def gather(images: np.ndarray, cohorts: Cohort) -> tuple[Cohort, np.ndarray]:
+  """Rows that the cohorts point into, and cohorts that point into those rows.
+
+  Args:
+    images: uint8 [N, H, W, C], in memory or memory-mapped.
+    cohorts: Cohort with examples [R, K, S, B].
+
+  Returns:
+    Cohorts with examples re-numbered 0 .. K*S*B-1 in each round, and uint8 [R, K*S*B, H, W, C].
+  """
+  shape = cohorts.examples.shape
+  rows = images[cohorts.examples.reshape(-1)].reshape(shape[0], -1, *images.shape[1:])
+  numbers = np.arange(rows.shape[1], dtype=np.int32).reshape(shape[1:])
+  return cohorts._replace(examples=np.broadcast_to(numbers, shape)), rows
+
+
+def device_batch(cohorts: Cohort, span: Span, images: np.ndarray | None, mesh: Mesh) -> Batch:
+  """Places one dispatch: cohorts split over the mesh, rows (if not resident) replicated."""
+  if images is None:
+    return Batch(span, shard_clients(cohorts, mesh), None)
+  cohorts, rows = gather(images, cohorts)
+  return Batch(span, shard_clients(cohorts, mesh), replicate(rows, mesh))
+
+
+def resident_data(images: np.ndarray, mesh: Mesh) -> Data:
+  """The whole image array on every device."""
+  return Data(replicate(np.ascontiguousarray(images), mesh))
+
+
+def prefetch(produce: Callable[[T], Batch], items: Iterable[T]) -> Iterator[Batch]:
+  """`produce(item)` for each item in order, one item ahead in a thread."""
+  with concurrent.futures.ThreadPoolExecutor(1, "prefetch") as pool:
+    pending = None
+    for item in items:
+      following = pool.submit(produce, item)
+      if pending is not None:
+        yield pending.result()
+      pending = following
+    if pending is not None:
+      yield pending.result()

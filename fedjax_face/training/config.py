@@ -1,0 +1,113 @@
+"""A run's config: its sections, its record in the workdir, and whether two configs are one run."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from fedjax_face.training.records import write_json
+
+REQUIRED = ("algorithm", "rounds", "seed", "data", "model", "privacy", "hparams", "evaluation",
+            "training")
+OPTIONAL = ("cohort", "local", "pretrain")
+
+
+def validate(config: Mapping[str, Any]) -> None:
+  """Checks the top level of a config, and the numbers that the loop itself reads.
+
+  Raises:
+    ValueError: a missing or unknown section, or a value that is not accepted, in one line.
+  """
+  for name in REQUIRED:
+    if name not in config:
+      raise ValueError(f"config has no {name!r}; required are {', '.join(REQUIRED)}")
+  for name in config:
+    if name not in REQUIRED + OPTIONAL:
+      raise ValueError(f"config.{name} is not known{did_you_mean(name, REQUIRED + OPTIONAL)}; "
+                       f"accepted are {', '.join(REQUIRED + OPTIONAL)}")
+  _at_least(1, config, "rounds")
+  _at_least(0, config, "seed")
+  _at_least(1, config, "training", "rounds_per_dispatch")
+  _at_least(1, config, "training", "checkpoint_every")
+  _at_least(0, config, "evaluation", "every")
+  _at_least(0, config, "evaluation", "bootstrap")
+  _at_least(1, config, "evaluation", "batch_size")
+  resident = config["training"].get("resident", "auto")
+  if str(resident).lower() not in ("auto", "true", "false"):
+    raise ValueError(f"config.training.resident={resident!r}: expected auto, true or false")
+  delta = config["privacy"].get("delta")
+  if not isinstance(delta, float) or not 0 < delta < 1:
+    raise ValueError(f"config.privacy.delta={delta!r}: expected a number in (0, 1)")
+
+
+def _at_least(smallest: int, config: Mapping[str, Any], *path: str) -> None:
+  value: Any = config
+  for name in path:
+    value = value.get(name) if hasattr(value, "get") else None
+  if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+    raise ValueError(f"config.{'.'.join(path)}={value!r}: expected a whole number, "
+                     f"at least {smallest}")
+
+
+def did_you_mean(name: str, known: Any) -> str:
+  """" (did you mean 'rounds'?)", or nothing where no known name is near."""
+  near = difflib.get_close_matches(name, list(known), 1)
+  return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+  """Dotted names -> values, as they look after a trip through JSON."""
+  if isinstance(config, Mapping) or hasattr(config, "items"):
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+      flat |= flatten(value, f"{prefix}{name}.")
+    return flat or {prefix.rstrip("."): {}}
+  return {prefix.rstrip("."): json.loads(json.dumps(config))}
+
+
+def digest(config: Any) -> str:
+  """Identifies a run: everything but the number of rounds, which may grow."""
+  flat = flatten(config)
+  flat.pop("rounds", None)
+  return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+  """A plain nested dict of JSON types."""
+  plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+  return json.loads(json.dumps(plain))
+
+
+def check_same_run(config: Any, workdir: pathlib.Path) -> None:
+  """Refuses a workdir that belongs to another config; only `rounds` may have grown.
+
+  Raises:
+    ValueError: naming the keys that differ.
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    return
+  try:
+    recorded = flatten(json.loads(path.read_text()))
+  except ValueError as error:
+    raise ValueError(f"{path} is not a readable JSON file: {error}") from None
+  given = flatten(config)
+  differing = []
+  for name in sorted(set(recorded) | set(given)):
+    before, now = recorded.get(name, "absent"), given.get(name, "absent")
+    if before != now and not (name == "rounds" and now >= before):
+      differing.append(f"{name} (there {before!r}, now {now!r})")
+  if differing:
+    raise ValueError(f"{workdir} belongs to a run with another config: {', '.join(differing)}; "
+                     "only rounds may grow. Choose another --workdir")
+
+
+def record(config: Any, workdir: pathlib.Path) -> None:
+  """Writes `config.json`, resolved, unless it already says the same."""
+  path = workdir / "config.json"
+  if not path.exists() or json.loads(path.read_text()) != as_dict(config):
+    write_json(path, as_dict(config))

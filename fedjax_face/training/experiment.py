@@ -1,0 +1,168 @@
+"""From a config to everything that a run needs: data, algorithm, ledger, evaluation."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.sources import Sources, load
+from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.ledger import Ledger, non_private
+from fedjax_face.training import checkpoint, loop
+from fedjax_face.training.config import digest, validate
+from fedjax_face.training.evaluator import Evaluator
+from fedjax_face.training.mesh import clients_mesh
+from fedjax_face.training.streams import noise_key
+
+RESIDENT_BYTES = 2 << 30  # "auto": a set of at most this size lives on the device
+_SEED_SENTENCE = (
+  "Who takes part in which round follows from config.seed; the gain from sampling in the epsilon "
+  "above holds against those who do not know that seed.")
+
+Say = Callable[[str], None]
+
+
+class Experiment(NamedTuple):
+  """A run, ready to start.
+
+  Attributes:
+    config: resolved.
+    mesh: devices.
+    sources: data sets.
+    algorithm: what is trained.
+    ledger: before the first round: what pre-training cost, what is not covered.
+    evaluator: on the evaluation set.
+    resident: whether the training images live on the device.
+  """
+
+  config: Any
+  mesh: Mesh
+  sources: Sources
+  algorithm: Algorithm
+  ledger: Ledger
+  evaluator: Evaluator
+  resident: bool
+
+
+def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = print,
+          mesh: Mesh | None = None) -> Experiment:
+  """Loads data, pre-trains if asked, and builds the algorithm.
+
+  Args:
+    config: a whole config (see `config.REQUIRED`).
+    workdir: where the pre-trained backbone is kept; None keeps it nowhere.
+    say: told in one line what takes time.
+    mesh: default all devices.
+
+  Raises:
+    ValueError: a config that some part refuses.
+    FileNotFoundError: data that is not there.
+  """
+  from fedjax_face.algorithms import registry
+  validate(config)
+  mesh = clients_mesh() if mesh is None else mesh
+  sources = load(_plain(config.data), config.seed)
+  for note in sources.notes:
+    say(note)
+  ledger = Ledger()
+  backbone = None
+  if config.get("pretrain"):
+    backbone = _pretrain(config, sources, mesh, workdir, say)
+  algorithm = registry.build(config, sources, mesh, backbone, _calibration_line(say))
+  if config.get("pretrain"):
+    _enter_pretraining(ledger, config, _pretraining_set(sources).name, algorithm)
+  for sentence in (*algorithm.not_covered, _SEED_SENTENCE):
+    ledger.declare_not_covered(sentence)
+  evaluator = Evaluator(algorithm, config.evaluation, sources.evaluation, sources.pairs,
+                        config.seed)
+  return Experiment(config, mesh, sources, algorithm, ledger, evaluator,
+                    _is_resident(config.training.get("resident", "auto"), sources.train.images))
+
+
+def _is_resident(asked: str | bool, images: np.ndarray) -> bool:
+  if str(asked).lower() == "auto":
+    return images.nbytes <= RESIDENT_BYTES
+  return str(asked).lower() == "true"
+
+
+def _calibration_line(say: Say) -> Callable[[float, float], None]:
+  def line(noise_multiplier: float, epsilon: float) -> None:
+    say(f"calibrating noise: multiplier {noise_multiplier:.3f} gives epsilon {epsilon:.3f}")
+  return line
+
+
+def _pretrain(config: Any, sources: Sources, mesh: Mesh, workdir: str | os.PathLike | None,
+              say: Say) -> Any:
+  """Backbone parameters from centralised training on the public set; kept in the workdir."""
+  from fedjax_face.algorithms import registry
+  public = _pretraining_set(sources)
+  own = _pretraining_config(config)
+  algorithm = registry.build(own, sources._replace(train=public), mesh)
+  folder = None if workdir is None else pathlib.Path(workdir) / "pretrained"
+  template = jax.eval_shape(algorithm.init, jax.random.key(0))
+  kept = None if folder is None else checkpoint.restore(folder, template, say)
+  if kept is not None and kept.config == digest(own) and kept.round == own.rounds:
+    return kept.state.params["backbone"]
+  say(f"pre-training on {public.name}: {own.rounds} rounds")
+  unused_noise = noise_key((0, 0))
+  for progress in loop.train(
+      algorithm, public.images, rounds=own.rounds, seed=own.seed, noise_root=unused_noise,
+      rounds_per_dispatch=own.training.rounds_per_dispatch, mesh=mesh,
+      resident=_is_resident(own.training.get("resident", "auto"), public.images)):
+    state = progress.state
+  state = jax.tree.map(np.asarray, state)
+  if folder is not None:
+    checkpoint.save(folder, checkpoint.Checkpoint(
+      own.rounds, state, Ledger().to_json(), None, digest(own), "pretraining"), keep=1)
+  return state.params["backbone"]
+
+
+def _pretraining_set(sources: Sources) -> FaceDataset:
+  if sources.public is None:
+    raise ValueError("config.pretrain needs data.public, the set to pre-train on")
+  return sources.public
+
+
+def _pretraining_config(config: Any) -> Any:
+  """The config with `algorithm=centralized` and the values of its `pretrain` section.
+
+  `pretrain.rounds` is required; `pretrain.hparams`, `.cohort`, `.local` and `.model` replace single
+  values of those sections.
+  """
+  own = copy.deepcopy(config)
+  if hasattr(own, "unlock"):
+    own.unlock()
+  rounds = config.pretrain.get("rounds")
+  if not isinstance(rounds, int) or rounds < 1:
+    raise ValueError(f"config.pretrain.rounds={rounds!r}: expected a whole number, at least 1")
+  own.algorithm, own.rounds = "centralized", rounds
+  for section in ("hparams", "cohort", "local", "model"):
+    for name, value in (config.pretrain.get(section) or {}).items():
+      own[section][name] = value
+  own.privacy.epsilon = None
+  return own
+
+
+def _enter_pretraining(ledger: Ledger, config: Any, name: str, algorithm: Algorithm) -> None:
+  """A declared public set is named as public; any other is a release without a guarantee."""
+  if config.pretrain.get("public", False):
+    ledger.declare_public(name)
+    return
+  adjacency = next((r.adjacency for r in algorithm.releases if r.unit == "person"),
+                   Adjacency.ADD_OR_REMOVE_ONE)
+  ledger.record(non_private(
+    "pre-trained backbone", "person", adjacency, "everyone",
+    f"pre-training on {name}, which pretrain.public does not declare public, adds no noise"))
+
+
+def _plain(section: Any) -> Mapping[str, Any]:
+  return section.to_dict() if hasattr(section, "to_dict") else dict(section)

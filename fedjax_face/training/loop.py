@@ -1,0 +1,159 @@
+"""The training loop: rounds in dispatches of several, as a plain generator without files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fedjax_face.federated.algorithm import Algorithm, Data, State
+from fedjax_face.training import batches
+from fedjax_face.training.batches import Batch, Span
+from fedjax_face.training.mesh import clients_mesh, replicate
+from fedjax_face.training.streams import RootKeys, client_key, init_key
+
+Dispatch = Callable[..., tuple[State, dict[str, jax.Array], jax.Array]]
+
+
+class Progress(NamedTuple):
+  """What one dispatch did.
+
+  Attributes:
+    state: after round `span.stop - 1`; the next dispatch reuses its memory, so read it at once.
+    span: the rounds that ran.
+    metrics: each float [span.stop - span.start], one value per round.
+    seconds: wall time of the dispatch, waiting for its result included.
+  """
+
+  state: State
+  span: Span
+  metrics: dict[str, np.ndarray]
+  seconds: float
+
+
+class NonFiniteState(ValueError):
+  """Training produced a parameter that is not a finite number."""
+
+  def __init__(self, span: Span):
+    super().__init__(
+        f"a parameter became NaN or infinite in rounds {span.start + 1}-{span.stop}; "
+        "lower the learning rates or the noise")
+    self.span = span
+
+
+def train(
+    algorithm: Algorithm,
+    images: np.ndarray,
+    *,
+    rounds: int,
+    seed: int,
+    noise_root: jax.Array,
+    state: State | None = None,
+    start: int = 0,
+    rounds_per_dispatch: int = 1,
+    stop_every: Sequence[int] = (),
+    resident: bool = True,
+    mesh: Mesh | None = None,
+    hparams: dict[str, float] | None = None,
+) -> Iterator[Progress]:
+  """Trains from round `start` to `rounds` and yields after every dispatch.
+
+  Args:
+    algorithm: what to train.
+    images: uint8 [N, H, W, C], the rows that cohorts point into.
+    rounds: total number of rounds, counted from 0.
+    seed: of initialisation and data order.
+    noise_root: root key of the privacy noise (`streams.noise_key`).
+    state: to continue from at round `start`; None initialises it.
+    start: first round to run.
+    rounds_per_dispatch: most rounds between two returns to the host.
+    stop_every: a dispatch also ends at every multiple of these.
+    resident: True keeps all images on the device; False sends each dispatch the rows that it
+      needs, prepared one dispatch ahead.
+    mesh: devices; default all.
+    hparams: default `algorithm.hparams`.
+
+  Raises:
+    NonFiniteState: naming the rounds.
+  """
+  mesh = clients_mesh() if mesh is None else mesh
+  if state is None:
+    state = initial_state(algorithm, seed, mesh)
+  scalars = replicate({name: jnp.float32(value) for name, value in
+                       (algorithm.hparams if hparams is None else hparams).items()}, mesh)
+  roots = replicate(RootKeys(client_key(seed), noise_root), mesh)
+  data = batches.resident_data(images, mesh) if resident else None
+  dispatch = compile_rounds(algorithm, mesh)
+
+  def prepare(span: Span) -> Batch:
+    cohorts = batches.host_batch(algorithm.cohort, seed, span, rounds_per_dispatch)
+    return batches.device_batch(cohorts, span, None if resident else images, mesh)
+
+  spans = batches.spans(start, rounds, rounds_per_dispatch, stop_every)
+  for batch in batches.prefetch(prepare, spans):
+    began = time.perf_counter()
+    span = batch.span
+    numbers = replicate(np.asarray(span, np.int32), mesh)
+    state, metrics, finite = dispatch(
+      state, data, batch.cohorts, batch.images, numbers, scalars, roots)
+    count = span.stop - span.start
+    per_round = {name: np.asarray(value)[:count] for name, value in metrics.items()}
+    if not bool(finite):
+      raise NonFiniteState(span)
+    yield Progress(state, span, per_round, time.perf_counter() - began)
+
+
+def initial_state(algorithm: Algorithm, seed: int, mesh: Mesh) -> State:
+  """The state before round 0, on every device of the mesh."""
+  init = lambda key: jax.tree.map(_strongly_typed, algorithm.init(key))
+  return jax.jit(init, out_shardings=NamedSharding(mesh, P()))(replicate(init_key(seed), mesh))
+
+
+def compile_rounds(algorithm: Algorithm, mesh: Mesh) -> Dispatch:
+  """(state, data, cohorts, images, span [2], hparams, roots) -> (state, metrics, all finite).
+
+  The number of rounds that run is a traced value, so a short last dispatch, another learning rate
+  and a resumed run all use one compiled program. The state's memory is reused. Metrics are [R],
+  zero past the span.
+  """
+
+  @jax.jit  # traced once for the shapes of its metrics and for the loop
+  def one_round(index, state, data, cohorts, images, span, hparams, roots):
+    cohort = jax.tree.map(lambda leaf: leaf[index], cohorts)
+    rows = data if images is None else Data(images[index])
+    state, metrics = algorithm.step(state, rows, cohort, hparams, roots.at(span[0] + index))
+    return jax.tree.map(_strongly_typed, (state, metrics))
+
+  def run(state, *inputs):
+    def body(index, carry):
+      state, metrics = carry
+      state, new = one_round(index, state, *inputs)
+      return state, jax.tree.map(lambda rows, value: rows.at[index].set(value), metrics, new)
+
+    cohorts, span = inputs[1], inputs[3]
+    shapes = jax.eval_shape(one_round, jnp.int32(0), state, *inputs)[1]
+    empty = jax.tree.map(
+      lambda leaf: jnp.zeros((cohorts.client.shape[0], *leaf.shape), leaf.dtype), shapes)
+    state, metrics = jax.lax.fori_loop(jnp.int32(0), span[1] - span[0], body, (state, empty))
+    return state, metrics, _all_finite(state)
+
+  return jax.jit(run, donate_argnums=0, out_shardings=NamedSharding(mesh, P()))
+
+
+def _strongly_typed(leaf: jax.Array) -> jax.Array:
+  """Drops jax's weak type, which would compile the second dispatch anew."""
+  leaf = jnp.asarray(leaf)
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    return leaf
+  return jax.lax.convert_element_type(leaf, leaf.dtype)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+  floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()

@@ -1,0 +1,226 @@
+"""A whole run in a workdir: resume, train, checkpoint, evaluate, account, summarise.
+
+A run that was killed at any moment continues from its newest checkpoint when it is started again,
+and ends with the result of the uninterrupted run, bit for bit: state, ledger and metrics.csv.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from fedjax_face.federated.algorithm import State
+from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.training import checkpoint, config, loop, summary
+from fedjax_face.training.checkpoint import Checkpoint
+from fedjax_face.training.evaluator import Outcome
+from fedjax_face.training.experiment import Experiment, build
+from fedjax_face.training.mesh import is_main_process, replicate
+from fedjax_face.training.progress import Display
+from fedjax_face.training.records import CsvFile, TensorBoard, WeightsAndBiases
+from fedjax_face.training.streams import noise_key, noise_words
+
+Values = dict[str, float]
+
+
+def run(options: Any, workdir: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Runs, or continues, the run that `options` describe in `workdir`.
+
+  Args:
+    options: a whole config.
+    workdir: made if absent; holds everything that the run leaves.
+
+  Returns:
+    summary.json and privacy.json.
+
+  Raises:
+    ValueError: a config that is refused, a workdir of another run, or a state that is not finite.
+    OSError: a file that cannot be read or written, in one line.
+  """
+  workdir = pathlib.Path(workdir).absolute()
+  config.validate(options)
+  config.check_same_run(options, workdir)
+  if _is_finished(workdir, options.rounds):
+    return _read(workdir / "summary.json"), _read(workdir / "privacy.json")
+  say = Display(options.rounds, 0, is_main_process()).say
+  experiment = build(options, workdir, say)
+  before = _resume(experiment, workdir, say)
+  if is_main_process():
+    workdir.mkdir(parents=True, exist_ok=True)
+    config.record(options, workdir)
+  clock = _Clock()
+  try:
+    state, ledger, outcome = _train(experiment, before, workdir, clock)
+  except loop.NonFiniteState as error:
+    _stopped(experiment, workdir, error, clock)
+    raise
+  return _finish(experiment, state, ledger, outcome, workdir, clock)
+
+
+class _Clock:
+  """Wall time of the dispatches of this process."""
+
+  def __init__(self) -> None:
+    self._start = time.perf_counter()
+    self._dispatches: list[tuple[float, int]] = []
+
+  def add(self, progress: loop.Progress) -> None:
+    self._dispatches.append((progress.seconds, progress.span.stop - progress.span.start))
+
+  def seconds(self) -> dict[str, float]:
+    total = {"total": time.perf_counter() - self._start}
+    if not self._dispatches:
+      return total
+    later = [seconds / rounds for seconds, rounds in self._dispatches[1:]]
+    first, rounds = self._dispatches[0]
+    if not later:
+      return {"compile_and_first_dispatch": first, **total}
+    per_round = statistics.median(later)
+    return {"compile": max(first - per_round * rounds, 0.0), "per_round": per_round, **total}
+
+
+def _resume(experiment: Experiment, workdir: pathlib.Path, say: Any) -> Checkpoint:
+  """The newest checkpoint, or the state before the first round."""
+  options, algorithm = experiment.config, experiment.algorithm
+  releases, digest = repr(algorithm.releases), config.digest(options)
+  template = jax.eval_shape(algorithm.init, jax.random.key(0))
+  found = checkpoint.restore(workdir / "checkpoints", template, say)
+  seed = options.privacy.get("noise_seed")
+  if found is None:
+    state = loop.initial_state(algorithm, options.seed, experiment.mesh)
+    return Checkpoint(0, state, experiment.ledger.to_json(), noise_words(seed), digest, releases)
+  if found.config != digest:
+    raise ValueError(f"{workdir}/checkpoints belong to another config; choose another --workdir")
+  if found.round > options.rounds:
+    raise ValueError(f"config.rounds={options.rounds}, but {workdir} holds {found.round} rounds")
+  if found.releases != releases:
+    raise ValueError("config.rounds cannot grow here: the noise was fixed for the rounds that were "
+                     "asked for at first; choose another --workdir")
+  if found.round:
+    say(f"resuming after round {found.round} of {options.rounds}")
+  if found.noise_words is None and found.round < options.rounds:
+    found = found._replace(noise_words=noise_words(seed))
+  return found._replace(state=replicate(found.state, experiment.mesh))
+
+
+def _train(experiment: Experiment, before: Checkpoint, workdir: pathlib.Path,
+           clock: _Clock) -> tuple[State, Ledger, Outcome]:
+  options = experiment.config
+  state, ledger = before.state, Ledger.from_json(before.ledger)
+  if before.round == options.rounds or before.noise_words is None:
+    return state, ledger, experiment.evaluator.outcome(state)
+  saved_every, evaluated_every = options.training.checkpoint_every, options.evaluation.every
+  with _outputs(experiment, before.round, workdir) as (write, display):
+    for progress in loop.train(
+        experiment.algorithm, experiment.sources.train.images, rounds=options.rounds,
+        seed=options.seed, noise_root=noise_key(before.noise_words), state=state,
+        start=before.round, rounds_per_dispatch=options.training.rounds_per_dispatch,
+        stop_every=(saved_every, evaluated_every), resident=experiment.resident,
+        mesh=experiment.mesh):
+      clock.add(progress)
+      state, done = progress.state, progress.span.stop
+      rows = _rows(progress, ledger, experiment)
+      if done == options.rounds:
+        outcome = experiment.evaluator.outcome(state)
+        rows[-1][1].update(outcome.values())
+      elif evaluated_every and done % evaluated_every == 0:
+        rows[-1][1].update(experiment.evaluator.values(state))
+      write(rows)
+      if done % saved_every == 0 and done < options.rounds:
+        checkpoint.save(workdir / "checkpoints", before._replace(
+          round=done, state=state, ledger=ledger.to_json()))
+      display.update(done, rows[-1][1])
+  checkpoint.save(workdir / "checkpoints", before._replace(
+    round=options.rounds, state=state, ledger=ledger.to_json(), noise_words=None), keep=1)
+  return state, ledger, outcome
+
+
+def _rows(progress: loop.Progress, ledger: Ledger,
+          experiment: Experiment) -> list[tuple[int, Values]]:
+  """Records the releases of each round, and its metrics with the epsilon so far."""
+  rows = []
+  for offset, done in enumerate(range(progress.span.start + 1, progress.span.stop + 1)):
+    for release in experiment.algorithm.releases:
+      ledger.record(release)
+    values = {name: float(value[offset]) for name, value in progress.metrics.items()}
+    delta, units = experiment.config.privacy.delta, ledger.units
+    rows.append((done, values | {
+      "epsilon" if len(units) == 1 else f"epsilon_{unit}": ledger.epsilon_so_far(delta, unit)
+      for unit in units}))
+  return rows
+
+
+@contextlib.contextmanager
+def _outputs(experiment: Experiment, start: int, workdir: pathlib.Path) -> Iterator[Any]:
+  """(write rows, display) of process 0; the other processes write nothing."""
+  options = experiment.config
+  if not is_main_process():
+    with Display(options.rounds, start, shown=False) as display:
+      yield lambda rows: None, display
+    return
+  table = CsvFile(workdir / "metrics.csv", start)
+  writers: list[Any] = [TensorBoard(workdir, start)]
+  if options.training.get("wandb"):
+    writers.append(WeightsAndBiases(workdir, options.training.wandb, config.as_dict(options)))
+
+  def write(rows: list[tuple[int, Mapping[str, float]]]) -> None:
+    table.write_rows(rows)
+    for done, values in rows:
+      for writer in writers:
+        writer.write(done, values)
+
+  try:
+    with Display(options.rounds, start) as display:
+      yield write, display
+  finally:
+    for writer in writers:
+      writer.close()
+
+
+def _finish(experiment: Experiment, state: State, ledger: Ledger, outcome: Outcome,
+            workdir: pathlib.Path, clock: _Clock) -> tuple[dict[str, Any], dict[str, Any]]:
+  if not is_main_process():
+    return {}, {}
+  options, algorithm = experiment.config, experiment.algorithm
+  population = dict.fromkeys(ledger.units, algorithm.population)
+  if "image" in population:
+    population["image"] = len(experiment.sources.train)
+  privacy = summary.write_privacy(
+    workdir, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
+    pinned=options.privacy.get("noise_seed") is not None, population=population)
+  done = summary.write_summary(
+    workdir, status="finished", rounds=options.rounds, config=options, algorithm=algorithm,
+    state=state, seconds=clock.seconds(), outcome=outcome)
+  return done, privacy
+
+
+def _stopped(experiment: Experiment, workdir: pathlib.Path, error: loop.NonFiniteState,
+             clock: _Clock) -> None:
+  if is_main_process():
+    shapes = jax.eval_shape(experiment.algorithm.init, jax.random.key(0))
+    summary.write_summary(
+      workdir, status=f"stopped: {error}", rounds=error.span.start, config=experiment.config,
+      algorithm=experiment.algorithm, state=shapes, seconds=clock.seconds())
+
+
+def _is_finished(workdir: pathlib.Path, rounds: int) -> bool:
+  path = workdir / "summary.json"
+  if not path.exists() or not (workdir / "privacy.json").exists():
+    return False
+  done = _read(path)
+  return done.get("status") == "finished" and done.get("rounds") == rounds
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is not a readable JSON file: {error}") from None

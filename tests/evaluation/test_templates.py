@@ -1,0 +1,81 @@
+"""Template pooling and protocol files on a made-up protocol."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedjax_face.evaluation.templates import (
+  pool_templates,
+  read_template_images,
+  read_template_pairs,
+  verify_templates,
+)
+
+IMAGES = """# name template media
+a1.jpg 10 1
+a2.jpg 10 2
+a3.jpg 10 2
+b1.jpg 20 5
+c1.jpg 30 6
+"""
+CSV = """TEMPLATE_ID,SUBJECT_ID,FILENAME,MEDIA_ID
+10,1,a1.jpg,1
+10,1,a2.jpg,2
+10,1,a3.jpg,2
+20,1,b1.jpg,5
+30,2,c1.jpg,6
+"""
+EMBEDDINGS = np.array([[1, 0], [0, 1], [0, 1], [0.6, 0.8], [-1, 0]], np.float32)
+
+
+def test_pools_within_media_first():
+  ids, pooled = pool_templates(EMBEDDINGS, [10, 10, 10, 20, 30], [1, 2, 2, 5, 6])
+  assert ids.tolist() == [10, 20, 30]
+  # The video's two frames are one medium, so template 10 points half-way, not at two thirds.
+  np.testing.assert_allclose(pooled, [[0.5**0.5, 0.5**0.5], [0.6, 0.8], [-1, 0]], rtol=1e-6)
+
+
+def test_media_ids_belong_to_their_template():
+  _, pooled = pool_templates(EMBEDDINGS[[0, 4]], [1, 2], [7, 7])
+  np.testing.assert_allclose(pooled, [[1, 0], [-1, 0]])
+
+
+@pytest.mark.parametrize(
+  "images, pairs", [(IMAGES, "10 20 1\n10 30 0\n20 30 0\n"), (CSV, "10,20\n10,30\n20,30\n")]
+)
+def test_protocol_from_files(tmp_path, images, pairs):
+  (tmp_path / "images").write_text(images)
+  (tmp_path / "pairs").write_text(pairs)
+  listed = read_template_images(tmp_path / "images")
+  matches = read_template_pairs(tmp_path / "pairs", listed)
+  assert listed.name == ("a1.jpg", "a2.jpg", "a3.jpg", "b1.jpg", "c1.jpg")
+  assert matches.same.tolist() == [True, False, False]
+  result = verify_templates(EMBEDDINGS, listed, matches, [0.0])
+  assert result.tar.tolist() == [1] and not result.reliable[0]
+
+
+@pytest.mark.parametrize(
+  "images, pairs, message",
+  [
+    ("", "10 20 1", "holds no line"),
+    ("a.jpg 10\n", "10 20 1", "entry 1 has 2 fields, expected 3"),
+    ("a.jpg ten 1\n", "10 20 1", "expected an integer"),
+    ("TEMPLATE_ID,FILENAME\n1,a\n", "10 20 1", "header lacks MEDIA_ID, SUBJECT_ID"),
+    (IMAGES, "10 20 2\n", "must be 0 or 1, got 2"),
+    (IMAGES, "10,20\n", "template 10 has no subject"),
+  ],
+)
+def test_bad_files_are_refused(tmp_path, images, pairs, message):
+  (tmp_path / "images").write_text(images)
+  (tmp_path / "pairs").write_text(pairs)
+  with pytest.raises(ValueError, match=message):
+    read_template_pairs(tmp_path / "pairs", read_template_images(tmp_path / "images"))
+
+
+def test_unknown_template_is_refused(tmp_path):
+  (tmp_path / "images").write_text(IMAGES)
+  (tmp_path / "pairs").write_text("10 99 1\n")
+  images = read_template_images(tmp_path / "images")
+  with pytest.raises(ValueError, match="template 99"):
+    verify_templates(EMBEDDINGS, images, read_template_pairs(tmp_path / "pairs", images), [0.1])

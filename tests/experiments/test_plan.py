@@ -1,0 +1,80 @@
+"""The planning program: what it prints and writes, and one line for bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments import plan
+
+ARGUMENTS = {
+    "population": "2000", "target_epsilon": "6", "delta": "1e-5", "rounds": "3",
+    "virtual_clients": "16", "users_per_client": "2", "noise_multiplier": "0.8",
+    "sampling": "poisson"}
+
+
+@pytest.fixture(autouse=True)
+def few_populations(monkeypatch):
+  monkeypatch.setattr(plan, "_TABLE", (1.,))
+  monkeypatch.setattr(plan, "_FIGURE", (1., 4.))
+  monkeypatch.setattr(plan, "_GROWTH", (1, 8))
+
+
+def run(tmp_path, **changes):
+  options = {**ARGUMENTS, "output_dir": str(tmp_path / "plan"), **changes}
+  return plan.main([f"--{name}={value}" for name, value in options.items() if value is not None])
+
+
+def test_table_json_and_figure(tmp_path, capsys):
+  assert run(tmp_path) == 0
+  printed = capsys.readouterr().out
+  for word in ("2,000", "add-or-remove-one", "delta 1e-05", "3 rounds", "eps PLD"):
+    assert word in printed.replace("\n", " ").replace("  ", " ")
+  record = json.loads((tmp_path / "plan" / "plan.json").read_text())
+  assert record["noise_on_mean"] == pytest.approx(.05)
+  assert (record["unit"], record["adjacency"], record["delta"]) == (
+      "user", "add_or_remove_one", 1e-5)
+  chosen = next(p for p in record["smallest_cohorts"] if p["population"] == 2000)
+  assert chosen["pld"] <= 6 and chosen["meets_target"]
+  assert chosen["noise_multiplier"] / chosen["virtual_clients"] == pytest.approx(.05)
+  for curve in record["curves"]:
+    assert curve["pld"] == sorted(curve["pld"], reverse=True)
+  image = (tmp_path / "plan" / "epsilon_vs_population.png").read_bytes()
+  assert image.startswith(b"\x89PNG")
+
+
+def test_noise_on_mean_is_the_same_question(tmp_path):
+  run(tmp_path / "a")
+  run(tmp_path / "b", noise_multiplier=None, noise_on_mean="0.25", clip_norm="5")
+  a, b = (json.loads((tmp_path / x / "plan" / "plan.json").read_text()) for x in "ab")
+  assert a["smallest_cohorts"] == b["smallest_cohorts"]
+  assert b["noise_on_mean"] == pytest.approx(.25)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"noise_on_mean": "0.1"}, "exactly one of noise_multiplier and noise_on_mean"),
+    ({"noise_multiplier": None}, "exactly one of noise_multiplier and noise_on_mean, got none"),
+    ({"population": "20"}, "need 32 users, population=20"),
+    ({"delta": "2"}, "delta must be in (0, 1), got 2.0"),
+    ({"target_epsilon": "0"}, "target_epsilon must be positive"),
+    ({"clip_norm": "0"}, "clip_norm must be positive"),
+    ({"rounds": "0"}, "rounds must be positive")])
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, changes, message):
+  assert run(tmp_path, **changes) == 2
+  error = capsys.readouterr().err
+  assert message in error and error.count("\n") == 1
+  assert not (tmp_path / "plan").exists()
+
+
+def test_help_names_every_option(capsys):
+  with pytest.raises(SystemExit):
+    plan.main(["--help"])
+  printed = capsys.readouterr().out
+  for name in (*ARGUMENTS, "noise_on_mean", "clip_norm", "output_dir"):
+    assert f"--{name}" in printed
+
+
+def test_large_delta_is_warned_about(tmp_path, capsys):
+  run(tmp_path, delta="1e-3")
+  assert "Warning: delta = 0.001 is not below 1/2000" in capsys.readouterr().out.replace("\n", " ")

@@ -1,0 +1,141 @@
+"""One round: clip and mean by hand, NaN, empty slots, chunks, noise on an empty round."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fedjax_face.federated import aggregators
+from fedjax_face.federated.algorithm import Data, StepKeys
+from fedjax_face.federated.round import check_divides, federated_round
+from fedjax_face.privacy import noise
+from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.clipping import UpdateClip
+from tests.federated import toys
+
+UPDATES = [(3, 4), (0.3, 0.4), (0, 0), (-6, 8)]
+HPARAMS = {"clip_norm": 1.0, "noise_multiplier": 0.0, "server_learning_rate": 1.0}
+
+
+def make_round(updates, aggregator, hparams=HPARAMS, chunk=1):
+  return federated_round(
+      client_update=toys.given_updates(updates), heads=toys.no_head(), aggregator=aggregator,
+      server_optimizer=lambda h: optax.sgd(h["server_learning_rate"]), hparams=hparams,
+      mesh=toys.one_device(), clients_per_chunk=chunk)
+
+
+def gaussian_mean(clients, users_per_client=1):
+  clip = UpdateClip(users_per_client, Adjacency.ADD_OR_REMOVE_ONE)
+  return aggregators.noised_mean(clip, clients, noise.gaussian())
+
+
+def run(round_, cohort, hparams=HPARAMS, seed=0, size=2):
+  state = round_.init(jax.random.key(0), jnp.zeros(size))
+  data = Data(jnp.zeros((8, 1, 1, 1), jnp.uint8))
+  keys = StepKeys(jax.random.key(seed), jax.random.key(seed + 1))
+  return jax.jit(round_.step)(state, data, cohort, hparams, keys)
+
+
+@pytest.mark.parametrize("clients, expected", [(4, (0.075, 0.5)), (8, (0.0375, 0.25))])
+def test_clip_and_mean_by_hand(clients, expected):
+  state, metrics = run(make_round(UPDATES, gaussian_mean(clients)), toys.cohort_of([0, 1, 2, 3]))
+  np.testing.assert_allclose(-state.params["backbone"], expected, rtol=1e-6)
+  np.testing.assert_allclose(metrics["clipped_fraction"], 0.5)
+  np.testing.assert_allclose(metrics["update_norm"], (5 + 0.5 + 0 + 10) / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [2, 4])
+def test_vectorised_chunks_equal_one_after_another(chunk):
+  one, _ = run(make_round(UPDATES, gaussian_mean(4)), toys.cohort_of([0, 1, 2, 3]))
+  many, _ = run(make_round(UPDATES, gaussian_mean(4), chunk=chunk), toys.cohort_of([0, 1, 2, 3]))
+  chex.assert_trees_all_close(one, many, rtol=1e-6)
+
+
+def test_chunk_that_does_not_divide_is_refused():
+  with pytest.raises(ValueError, match="clients_per_chunk=3 must divide the 4 clients"):
+    run(make_round(UPDATES, gaussian_mean(4), chunk=3), toys.cohort_of([0, 1, 2, 3]))
+
+
+def test_order_of_clients_does_not_matter():
+  forward, _ = run(make_round(UPDATES, gaussian_mean(4)), toys.cohort_of([0, 1, 2, 3]))
+  shuffled, _ = run(make_round(UPDATES, gaussian_mean(4)), toys.cohort_of([2, 0, 3, 1]))
+  chex.assert_trees_all_close(forward.params, shuffled.params, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_update_that_is_not_finite_counts_as_zero_and_is_reported(bad):
+  updates = [(3, 4), (bad, 1.0), (0.3, 0.4), (0, 0)]
+  state, metrics = run(make_round(updates, gaussian_mean(4)), toys.cohort_of([0, 1, 2, 3]))
+  np.testing.assert_allclose(-state.params["backbone"], [0.9 / 4, 1.2 / 4], rtol=1e-6)
+  assert metrics["clients_not_finite"] == 1
+
+
+def test_empty_slot_adds_nothing():
+  state, metrics = run(make_round(UPDATES, gaussian_mean(4)),
+                       toys.cohort_of([0, 1, 3, 3], clients=[0, 1, -1, -1]))
+  np.testing.assert_allclose(-state.params["backbone"], [0.9 / 4, 1.2 / 4], rtol=1e-6)
+  assert metrics["clients"] == 2
+
+
+def test_weighted_mean_weighs_by_examples():
+  cohort = toys.cohort_of([0, 1])
+  heavier = cohort._replace(
+      examples=np.repeat(cohort.examples, 3, axis=1), labels=np.zeros((2, 3, 1), np.int32),
+      mask=np.array([[[True]] * 3, [[True], [False], [False]]]))
+  state, _ = run(make_round(UPDATES, aggregators.weighted_mean()), heavier)
+  expected = (3 * np.array(UPDATES[0]) + np.array(UPDATES[1])) / 4
+  np.testing.assert_allclose(-state.params["backbone"], expected, rtol=1e-6)
+
+
+def test_no_clip_no_noise_is_plain_sgd():
+  hparams = HPARAMS | {"clip_norm": np.inf}
+  state, _ = run(make_round(UPDATES, gaussian_mean(1), hparams), toys.cohort_of([3]), hparams)
+  np.testing.assert_allclose(-state.params["backbone"], UPDATES[3], rtol=1e-6)
+
+
+def test_noise_of_an_empty_round_has_the_stated_deviation():
+  """Std z C / K per coordinate, by chi-square; independent over rounds and coordinates."""
+  hparams, size, clients = HPARAMS | {"clip_norm": 0.5, "noise_multiplier": 3.0}, 20_000, 4
+  round_ = make_round(np.zeros((4, size)), gaussian_mean(clients), hparams)
+  empty = toys.cohort_of([2] * clients, clients=[-1] * clients)
+  draws = [np.asarray(run(round_, empty, hparams, seed, size)[0].params["backbone"])
+           for seed in (0, 5)]
+  stddev = 3.0 * 0.5 / clients
+  for draw in draws:
+    chi_square = (draw / stddev) ** 2
+    assert abs(chi_square.sum() - size) < 5 * np.sqrt(2 * size)
+    assert abs(np.corrcoef(draw[:-1], draw[1:])[0, 1]) < 5 / np.sqrt(size)
+  assert abs(np.corrcoef(draws[0], draws[1])[0, 1]) < 5 / np.sqrt(size)
+
+
+def test_new_hyperparameters_do_not_recompile():
+  round_ = make_round(UPDATES, gaussian_mean(4))
+  traced = jax.jit(chex.assert_max_traces(round_.step, n=1))
+  everywhere = NamedSharding(toys.one_device(), PartitionSpec())
+  state = jax.device_put(round_.init(jax.random.key(0), jnp.zeros(2)), everywhere)
+  data, cohort = Data(jnp.zeros((8, 1, 1, 1), jnp.uint8)), toys.cohort_of([0, 1, 2, 3])
+  for clip_norm in (1.0, 0.5):
+    hparams = {k: jnp.float32(v) for k, v in (HPARAMS | {"clip_norm": clip_norm}).items()}
+    state, _ = traced(state, data, cohort, hparams, StepKeys(jax.random.key(1), jax.random.key(2)))
+
+
+def test_a_sweep_over_hyperparameters_is_a_vmap():
+  round_ = make_round(UPDATES, gaussian_mean(4))
+  state = round_.init(jax.random.key(0), jnp.zeros(2))
+  data, cohort = Data(jnp.zeros((8, 1, 1, 1), jnp.uint8)), toys.cohort_of([0, 1, 2, 3])
+  keys = StepKeys(jax.random.key(1), jax.random.key(2))
+  sweep = lambda clip: round_.step(state, data, cohort, HPARAMS | {"clip_norm": clip}, keys)
+  states, _ = jax.vmap(sweep)(jnp.array([1.0, 0.5]))
+  np.testing.assert_allclose(-states.params["backbone"][0], (0.075, 0.5), rtol=1e-6)
+  np.testing.assert_allclose(-states.params["backbone"][1], (0.075, 0.3), rtol=1e-5)
+
+
+def test_clients_that_devices_cannot_share_are_refused():
+  class FourDevices:
+    devices = np.zeros(4)
+
+  with pytest.raises(ValueError, match="virtual_clients=6 must be a multiple of the 4 devices"):
+    check_divides(6, FourDevices())

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from fedjax_face.training import batches
+from fedjax_face.training.batches import Span
+from tests.training.toys import IMAGES, toy_algorithm
+
+
+def test_spans_end_at_multiples_of_every_period():
+  assert batches.spans(0, 10, 4, (3, 0)) == [(0, 3), (3, 4), (4, 6), (6, 8), (8, 9), (9, 10)]
+
+
+def test_spans_of_a_resumed_run_are_those_of_the_whole_run():
+  whole = batches.spans(0, 23, 5, (4, 7))
+  for start in {span.start for span in whole}:
+    assert batches.spans(start, 23, 5, (4, 7)) == [s for s in whole if s.start >= start]
+
+
+def test_spans_needs_a_size():
+  with pytest.raises(ValueError, match="rounds_per_dispatch=0"):
+    batches.spans(0, 3, 0)
+
+
+def test_gathered_rows_are_the_images_that_the_cohort_named():
+  cohorts = batches.host_batch(toy_algorithm().cohort, 0, Span(2, 4), 3)
+  renumbered, rows = batches.gather(IMAGES, cohorts)
+  assert rows.shape == (3, 4, 2, 2, 1) and renumbered.examples.shape == cohorts.examples.shape
+  for r in range(3):
+    np.testing.assert_array_equal(rows[r][renumbered.examples[r]], IMAGES[cohorts.examples[r]])
+
+
+def test_host_batch_depends_on_the_round_only_and_pads_with_zeros():
+  cohort = toy_algorithm().cohort
+  together, alone = (batches.host_batch(cohort, 0, span, 3) for span in (Span(2, 4), Span(3, 4)))
+  np.testing.assert_array_equal(together.examples[1], alone.examples[0])
+  assert not together.mask[2].any() and together.mask[:2].all()
+
+
+def test_prefetch_keeps_order_and_passes_errors_on():
+  assert list(batches.prefetch(lambda x: x * 2, range(5))) == [0, 2, 4, 6, 8]
+  assert list(batches.prefetch(lambda x: x, [])) == []
+  with pytest.raises(ZeroDivisionError):
+    list(batches.prefetch(lambda x: 1 // x, [1, 0]))

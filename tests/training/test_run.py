@@ -1,0 +1,187 @@
+"""Interrupting a run anywhere and starting it again gives the uninterrupted run, bit for bit."""
+
+import json
+import types
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from fedjax_face.evaluation.protocols import Metric
+from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.training import checkpoint, config, loop, run
+from fedjax_face.training.evaluator import Outcome
+from fedjax_face.training.experiment import Experiment
+from fedjax_face.training.mesh import clients_mesh
+from tests.training.toys import IMAGES, toy_algorithm
+
+
+class Killed(BaseException):
+  """Stands for SIGKILL: nothing in the program catches it."""
+
+
+class ToyEvaluator:
+  def values(self, state):
+    return {"first@": float(np.asarray(state.weights)[0])}
+
+  def outcome(self, state):
+    value = self.values(state)["first@"]
+    return Outcome({"first@": Metric(value, value - 1, value + 1)}, None)
+
+
+def options(**changes):
+  return ml_collections.ConfigDict({
+      "algorithm": "toy", "rounds": 10, "seed": 0, "data": {}, "model": {},
+      "privacy": {"delta": 1e-3, "noise_seed": 11}, "hparams": {},
+      "evaluation": {"every": 4, "bootstrap": 0, "batch_size": 8},
+      "training": {"rounds_per_dispatch": 3, "checkpoint_every": 4}} | changes)
+
+
+@pytest.fixture(autouse=True)
+def toy_experiment(monkeypatch):
+  algorithm = toy_algorithm()
+
+  def build(given, workdir, say):
+    sources = types.SimpleNamespace(train=types.SimpleNamespace(images=IMAGES))
+    ledger = Ledger()
+    ledger.declare_not_covered("the loss")
+    return Experiment(given, clients_mesh(jax.devices()[:1]), sources, build.algorithm, ledger,
+                      ToyEvaluator(), True)
+
+  build.algorithm = algorithm
+  monkeypatch.setattr(run, "build", build)
+  return build
+
+
+def outcome_of(workdir):
+  """Everything that must not depend on interruptions."""
+  template = jax.eval_shape(toy_algorithm().init, jax.random.key(0))
+  last = checkpoint.restore(workdir / "checkpoints", template, pytest.fail)
+  state = jax.tree.map(lambda a: a.tobytes(), last.state._replace(
+      key=np.asarray(jax.random.key_data(last.state.key))))
+  return (state, json.dumps(last.ledger), last.round, (workdir / "metrics.csv").read_bytes(),
+          (workdir / "privacy.json").read_bytes(), (workdir / "config.json").read_bytes(),
+          json.loads((workdir / "summary.json").read_text())["metrics"])
+
+
+def interrupt(monkeypatch, owner, name, call, before):
+  """Dies at the given call of a function, before or after it did its work."""
+  original, calls = getattr(owner, name), []
+
+  def dying(*args, **kwargs):
+    calls.append(1)
+    if before and len(calls) == call:
+      raise Killed
+    result = original(*args, **kwargs)
+    if not before and len(calls) == call:
+      raise Killed
+    return result
+
+  monkeypatch.setattr(owner, name, dying)
+
+
+MOMENTS = [
+    (run.CsvFile, "write_rows", 1), (run.CsvFile, "write_rows", 3), (run.CsvFile, "write_rows", 5),
+    (checkpoint, "save", 1), (checkpoint, "save", 2), (checkpoint, "save", 3),
+    (checkpoint, "_write", 1), (checkpoint, "_write", 2), (checkpoint, "_write", 3),
+    (config, "record", 1), (run.summary, "write_privacy", 1), (run.summary, "write_summary", 1)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+  return tmp_path_factory.mktemp("runs") / "whole"
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("owner, name, call", MOMENTS, ids=lambda x: getattr(x, "__name__", str(x)))
+def test_killed_and_started_again_is_bit_identical(
+    tmp_path, uninterrupted, monkeypatch, owner, name, call, before):
+  if not uninterrupted.exists():
+    run.run(options(), uninterrupted)
+  with monkeypatch.context() as patch:
+    interrupt(patch, owner, name, call, before)
+    with pytest.raises(Killed):
+      run.run(options(), tmp_path / "w")
+  run.run(options(), tmp_path / "w")
+  assert outcome_of(tmp_path / "w") == outcome_of(uninterrupted)
+
+
+def test_ledger_counts_every_round_once_and_csv_has_one_row_each(tmp_path):
+  run.run(options(), tmp_path)
+  ledger = Ledger.from_json(json.loads((tmp_path / "privacy.json").read_text())["ledger"])
+  assert [times for _, times in ledger.entries] == [10]
+  rows = (tmp_path / "metrics.csv").read_text().splitlines()
+  assert [row.split(",")[0] for row in rows] == ["round", *map(str, range(1, 11))]
+  evaluated = [row.split(",")[0] for row in rows[1:] if not row.endswith(",")]
+  assert evaluated == ["4", "8", "10"]
+
+
+def test_noise_of_an_interrupted_run_is_kept_and_that_of_a_finished_one_is_not(
+    tmp_path, monkeypatch):
+  given = options(privacy={"delta": 1e-3, "noise_seed": None})
+  template = jax.eval_shape(toy_algorithm().init, jax.random.key(0))
+  words = lambda: checkpoint.restore(
+      tmp_path / "checkpoints", template, pytest.fail).noise_words
+  with monkeypatch.context() as patch:
+    interrupt(patch, run.CsvFile, "write_rows", 3, True)
+    with pytest.raises(Killed):
+      run.run(given, tmp_path)
+  first = words()
+  assert len(first) == 2 and len(set(first)) == 2
+  with monkeypatch.context() as patch:
+    interrupt(patch, run.CsvFile, "write_rows", 3, True)
+    with pytest.raises(Killed):
+      run.run(given, tmp_path)
+  assert words() == first
+  run.run(given, tmp_path)
+  assert words() is None
+  said = json.loads((tmp_path / "privacy.json").read_text())
+  assert said["noise_keys"] == "operating_system"
+  for path in tmp_path.rglob("*"):
+    assert path.is_dir() or str(first[0]).encode() not in path.read_bytes(), path
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, toy_experiment, monkeypatch):
+  first = run.run(options(), tmp_path)
+  monkeypatch.setattr(run, "build", lambda *_: pytest.fail("built again"))
+  assert run.run(options(), tmp_path) == first
+
+
+def test_another_config_is_refused_by_its_keys_and_touches_nothing(tmp_path):
+  run.run(options(), tmp_path)
+  before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+  with pytest.raises(ValueError, match=r"seed \(there 0, now 1\); only rounds may grow"):
+    run.run(options(seed=1), tmp_path)
+  with pytest.raises(ValueError, match=r"rounds \(there 10, now 9\)"):
+    run.run(options(rounds=9), tmp_path)
+  assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_checkpoints_without_their_config_are_still_recognised(tmp_path):
+  run.run(options(), tmp_path)
+  (tmp_path / "config.json").unlink()
+  (tmp_path / "summary.json").unlink()
+  with pytest.raises(ValueError, match="belong to another config"):
+    run.run(options(seed=1), tmp_path)
+
+
+def test_rounds_may_grow_unless_the_mechanism_depends_on_them(tmp_path, toy_experiment):
+  run.run(options(rounds=6), tmp_path)
+  summary, _ = run.run(options(rounds=10), tmp_path)
+  assert summary["rounds"] == 10
+  assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 11
+  other = toy_experiment.algorithm.releases[0].__class__(
+      **{**vars(toy_experiment.algorithm.releases[0]), "note": "another noise"})
+  toy_experiment.algorithm = type(toy_experiment.algorithm)(
+      **{**vars(toy_experiment.algorithm), "releases": (other,)})
+  with pytest.raises(ValueError, match="rounds cannot grow here"):
+    run.run(options(rounds=12), tmp_path)
+
+
+def test_non_finite_parameters_stop_the_run_and_are_not_saved(tmp_path, toy_experiment):
+  toy_experiment.algorithm = toy_algorithm(blow_up_at=6)
+  with pytest.raises(loop.NonFiniteState, match="rounds 7-8"):
+    run.run(options(), tmp_path)
+  assert checkpoint.latest_round(tmp_path / "checkpoints") == 4
+  assert json.loads((tmp_path / "summary.json").read_text())["status"].startswith("stopped: ")
