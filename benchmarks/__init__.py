@@ -1,0 +1,1 @@
+"""Speed and memory, measured; each program prints a table."""

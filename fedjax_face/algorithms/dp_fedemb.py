@@ -20,7 +20,7 @@ def dp_fedemb(given: Ingredients) -> Algorithm:
   config = given.config
   classes = parts.head_classes(config, given.train)
   model = parts.model(config, given.train, classes)
-  who = participation(config.cohort, given.train, classes)
+  who = participation(config.cohort, given.train)
   training = client.local_training(
       model.loss, client.optimizers(config.local.optimizer), parts.stages(config.local))
   return embedding_algorithm(

@@ -14,7 +14,7 @@ def fedavg(given: Ingredients) -> Algorithm:
   """The baseline of DP-FedEmb: backbone and head are trained, clipped, noised and averaged."""
   config = given.config
   model = parts.model(config, given.train, given.train.num_labels)
-  who = participation(config.cohort, given.train, given.train.num_labels)
+  who = participation(config.cohort, given.train)
   training = client.local_training(
       model.loss, client.optimizers(config.local.optimizer), parts.stages(config.local))
   return embedding_algorithm(

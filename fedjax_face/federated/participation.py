@@ -50,8 +50,7 @@ class _Scheme(NamedTuple):
   words: str
 
 
-def participation(options: Mapping[str, Any], dataset: FaceDataset, head_classes: int
-                  ) -> Participation:
+def participation(options: Mapping[str, Any], dataset: FaceDataset) -> Participation:
   """Virtual clients of several users each, drawn anew every round.
 
   Args:
@@ -62,7 +61,6 @@ def participation(options: Mapping[str, Any], dataset: FaceDataset, head_classes
       `partition_seed` (cyclic schemes), `batch_size`, `epochs`, `max_examples`,
       `max_examples_per_user`, `classes` (`all`, `own`).
     dataset: whose persons are the users.
-    head_classes: size of the clients' heads.
 
   Raises:
     ValueError: an unknown scheme, or more users per round than there are.
@@ -80,7 +78,7 @@ def participation(options: Mapping[str, Any], dataset: FaceDataset, head_classes
     sampled = scheme.sampler.sample(rng, round_number, population)
     return cohorts.client_batches(
         users, dataset.label, scheme.assign(sampled, rng), batch_size=options["batch_size"],
-        epochs=options["epochs"], max_examples=options["max_examples"], num_labels=head_classes,
+        epochs=options["epochs"], max_examples=options["max_examples"], num_labels=dataset.num_labels,
         rng=rng, max_examples_per_user=options["max_examples_per_user"],
         classes=options["classes"])
 

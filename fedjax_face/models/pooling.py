@@ -54,7 +54,7 @@ def avg_pool(
   unpadded = pairs == ((0, 0), (0, 0))
   if unpadded and tuple(window) == tuple(strides):
     rows, columns = x.shape[1] // window[0], x.shape[2] // window[1]
-    blocks = _blocks(x[:, :rows * window[0], :columns * window[1]], tuple(window))
+    blocks = _blocks(x[:, :rows * window[0], :columns * window[1]], window)
     return sum(blocks[1:], blocks[0]) / (window[0] * window[1])
   return nn.avg_pool(x, window, strides, pairs)
 
@@ -78,12 +78,48 @@ def padding_pairs(
     top_bottom, left_right = jax.lax.padtype_to_pads(size, window, strides, padding)
   else:
     top_bottom, left_right = padding
-  pairs = (tuple(map(int, top_bottom)), tuple(map(int, left_right)))
+  pairs = ((int(top_bottom[0]), int(top_bottom[1])), (int(left_right[0]), int(left_right[1])))
   for extent, place, pair in zip(size, window, pairs, strict=True):
     if extent + sum(pair) < place:
       raise ValueError(f"a window of {tuple(window)} does not fit images of {tuple(size)} "
                        f"padded by {pairs}")
   return pairs
+
+
+@jax.custom_vjp
+def max_of_first_axis(x: jax.Array) -> jax.Array:
+  """Maximum over the first axis; the gradient goes to the first maximum alone."""
+  return _maximum(list(x))
+
+
+def _max_of_first_axis_forward(x):
+  maximum = max_of_first_axis(x)
+  return maximum, (x, maximum)
+
+
+def _max_of_first_axis_backward(residuals, cotangent):
+  x, maximum = residuals
+  return (jnp.stack(_shares(list(x), maximum, cotangent)),)
+
+
+max_of_first_axis.defvjp(_max_of_first_axis_forward, _max_of_first_axis_backward)
+
+
+def _maximum(candidates: list[jax.Array]) -> jax.Array:
+  return functools.reduce(jnp.maximum, candidates)
+
+
+def _shares(
+    candidates: list[jax.Array], maximum: jax.Array, cotangent: jax.Array
+) -> list[jax.Array]:
+  """The cotangent for the first of the candidates that equals the maximum, 0 for the others."""
+  free = jnp.ones(maximum.shape, bool)
+  shares = []
+  for candidate in candidates:
+    wins = free & (candidate == maximum)
+    free = free & ~wins
+    shares.append(jnp.where(wins, cotangent, jnp.zeros_like(cotangent)))
+  return shares
 
 
 def _blocks(x: jax.Array, window: tuple[int, int]) -> list[jax.Array]:
@@ -95,11 +131,7 @@ def _blocks(x: jax.Array, window: tuple[int, int]) -> list[jax.Array]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_of_blocks(x: jax.Array, window: tuple[int, int]) -> jax.Array:
-  blocks = _blocks(x, window)
-  maximum = blocks[0]
-  for block in blocks[1:]:
-    maximum = jnp.maximum(maximum, block)
-  return maximum
+  return _maximum(_blocks(x, window))
 
 
 def _max_of_blocks_forward(x, window):
@@ -109,12 +141,7 @@ def _max_of_blocks_forward(x, window):
 
 def _max_of_blocks_backward(window, residuals, cotangent):
   x, maximum = residuals
-  free = jnp.ones(maximum.shape, bool)
-  shares = []
-  for block in _blocks(x, window):
-    wins = free & (block == maximum)
-    free = free & ~wins
-    shares.append(jnp.where(wins, cotangent, jnp.zeros_like(cotangent)))
+  shares = _shares(_blocks(x, window), maximum, cotangent)
   batch, rows, columns, channels = maximum.shape
   lines = [jnp.concatenate(shares[i * window[1]:(i + 1) * window[1]], axis=-1)
            for i in range(window[0])]

@@ -155,15 +155,20 @@ class Ledger:
     return {channel: self._report(delta, unit, channel) for channel in channels}
 
   def epsilon_so_far(self, delta: float, unit: str) -> float:
-    """Epsilon of `unit` by RDP alone, cheap enough for a progress line; nan where RDP cannot.
+    """Epsilon of `unit`, cheap enough for a progress line; nan where no accountant can tell.
 
-    RDP curves add up, so each release's curve is computed once and then only multiplied.
+    The smaller of PLD and RDP, as `epsilon` gives it; but RDP curves add up, so each release's
+    curve is computed once and then only multiplied.
     """
-    total = np.zeros_like(accounting.RDP_ORDERS)
+    rdp = np.zeros_like(accounting.RDP_ORDERS)
     for key in self._keys(unit):
       if count := self._events(key):
-        total += count * self._rdp_curve(key)
-    return math.nan if np.isnan(total).any() else accounting.epsilon_from_rdp(total, delta)
+        rdp += count * self._rdp_curve(key)
+    bounds = [math.nan if np.isnan(rdp).any() else accounting.epsilon_from_rdp(rdp, delta)]
+    event, adjacency = self.event(unit), self.adjacency(unit)
+    if not accounting.unsupported(event, adjacency, "pld"):
+      bounds.append(accounting.epsilon_by("pld", event, delta, adjacency))
+    return float(np.nanmin(bounds)) if not np.isnan(bounds).all() else math.nan
 
   def to_json(self) -> dict[str, Any]:
     """Everything, as strict JSON types; `from_json` restores it exactly."""

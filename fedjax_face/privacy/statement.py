@@ -17,7 +17,8 @@ from fedjax_face.privacy.accounting import EpsilonReport
 from fedjax_face.privacy.ledger import Ledger
 
 NOISE_KEYS = {
-    "operating_system": "drawn from the operating system's entropy and not stored with the results",
+    "operating_system": "drawn from the operating system's entropy; kept in the checkpoints of an "
+                        "unfinished run, which must stay secret, and erased when the run ends",
     "pinned": "pinned by a seed: no privacy is claimed against anyone who knows the seed",
 }
 

@@ -8,14 +8,16 @@ One folder per round, `checkpoints/00000040`, made under another name and rename
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -84,8 +86,8 @@ def _write(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
           "arrays": sorted(arrays),
           "keys": {name: str(jax.random.key_impl(leaf)) for name, leaf in _named(checkpoint.state)
                    if _is_key(leaf)}}
-  ocp, checkpointer = _orbax()
-  checkpointer.save(folder / "state", args=ocp.args.PyTreeSave(arrays))
+  with _orbax() as (ocp, checkpointer):
+    checkpointer.save(folder / "state", args=ocp.args.PyTreeSave(arrays))
   with open(folder / "meta.json", "w") as file:
     json.dump(meta | {"digest": _digest(folder, meta)}, file)
     file.flush()
@@ -150,10 +152,10 @@ def _read(path: pathlib.Path, template: State) -> tuple[dict[str, Any], dict[str
   meta = json.loads((path / "meta.json").read_text())
   if meta.pop("digest") != _digest(path, meta):
     raise ValueError("the files differ from those that were saved")
-  ocp, checkpointer = _orbax()
-  as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in meta["arrays"]}
-  arrays = checkpointer.restore(
-    path / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+  with _orbax() as (ocp, checkpointer):
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in meta["arrays"]}
+    arrays = checkpointer.restore(
+      path / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
   wanted = {name: leaf for name, leaf in _named(jax.eval_shape(_plain, template)) if leaf.size}
   for name in sorted(set(wanted) | set(arrays)):
     if _spec(arrays.get(name)) != _spec(wanted.get(name)):
@@ -162,13 +164,23 @@ def _read(path: pathlib.Path, template: State) -> tuple[dict[str, Any], dict[str
   return meta, arrays
 
 
-def _orbax() -> tuple[Any, Any]:
-  """The library, and a checkpointer of process 0 alone; imported only where it is used."""
+@contextlib.contextmanager
+def _orbax() -> Iterator[tuple[Any, Any]]:
+  """The library, imported only where it is used, and a checkpointer of process 0 alone.
+
+  Its threads log a traceback for each failed write; the exception that reaches us says it once.
+  """
   import orbax.checkpoint as ocp
   alone = {} if jax.process_count() == 1 else {
     "multiprocessing_options": ocp.options.MultiprocessingOptions(
       primary_host=0, active_processes={0}, barrier_sync_key_prefix="main_process")}
-  return ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone)
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.CRITICAL)
+  try:
+    yield ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone)
+  finally:
+    logger.setLevel(level)
 
 
 def _plain(tree: Any) -> Any:

@@ -18,7 +18,7 @@ from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.training import checkpoint, loop
-from fedjax_face.training.config import digest, validate
+from fedjax_face.training.config import as_dict, digest, validate
 from fedjax_face.training.evaluator import Evaluator
 from fedjax_face.training.mesh import clients_mesh
 from fedjax_face.training.streams import noise_key
@@ -70,7 +70,7 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   from fedjax_face.algorithms import registry
   validate(config)
   mesh = clients_mesh() if mesh is None else mesh
-  sources = load(_plain(config.data), config.seed)
+  sources = load_sources(config)
   for note in sources.notes:
     say(note)
   ledger = Ledger()
@@ -86,6 +86,11 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
                         config.seed)
   return Experiment(config, mesh, sources, algorithm, ledger, evaluator,
                     _is_resident(config.training.get("resident", "auto"), sources.train.images))
+
+
+def load_sources(config: Any, data: Mapping[str, Any] | None = None) -> Sources:
+  """The data sets of a run, or those of another `data` section split by the same seed."""
+  return load(as_dict(config.data) if data is None else data, config.seed)
 
 
 def _is_resident(asked: str | bool, images: np.ndarray) -> bool:
@@ -162,7 +167,3 @@ def _enter_pretraining(ledger: Ledger, config: Any, name: str, algorithm: Algori
   ledger.record(non_private(
     "pre-trained backbone", "person", adjacency, "everyone",
     f"pre-training on {name}, which pretrain.public does not declare public, adds no noise"))
-
-
-def _plain(section: Any) -> Mapping[str, Any]:
-  return section.to_dict() if hasattr(section, "to_dict") else dict(section)

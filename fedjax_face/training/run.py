@@ -145,17 +145,26 @@ def _train(experiment: Experiment, before: Checkpoint, workdir: pathlib.Path,
 
 def _rows(progress: loop.Progress, ledger: Ledger,
           experiment: Experiment) -> list[tuple[int, Values]]:
-  """Records the releases of each round, and its metrics with the epsilon so far."""
-  rows = []
+  """Records the releases of each round, and its metrics.
+
+  The epsilon so far is computed where a full dispatch ends, a matter of the round's number alone,
+  so that a resumed run writes the same rows.
+  """
+  options, rows = experiment.config, []
   for offset, done in enumerate(range(progress.span.start + 1, progress.span.stop + 1)):
     for release in experiment.algorithm.releases:
       ledger.record(release)
     values = {name: float(value[offset]) for name, value in progress.metrics.items()}
-    delta, units = experiment.config.privacy.delta, ledger.units
-    rows.append((done, values | {
-      "epsilon" if len(units) == 1 else f"epsilon_{unit}": ledger.epsilon_so_far(delta, unit)
-      for unit in units}))
+    if done % options.training.rounds_per_dispatch == 0 or done == options.rounds:
+      values |= _epsilons(ledger, options.privacy.delta)
+    rows.append((done, values))
   return rows
+
+
+def _epsilons(ledger: Ledger, delta: float) -> Values:
+  units = ledger.units
+  return {"epsilon" if len(units) == 1 else f"epsilon_{unit}": ledger.epsilon_so_far(delta, unit)
+          for unit in units}
 
 
 @contextlib.contextmanager

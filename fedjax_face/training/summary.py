@@ -99,33 +99,34 @@ def write_privacy(workdir: pathlib.Path, *, ledger: Ledger, delta: float, algori
 
 def print_results(workdir: pathlib.Path, summary: Mapping[str, Any],
                   privacy: Mapping[str, Any]) -> None:
-  """The table at the end of a run: metrics with intervals, privacy, and where the files are."""
-  from rich.console import Console
-  from rich.table import Table
-  table = Table(title=f"{summary['algorithm']}: {summary['rounds']} rounds, {summary['status']}")
-  table.add_column("metric")
-  table.add_column("value", justify="right")
-  table.add_column("95 % interval", justify="right")
-  for name, metric in summary["metrics"].items():
-    table.add_row(name, format_number(metric["value"]),
-                  format_interval(metric["low"], metric["high"]))
-  console = Console(width=None if sys.stdout.isatty() else 100)
-  console.print(table)
+  """The end of a run: metrics with intervals, privacy, and where the files are."""
+  print_metrics(f"{summary['algorithm']}: {summary['rounds']} rounds, {summary['status']}",
+                summary["metrics"])
   for unit in privacy["units"]:
     epsilon = statement.epsilon_words(unit["epsilon"]["best"], unit["epsilon"]["note"])
-    console.print(f"epsilon {epsilon} for each {unit['unit']} at delta {unit['delta']:g}, "
-                  f"{unit['adjacency']}", markup=False, highlight=False)
-  console.print(f"results: {workdir}/summary.json  privacy: {workdir}/PRIVACY.md  "
-                f"figures: {workdir}/figures", markup=False, highlight=False, soft_wrap=True)
+    print(f"epsilon {epsilon} for each {unit['unit']} at delta {unit['delta']:g}, "
+          f"{unit['adjacency']}")
+  print(f"results: {workdir}/summary.json  privacy: {workdir}/PRIVACY.md  "
+        f"figures: {workdir}/figures")
 
 
-def format_number(value: Any) -> str:
+def print_metrics(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+  """A table of `value`, `low`, `high` and `note` by name."""
+  from rich.console import Console
+  from rich.table import Table
+  table = Table(title=title)
+  for column in ("metric", "value", "95 % interval", "note"):
+    table.add_column(column)
+  for name, metric in metrics.items():
+    table.add_row(name, _number(metric["value"]), _interval(metric["low"], metric["high"]),
+                  metric["note"])
+  Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _number(value: Any) -> str:
   """Four digits; a number that JSON cannot hold is already a word."""
   return value if isinstance(value, str) else f"{value:.4f}"
 
 
-def format_interval(low: Any, high: Any) -> str:
-  """"0.12 - 0.15", or "-" where there is none."""
-  if low != low or high != high or "nan" in (low, high):
-    return "-"
-  return f"{format_number(low)} - {format_number(high)}"
+def _interval(low: Any, high: Any) -> str:
+  return "-" if "nan" in (str(low), str(high)) else f"{_number(low)} - {_number(high)}"

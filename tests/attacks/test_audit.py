@@ -31,7 +31,7 @@ def gaussian(who):
 def play(sampling, make_aggregator=gaussian, hparams=HPARAMS, rounds=1, probability=0.5,
          claim_hparams=None, client_update=audit.canary_update, cohort=COHORT, event=None):
   options = cohort | {"sampling": sampling, "sampling_probability": probability}
-  make = lambda dataset: participation(options, dataset, 1)
+  make = lambda dataset: participation(options, dataset)
   who = make(audit.population(USERS, audit.PUSH))
   aggregator = make_aggregator(who)
   one = aggregator.event(claim_hparams or hparams)

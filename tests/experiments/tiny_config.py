@@ -24,7 +24,7 @@ def get_config(variant: str = "resident"):
                   "noise_seed": 7, "quantile": 0.5, "clip_learning_rate": 0.2,
                   "count_stddev_per_client": 0.05, "correlated": "banded"},
       "hparams": {"client_learning_rate": 0.05, "client_momentum": 0.9,
-                  "head_learning_rate_scale": 1.0, "server_learning_rate": 0.1,
+                  "head_learning_rate_scale": 1.0, "server_learning_rate": 0.01,
                   "server_momentum": 0.9, "clip_norm": 1.0, "noise_multiplier": 2.0},
       "evaluation": {"protocols": ("recall_all_pairs",), "fars": (0.1,), "every": 4,
                      "batch_size": 16, "bootstrap": 20},

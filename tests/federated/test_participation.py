@@ -22,7 +22,7 @@ def people(users=USERS, images=2):
 
 
 def scheme(sampling, **changes):
-  return participation(OPTIONS | {"sampling": sampling} | changes, people(), USERS)
+  return participation(OPTIONS | {"sampling": sampling} | changes, people())
 
 
 def users_of(cohort):

@@ -17,8 +17,11 @@ _CASES = [
 
 
 def _with_gradient(function, x):
-  value, pull = jax.vjp(function, x)
-  return value, *pull(jnp.arange(1.0, 1 + value.size).reshape(value.shape))
+  def run(x):
+    value, pull = jax.vjp(function, x)
+    return value, *pull(jnp.arange(1.0, 1 + value.size).reshape(value.shape))
+
+  return jax.jit(run)(x)
 
 
 @pytest.mark.parametrize(("window", "strides", "padding"), _CASES)

@@ -27,7 +27,7 @@ def test_a_whole_config_is_accepted():
     ({"seed": -1}, "config.seed=-1"),
     ({"training__checkpoint_every": 0}, "config.training.checkpoint_every=0"),
     ({"training__resident": "maybe"}, "resident='maybe': expected auto, true or false"),
-    ({"evaluation__batch_size": "8"}, "config.evaluation.batch_size='8'"),
+    ({"evaluation__batch_size": 0}, "config.evaluation.batch_size=0"),
     ({"privacy__delta": 1.0}, r"config.privacy.delta=1.0: expected a number in \(0, 1\)"),
 ])
 def test_refusals_name_the_key(changes, message):

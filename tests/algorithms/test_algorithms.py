@@ -1,0 +1,132 @@
+"""Every choice that a config offers runs a step; what is sent, kept and claimed is what it says."""
+
+import dp_accounting
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_face.algorithms import registry
+from fedjax_face.federated.algorithm import Data, StepKeys
+from fedjax_face.privacy.adjacency import Adjacency
+from tests.algorithms import tiny
+
+
+def build(**overrides):
+  return registry.build(tiny.config(**overrides), tiny.sources(), tiny.one_device())
+
+
+def run(algorithm, rounds=1, noise_seed=7):
+  state = algorithm.init(jax.random.key(0))
+  data, step = Data(jnp.asarray(tiny.people().images)), jax.jit(algorithm.step)
+  for index in range(rounds):
+    cohort = algorithm.cohort(np.random.default_rng(index), index)
+    fold = lambda seed, index=index: jax.random.fold_in(jax.random.key(seed), index)
+    state, metrics = step(state, data, cohort, algorithm.hparams, StepKeys(fold(1), fold(noise_seed)))
+  return state, metrics
+
+
+def backbone_of(state):
+  return jax.tree.leaves(state.params["backbone"])
+
+
+@pytest.mark.parametrize("overrides", [
+    {},
+    {"local.stages": "head_first", "local.optimizer": "sgd"},
+    {"model.head_init": "per_client", "cohort.classes": "own", "local.optimizer": "adam"},
+    {"model.head": "normalised", "model.flip": True},
+    {"privacy.aggregator": "adaptive", "privacy.count_stddev_per_client": 0.5},
+    {"privacy.aggregator": "clipped", "hparams.noise_multiplier": None},
+    {"privacy.aggregator": "mean", "hparams.noise_multiplier": None},
+    {"cohort.sampling": "poisson"},
+    {"cohort.sampling": "cyclic_fixed", "cohort.min_separation": 2,
+     "privacy.aggregator": "correlated"},
+    {"algorithm": "fedavg"},
+    {"algorithm": "centralized"},
+], ids=lambda overrides: "-".join(str(v) for v in overrides.values()) or "default")
+def test_every_choice_trains_and_embeds(overrides):
+  algorithm = build(**overrides)
+  state, metrics = run(algorithm)
+  before = algorithm.init(jax.random.key(0))
+  assert all(np.isfinite(value) for name, value in metrics.items() if name != "signal_to_noise")
+  assert any((a != b).any() for a, b in zip(backbone_of(state), backbone_of(before), strict=True))
+  embedded = algorithm.embed(state, tiny.people().images[:3])
+  np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, rtol=1e-5)
+  assert algorithm.releases and algorithm.not_covered
+
+
+def test_dp_fedemb_keeps_and_sends_no_head():
+  algorithm = build()
+  state, _ = run(algorithm)
+  assert set(state.params) == {"backbone"}
+  size = sum(leaf.nbytes for leaf in backbone_of(state))
+  assert algorithm.communication(state) == (size, size)
+
+
+def test_fedavg_clips_noises_and_sends_the_head_too():
+  algorithm = build(algorithm="fedavg")
+  state, _ = run(algorithm)
+  assert set(state.params) == {"backbone", "head"}
+  total = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+  assert algorithm.communication(state).up == total
+
+
+def test_shared_frame_is_one_head_for_all_and_stays():
+  algorithm = build()
+  before, (after, _) = algorithm.init(jax.random.key(0)), run(algorithm, rounds=2)
+  jax.tree.map(np.testing.assert_array_equal, before.heads, after.heads)
+
+
+def test_release_is_relative_to_the_sensitivity_of_virtual_clients():
+  """z = 0.5 on a client of two users is 0.25 under replace-one."""
+  release, = build().releases
+  assert release.adjacency is Adjacency.REPLACE_ONE
+  assert release.event == dp_accounting.dp_event.SampledWithoutReplacementDpEvent(
+      12, 4, dp_accounting.GaussianDpEvent(0.25))
+
+
+def test_correlated_noise_is_one_event_for_the_run_and_not_amplified():
+  release, = build(**{"cohort.sampling": "cyclic_fixed", "cohort.min_separation": 2,
+                      "privacy.aggregator": "correlated"}).releases
+  assert release.covers == 4
+  assert isinstance(release.event, dp_accounting.GaussianDpEvent)
+
+
+def test_target_epsilon_calibrates_the_noise():
+  tried = []
+  config = tiny.config(**{"hparams.noise_multiplier": None, "privacy.epsilon": 5.0})
+  algorithm = registry.build(config, tiny.sources(), tiny.one_device(),
+                             progress=lambda z, epsilon: tried.append((z, epsilon)))
+  from fedjax_face.privacy.accounting import epsilon
+  release, = algorithm.releases
+  event = dp_accounting.SelfComposedDpEvent(release.event, 4)
+  reached = epsilon(event, config.privacy.delta, release.adjacency).pld
+  assert 4.9 < reached <= 5.0
+  assert tried
+
+
+@pytest.mark.parametrize("overrides, message", [
+    ({"privacy.epsilon": 1.0}, "exactly one of epsilon and noise_multiplier"),
+    ({"hparams.noise_multiplier": None}, "exactly one of epsilon and noise_multiplier"),
+    ({"privacy.epsilon": 1.0, "privacy.aggregator": "mean"}, "adds no noise"),
+    ({"privacy.aggregator": "secret"}, "adaptive, clipped, correlated, gaussian, mean"),
+    ({"privacy.aggregator": "correlated"}, "cohort.sampling=cyclic_fixed"),
+    ({"local.stages": "alternating"}, "joint, head_first"),
+    ({"model.head_init": "zeros"}, "per_client, shared_frame"),
+    ({"algorithm": "fedsgd"}, "centralized, dp_fedemb, fedavg"),
+    ({"model.backbone": "vit"}, "lenet"),
+    ({"cohort.users_per_client": 100}, "users a round, but the training set has 12"),
+])
+def test_inconsistent_configs_are_refused_in_one_line(overrides, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    build(**overrides)
+  assert "\n" not in str(caught.value)
+
+
+def test_noise_stream_changes_nothing_but_the_noise():
+  """Another noise key, the same clients: without noise the same state."""
+  quiet = {"privacy.aggregator": "clipped", "hparams.noise_multiplier": None}
+  (a, _), (b, _) = run(build(**quiet), noise_seed=1), run(build(**quiet), noise_seed=2)
+  jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+  (a, _), (b, _) = run(build(), noise_seed=1), run(build(), noise_seed=2)
+  assert any((x != y).any() for x, y in zip(backbone_of(a), backbone_of(b), strict=True))

@@ -1,0 +1,35 @@
+"""A config and a made-up set small enough to compile and run in a second."""
+
+import jax
+import numpy as np
+
+from configs import dp_fedemb
+from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.sources import Sources
+from fedjax_face.training.mesh import clients_mesh
+
+
+def config(**overrides):
+  made = dp_fedemb.base()
+  made.update_from_flattened_dict({
+      "rounds": 4, "model.embedding_dim": 8, "cohort.virtual_clients": 2,
+      "cohort.users_per_client": 2, "cohort.capacity": 4, "cohort.batch_size": 4,
+      "cohort.epochs": 1, "cohort.max_examples": 8, "cohort.steps": 2,
+      "hparams.noise_multiplier": 0.5,
+  } | overrides)
+  return made
+
+
+def people(persons=12, images=4, size=12, seed=0):
+  rng = np.random.default_rng(seed)
+  person = np.repeat(np.arange(persons, dtype=np.int32), images)
+  pixels = rng.integers(0, 256, (len(person), size, size, 1), np.uint8)
+  return FaceDataset("tiny", pixels, person, person)
+
+
+def sources():
+  return Sources(people(), people(4, seed=1))
+
+
+def one_device():
+  return clients_mesh(jax.devices()[:1])

@@ -1,0 +1,77 @@
+"""Every variant of every config has the structure that the programs read."""
+
+import importlib
+import json
+import pathlib
+
+import pytest
+
+from fedjax_face.training import config as configs
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+VARIANTS = {
+    "dp_fedemb": ("synthetic", "femnist", "lfw", "digiface", "emnist", "gld", "inaturalist")}
+EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
+
+
+def load(name):
+  return importlib.import_module(f"configs.{name}")
+
+
+def test_every_config_file_is_listed():
+  files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"}
+  assert files == set(VARIANTS)
+
+
+@pytest.mark.parametrize("name, variant", EVERY)
+def test_variant_is_valid_and_survives_json(name, variant):
+  config = load(name).get_config(variant)
+  configs.validate(config)
+  assert config.data.name
+  json.dumps(configs.as_dict(config))
+
+
+@pytest.mark.parametrize("name, variant", EVERY)
+def test_variants_have_the_names_of_the_first(name, variant):
+  """Only `data` differs in structure, so an override works on every variant."""
+  module = load(name)
+  names = lambda config: {
+      key for key in configs.flatten(config) if not key.startswith(("data.", "pretrain."))}
+  assert names(module.get_config(variant)) == names(module.get_config(VARIANTS[name][0]))
+
+
+@pytest.mark.parametrize("name, variant", EVERY)
+def test_variant_asks_for_noise_in_one_way(name, variant):
+  config = load(name).get_config(variant)
+  if config.privacy.aggregator in ("gaussian", "adaptive", "correlated"):
+    assert (config.privacy.epsilon is None) != (config.hparams.noise_multiplier is None)
+
+
+@pytest.mark.parametrize("name, variant", EVERY)
+def test_a_locked_variant_refuses_unknown_names(name, variant):
+  config = load(name).get_config(variant).lock()
+  with pytest.raises(KeyError):
+    config.hparams["clip_nrm"] = 1.0
+  with pytest.raises(TypeError):
+    config.rounds = "many"
+
+
+@pytest.mark.parametrize("name, variant", EVERY)
+def test_calls_do_not_share_values(name, variant):
+  module = load(name)
+  module.get_config(variant).hparams.clip_norm = 123.0
+  assert module.get_config(variant).hparams.clip_norm != 123.0
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_unknown_variant_is_refused_with_the_names(name):
+  with pytest.raises(ValueError, match="no variant 'none'") as refusal:
+    load(name).get_config("none")
+  assert all(variant in str(refusal.value) for variant in VARIANTS[name])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_default_is_the_first_variant(name):
+  module = load(name)
+  assert configs.as_dict(module.get_config()) == configs.as_dict(
+      module.get_config(VARIANTS[name][0]))

@@ -1,0 +1,95 @@
+"""The comparison program without a run: settings, the table's numbers, one line for mistakes."""
+
+import math
+import pathlib
+
+import pytest
+
+from experiments import compare
+from fedjax_face.training import config as configs
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FEMNIST = f"{ROOT}/configs/dp_fedemb.py:femnist"
+
+
+def test_settings_are_the_variant_with_its_overrides_and_nothing_else():
+  from configs import dp_fedemb
+  overrides = dp_fedemb.get_comparison("femnist")
+  variant = configs.flatten(dp_fedemb.get_config("femnist"))
+  made = compare.settings(FEMNIST)
+  assert list(made) == list(overrides)
+  for name, config in made.items():
+    configs.validate(config)
+    assert configs.flatten(config) == variant | overrides[name], name
+
+
+def test_settings_cover_the_method_its_baselines_and_no_privacy():
+  made = compare.settings(FEMNIST).values()
+  assert {config.algorithm for config in made} == {"dp_fedemb", "fedavg", "centralized"}
+  assert {config.privacy.epsilon for config in made} == {None, 8.0}
+  assert {config.privacy.aggregator for config in made} == {"gaussian", "mean"}
+
+
+def run(value, epsilon):
+  units = [] if epsilon is None else [{"unit": "person", "epsilon": {"best": epsilon}}]
+  return {"metrics": {"accuracy": {"value": value}}}, {"units": units}
+
+
+def test_means_intervals_and_paired_differences():
+  """Student's t with two degrees of freedom: 97.5 % quantile 4.302653, half width t s / sqrt(3)."""
+  table = compare.summarise({
+      "ours": [run(0.5, 8.0), run(0.6, 8.0), run(0.7, 8.0)],
+      "baseline": [run(0.3, None), run(0.5, None), run(0.4, None)]})
+  ours, baseline = (table[name]["metrics"]["accuracy"] for name in ("ours", "baseline"))
+  half = 4.302653 * 0.1 / math.sqrt(3)
+  assert ours["mean"] == pytest.approx(0.6)
+  assert (ours["low"], ours["high"]) == pytest.approx((0.6 - half, 0.6 + half), abs=1e-6)
+  assert (ours["difference"], ours["difference_low"], ours["difference_high"]) == (0, 0, 0)
+  # Differences by seed: -0.2, -0.1, -0.3.
+  assert baseline["difference"] == pytest.approx(-0.2)
+  assert (baseline["difference_low"], baseline["difference_high"]) == pytest.approx(
+      (-0.2 - half, -0.2 + half), abs=1e-6)
+  assert table["ours"]["epsilon"] == 8.0 and table["baseline"]["epsilon"] is None
+
+
+def test_a_setting_without_an_epsilon_says_none():
+  assert [compare._epsilon(value) for value in (7.996, None, "infinite")] == [
+      "8.00", "none", "none"]
+
+
+def refused(capfd, tmp_path, config, *flags):
+  status = compare.main([f"--config={config}", f"--workdir={tmp_path}/w", *flags])
+  said = capfd.readouterr().err.strip().splitlines()
+  assert status == 2 and len(said) == 1 and said[0].startswith("error: ")
+  assert not (tmp_path / "w").exists()
+  return said[0]
+
+
+def test_a_missing_config_file_is_named(tmp_path, capfd):
+  assert "none.py: no such file" in refused(capfd, tmp_path, tmp_path / "none.py")
+
+
+def test_a_config_without_a_comparison_is_named(tmp_path, capfd):
+  path = tmp_path / "alone.py"
+  path.write_text("def get_config():\n  return None\n")
+  assert f"{path} has no get_comparison(variant)" in refused(capfd, tmp_path, path)
+
+
+def test_an_override_of_nothing_is_named(tmp_path, capfd):
+  path = tmp_path / "wrong.py"
+  path.write_text(
+      "import ml_collections\n"
+      "def get_config():\n  return ml_collections.ConfigDict({'rounds': 1})\n"
+      "def get_comparison():\n  return {'a': {'hparams.clip_nrm': 1}}\n")
+  assert "clip_nrm" in refused(capfd, tmp_path, path)
+
+
+def test_an_unknown_variant_is_named(tmp_path, capfd):
+  assert "'none'" in refused(capfd, tmp_path, FEMNIST.replace("femnist", "none"))
+
+
+@pytest.mark.parametrize("given, missing", [
+    (["--workdir=w"], "--config is required"), ([f"--config={FEMNIST}"], "--workdir is required")])
+def test_what_is_required_is_said(given, missing, capfd):
+  assert compare.main(given) == 2
+  assert missing in capfd.readouterr().err

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+
+from experiments import evaluate, train
+from tests.experiments.test_train import cache, command  # noqa: F401  (a fixture)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("evaluated") / "run"
+  assert train.main(command(workdir, "resident", "--config.rounds=2")) == 0
+  return workdir
+
+
+def result(workdir, name):
+  return json.loads((workdir / "evaluations" / name / "evaluation.json").read_text())
+
+
+def test_own_set_gives_the_numbers_of_the_run(trained):
+  assert evaluate.main([f"--workdir={trained}"]) == 0
+  summary = json.loads((trained / "summary.json").read_text())
+  assert result(trained, "own")["metrics"] == summary["metrics"]
+  assert (trained / "evaluations/own/roc.png").stat().st_size > 0
+
+
+def test_another_set_protocol_and_far(trained):
+  assert evaluate.main([
+      f"--workdir={trained}", "--data=synthetic_faces", "--data_option=num_people=6",
+      "--data_option=images_per_person=4", "--data_option=size=28", "--data_option=seed=5",
+      "--data_option=grayscale=true", "--protocols=identification,retrieval",
+      "--fars=0.2", "--bootstrap=5"]) == 0
+  names = result(trained, "synthetic_faces")["metrics"]
+  assert {"identification/rank1", "identification/dir@far=0.2", "retrieval/precision_at_1"} & set(
+      names)
+  assert len(names) >= 5
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--protocols=nothing"], "unknown protocol 'nothing'"),
+    (["--fars=a"], "--fars: 'a' is not a number"),
+    (["--data=nothing"], "data.public.name is 'nothing'"),
+    (["--data_option=size=2"], "--data_option needs --data"),
+    (["--data=folder", "--data_option=path"], "expected key=value"),
+    # the people of the training set itself
+    (["--data=synthetic_faces", "--data_option=num_people=6", "--data_option=images_per_person=4",
+      "--data_option=size=28", "--data_option=grayscale=true"], "share"),
+])
+def test_mistakes_are_one_line(trained, arguments, message, capfd):
+  assert evaluate.main([f"--workdir={trained}", *arguments]) == 2
+  said = capfd.readouterr().err.strip().splitlines()
+  assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
+
+
+def test_a_folder_without_a_run_is_named(tmp_path, capfd):
+  assert evaluate.main([f"--workdir={tmp_path}"]) == 2
+  assert "config.json: no such file" in capfd.readouterr().err

@@ -1,0 +1,135 @@
+"""The program as a user runs it: a tiny real run, real kills, one-line errors."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import train
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = str(ROOT / "tests/experiments/tiny_config.py")
+
+
+def command(workdir, variant="resident", *overrides):
+  return [f"--config={TINY}:{variant}", f"--workdir={workdir}", *overrides]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+  """Runs of this module share compiled programs, and leave the user's cache alone."""
+  import jax
+  folder = str(tmp_path_factory.mktemp("cache"))
+  patch = pytest.MonkeyPatch()
+  patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+  yield folder
+  patch.undo()
+  jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("run") / "whole"
+  assert train.main(command(workdir)) == 0
+  return workdir
+
+
+def test_leaves_what_the_design_says(whole):
+  names = {p.name.split(".tfevents")[0] for p in whole.iterdir()}
+  assert names == {"config.json", "metrics.csv", "events.out", "checkpoints", "summary.json",
+                   "privacy.json", "PRIVACY.md", "figures"}
+  assert {p.name for p in (whole / "figures").iterdir()} == {"training.png", "roc.png"}
+  summary = json.loads((whole / "summary.json").read_text())
+  assert summary["status"] == "finished" and summary["rounds"] == 6
+  assert summary["bytes_per_client_and_round"]["up"] > 0
+  assert {"git_revision", "versions", "device", "seconds"} <= set(summary)
+  metric = summary["metrics"]["recall_all_pairs@far=0.1"]
+  assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
+  assert os.listdir(whole / "checkpoints") == ["00000006"]
+
+
+def test_sigkill_and_the_same_command_again_is_bit_identical(whole, tmp_path):
+  workdir = tmp_path / "killed"
+  process = subprocess.Popen(
+      [sys.executable, "-m", "experiments.train", *command(workdir)], cwd=ROOT,
+      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  deadline = time.monotonic() + 300
+  while not (workdir / "checkpoints/00000003").exists() and process.poll() is None:
+    assert time.monotonic() < deadline
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert process.returncode == -signal.SIGKILL and not (workdir / "summary.json").exists()
+  assert train.main(command(workdir)) == 0
+  for name in ("metrics.csv", "privacy.json", "PRIVACY.md", "config.json"):
+    assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
+  resumed, straight = final_state(workdir), final_state(whole)
+  assert resumed.keys() == straight.keys() and len(resumed) > 4
+  for name in straight:
+    assert resumed[name].tobytes() == straight[name].tobytes(), name
+
+
+def final_state(workdir):
+  """Arrays of the last checkpoint by name, read with Orbax alone."""
+  import orbax.checkpoint as ocp
+  folder = workdir / "checkpoints/00000006"
+  names = json.loads((folder / "meta.json").read_text())["arrays"]
+  numpy = ocp.args.PyTreeRestore(
+      restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
+  return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder / "state", args=numpy)
+
+
+def test_gathered_rows_train_like_resident_ones(whole, tmp_path):
+  assert train.main(command(tmp_path, "gathered")) == 0
+  rows = [[[float(x) for x in line.split(",")[:-1]]
+           for line in (w / "metrics.csv").read_text().splitlines()[1:]] for w in (whole, tmp_path)]
+  for a, b in zip(*rows, strict=True):
+    assert a == pytest.approx(b, rel=1e-3)
+
+
+def test_pretraining_on_a_public_set_is_kept_and_stated(tmp_path):
+  assert train.main(command(tmp_path, "pretrain", "--config.rounds=1")) == 0
+  said = json.loads((tmp_path / "privacy.json").read_text())
+  assert len(said["public_datasets"]) == 1 and said["units"][0]["epsilon"]["best"] != "infinite"
+  assert (tmp_path / "pretrained/00000002").is_dir()
+
+
+def test_pretraining_on_an_undeclared_set_has_no_epsilon(tmp_path):
+  assert train.main(command(
+      tmp_path, "pretrain", "--config.rounds=1", "--config.pretrain.public=false")) == 0
+  said = json.loads((tmp_path / "privacy.json").read_text())
+  assert not said["public_datasets"] and said["units"][0]["epsilon"]["best"] == "infinite"
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--config=configs/none.py", "--workdir=w"], "--config=configs/none.py: no such file"),
+    ([f"--config={TINY}:big", "--workdir=w"], "no variant 'big'"),
+    ([f"--config={TINY}"], "--workdir is required"),
+    (["--workdir=w"], "--config is required"),
+    ([f"--config={TINY}", "--wrkdir=w"], "Did you mean: workdir"),
+    ([f"--config={TINY}", "--workdir=w", "--config.hparams.clip_nrm=1"],
+     "--config.hparams.clip_nrm: the config has no key 'clip_nrm'; did you mean 'clip_norm'?"),
+    ([f"--config={TINY}", "--workdir=w", "--config.rounds=many"], "--config.rounds=many"),
+    ([f"--config={TINY}", "--workdir=w", "extra"], "argument 'extra' is not a flag"),
+    ([f"--config={TINY}", "--workdir=w", "--config.data.name=nowhere"], "data.name is 'nowhere'"),
+    ([f"--config={TINY}", "--workdir=w", "--config.algorithm=none"], "algorithm 'none'"),
+    ([f"--config={TINY}", "--workdir=w", "--config.rounds=0"], "config.rounds=0"),
+])
+def test_mistakes_are_one_line_and_leave_nothing(
+    arguments, message, tmp_path, monkeypatch, capfd):
+  arguments = [a.replace("--workdir=w", f"--workdir={tmp_path}/w") for a in arguments]
+  assert train.main(arguments) == 2
+  said = capfd.readouterr().err.strip().splitlines()
+  assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
+  assert not (tmp_path / "w").exists()
+
+
+def test_a_workdir_of_another_config_is_refused(whole, capfd):
+  assert train.main(command(whole, "resident", "--config.seed=5")) == 2
+  assert "seed (there 0, now 5)" in capfd.readouterr().err

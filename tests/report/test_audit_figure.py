@@ -1,0 +1,22 @@
+import pytest
+
+from fedjax_face.report.audit_figure import Claim, claimed_and_measured
+from fedjax_face.report.style import RIGHT, WRONG
+
+GUARANTEE = {"delta": 1e-2, "unit": "person", "adjacency": "replace-one", "confidence": 0.99}
+
+
+def test_every_claim_has_its_row_and_its_colour():
+  fig = claimed_and_measured([Claim("real", 2.0, 1.5), Claim("broken", 2.0, 3.0)], **GUARANTEE)
+  (axes,) = fig.axes
+  assert [label.get_text() for label in axes.get_yticklabels()] == ["real", "broken"]
+  heads = [line for line in axes.lines if line.get_marker() == ">" and len(line.get_xdata())]
+  assert [(line.get_xdata()[0], line.get_color()) for line in heads] == [(1.5, RIGHT), (3.0, WRONG)]
+  for word in ("0.01", "person", "replace-one"):
+    assert word in axes.get_xlabel()
+  assert "99% confidence" in fig.legends[0].texts[1].get_text()
+
+
+def test_nothing_to_draw_is_refused():
+  with pytest.raises(ValueError, match="at least one claim"):
+    claimed_and_measured([], **GUARANTEE)
