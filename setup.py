@@ -40,8 +40,8 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.9",
     ],
     extras_require={
-        "dev": ["chex", "mypy", "pytest", "ruff", "tensorboard", "nbclient", "nbformat",
-                "ipykernel"],
+        "dev": ["chex", "ipykernel", "mypy", "nbclient", "nbformat", "pytest", "pytest-xdist",
+                "ruff", "setuptools", "tensorboard", "wheel"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "vision": ["opencv-contrib-python-headless"],

@@ -1,0 +1,1 @@
+"""Experiment configs: the only home of hyperparameters."""

@@ -4,9 +4,10 @@ python -m experiments.audit --config=configs/dp_fedemb.py:synthetic --workdir=ru
 
 The population is small and the noise is set so that the claim is --epsilon: a few thousand trials
 cannot show a large epsilon. So this tests sampling, assignment to clients, clipping, noise and
-accounting of a run, not the noise level of its config. Two mechanisms that are broken on purpose
-show that the game can tell. Writes audit.json and audit.png; the exit status is 1 if the real
-mechanism reveals more than it claims.
+accounting of a run, not the noise level of its config. Mechanisms that are broken on purpose show
+whether the game can tell. Under Poisson sampling it is weaker: this canary moves the sum by C, and
+2C is accounted. Writes audit.json and audit.png; the exit status is 1 if the real mechanism reveals
+more than it claims.
 """
 
 from __future__ import annotations
@@ -181,8 +182,8 @@ def _print(record: Mapping[str, Any]) -> None:
   from rich.table import Table
   unit, adjacency = record["unit"], record["adjacency"].replace("_", "-")
   table = Table(
-      title=f"epsilon for a {unit} at delta {record['delta']:g}, {adjacency}, after "
-            f"{record['rounds']} rounds; {record['trials']} trials in each population")
+      title=f"epsilon for a {unit} at delta {record['delta']:g}, {adjacency}; "
+            f"rounds: {record['rounds']}, trials in each population: {record['trials']}")
   for column in ("mechanism", "users", "claimed", f"measured, at least "
                  f"({record['confidence']:.0%} confidence)", "verdict"):
     table.add_column(column)
@@ -194,7 +195,7 @@ def _print(record: Mapping[str, Any]) -> None:
 
 def _verdict(game: Mapping[str, Any]) -> str:
   if game["broken"]:
-    return "caught" if game["violated"] else "NOT caught: the game is too short to tell"
+    return "caught" if game["violated"] else "NOT caught: the game is too weak to tell"
   return "VIOLATED" if game["violated"] else "holds"
 
 

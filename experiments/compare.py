@@ -9,9 +9,9 @@ each setting. Finished runs are not repeated, so seeds can be computed by severa
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pathlib
+import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,14 +42,12 @@ def settings(path: str) -> dict[str, Any]:
   name, _, variant = path.partition(":")
   if not pathlib.Path(name).is_file():
     raise FileNotFoundError(f"--config={name}: no such file; expected configs/NAME.py[:variant]")
-  spec = importlib.util.spec_from_file_location("config", name)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, "get_comparison"):
+  module = runpy.run_path(name)
+  if "get_comparison" not in module:
     raise ValueError(f"{name} has no get_comparison(variant)")
   chosen = [variant] if variant else []
-  return {setting: _overridden(module.get_config(*chosen), overrides)
-          for setting, overrides in module.get_comparison(*chosen).items()}
+  return {setting: _overridden(module["get_config"](*chosen), overrides)
+          for setting, overrides in module["get_comparison"](*chosen).items()}
 
 
 def _overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
@@ -80,7 +78,7 @@ def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]]) -> dict[str, A
     results: name -> (summary.json, privacy.json) of every seed.
 
   Returns:
-    name -> {"epsilon": (text), "metrics": {metric: {"mean", "low", "high", "difference",
+    name -> {"epsilon": of the person, "metrics": {metric: {"mean", "low", "high", "difference",
     "difference_low", "difference_high"}}}, JSON types only.
   """
   from fedjax_face.evaluation.confidence import mean_interval, paired_difference
@@ -96,8 +94,9 @@ def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]]) -> dict[str, A
       mean = mean_interval(values(name, metric))
       difference = paired_difference(values(name, metric), values(reference, metric))
       metrics[metric] = {
-          "mean": mean.value, "low": mean.low, "high": mean.high, "difference": difference.difference,
-          "difference_low": difference.low, "difference_high": difference.high}
+          "mean": mean.value, "low": mean.low, "high": mean.high,
+          "difference": difference.difference, "difference_low": difference.low,
+          "difference_high": difference.high}
     units = runs[0][1]["units"]
     table[name] = {"epsilon": units[0]["epsilon"]["best"] if units else None, "metrics": metrics}
   return table
@@ -127,7 +126,7 @@ def _print(table: Mapping[str, Any], metrics: Sequence[str], seeds: int) -> None
 
 
 def _epsilon(value: Any) -> str:
-  return "none" if value in (None, "inf", "Infinity", float("inf")) else f"{float(value):.2f}"
+  return "none" if value in (None, "infinite") else f"{float(value):.2f}"
 
 
 def _compare(values: flags.FlagValues, arguments: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ def head_classes(config: Any, train: FaceDataset) -> int:
 
 def _labels_by_person(train: FaceDataset) -> list[list[int]]:
   by_person: dict[int, list[int]] = {}
-  for person, label in zip(train.person.tolist(), train.label.tolist()):
+  for person, label in zip(train.person.tolist(), train.label.tolist(), strict=True):
     by_person.setdefault(person, []).append(label)
   return list(by_person.values())
 

@@ -50,7 +50,8 @@ class Aggregator(NamedTuple):
   init: Callable[[Any, Mapping[str, Any]], Any]
   weight: Callable[[jax.Array], jax.Array]
   clip: Callable[[Any, Any, Mapping[str, Any]], tuple[Any, jax.Array, jax.Array]]
-  release: Callable[[Sums, Any, Mapping[str, Any], jax.Array], tuple[Any, Any, dict[str, jax.Array]]]
+  release: Callable[[Sums, Any, Mapping[str, Any], jax.Array],
+                    tuple[Any, Any, dict[str, jax.Array]]]
   event: Callable[[Mapping[str, Any]], dp_accounting.DpEvent]
   adds_noise: bool
   covers: int
@@ -138,7 +139,8 @@ def noised_mean(clip: UpdateClip, clients: int, noise: noise_mechanisms.Noise) -
       weight=_one,
       clip=lambda update, state, hparams: _clip(clip, update, hparams["clip_norm"]),
       release=release,
-      event=lambda hparams: dp_accounting.GaussianDpEvent(hparams["noise_multiplier"] / sensitivity),
+      event=lambda hparams: dp_accounting.GaussianDpEvent(
+          hparams["noise_multiplier"] / sensitivity),
       adds_noise=True,
       covers=noise.covers,
       words=noise.words,

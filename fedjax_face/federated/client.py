@@ -46,6 +46,7 @@ class Totals(NamedTuple):
 
   @classmethod
   def zero(cls) -> Totals:
+    """The sums before any example."""
     return cls(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
 
 

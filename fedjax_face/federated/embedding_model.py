@@ -64,7 +64,7 @@ def embedding_model(
     images = pixels.normalise(augment(batch.images, key))
     embeddings = backbone.apply(params["backbone"], images)
     scalars = {name: hparams[name] for name in head.hparams}
-    logits = head.apply(params["head"], embeddings, batch.labels, **scalars)
+    logits: Any = head.apply(params["head"], embeddings, batch.labels, **scalars)
     mean, seen = masked_cross_entropy(logits, batch.labels, batch.mask, batch.num_classes)
     count = seen["count"]
     return mean, Totals(mean * count, seen["accuracy"] * count, count)

@@ -78,9 +78,9 @@ def participation(options: Mapping[str, Any], dataset: FaceDataset) -> Participa
     sampled = scheme.sampler.sample(rng, round_number, population)
     return cohorts.client_batches(
         users, dataset.label, scheme.assign(sampled, rng), batch_size=options["batch_size"],
-        epochs=options["epochs"], max_examples=options["max_examples"], num_labels=dataset.num_labels,
-        rng=rng, max_examples_per_user=options["max_examples_per_user"],
-        classes=options["classes"])
+        epochs=options["epochs"], max_examples=options["max_examples"],
+        num_labels=dataset.num_labels, rng=rng,
+        max_examples_per_user=options["max_examples_per_user"], classes=options["classes"])
 
   return Participation(
       cohort, scheme.amplify, scheme.adjacency, scheme.rounds_per_event, clients,

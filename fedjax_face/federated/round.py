@@ -12,7 +12,6 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from fedjax_face.data.cohorts import Cohort
 from fedjax_face.federated.aggregators import Aggregator, Sums
 from fedjax_face.federated.algorithm import Communication, Data, Metrics, StepKeys, tree_bytes
 from fedjax_face.federated.client import ClientBatches, ClientUpdate, Totals
@@ -86,7 +85,7 @@ def federated_round(
     return FederatedState(params, private, aggregator.init(params, hparams),
                           server_optimizer(hparams).init(params))
 
-  def one_client(state: FederatedState, images, cohort: Cohort, key, hparams):
+  def one_client(state: FederatedState, images, cohort: Any, key, hparams):
     take_part = cohort.client >= 0
     head = heads.start(state.params, state.heads, cohort.client, jax.random.fold_in(key, 0))
     batches = ClientBatches(cohort.examples, cohort.labels, cohort.mask, cohort.num_classes)
@@ -106,7 +105,7 @@ def federated_round(
     return _Contribution(sums, totals, 1.0 * (take_part & ~finite)), heads.keep(
         result.params["head"])
 
-  def sum_over_clients(state, images, cohort: Cohort, keys, hparams):
+  def sum_over_clients(state, images, cohort, keys, hparams):
     """Runs on one device with its share of the clients; returns totals over all devices."""
     run = lambda cohort, key: one_client(state, images, cohort, key, hparams)
     total, kept = _sum_in_chunks(run, (cohort, keys), clients_per_chunk)
@@ -120,7 +119,7 @@ def federated_round(
       check_vma=False,
   )
 
-  def step(state: FederatedState, data: Data, cohort: Cohort, hparams, keys: StepKeys):
+  def step(state: FederatedState, data: Data, cohort: Any, hparams, keys: StepKeys):
     slots = jnp.arange(cohort.client.shape[0])
     client_keys = jax.vmap(lambda slot: jax.random.fold_in(keys.client, slot))(slots)
     total, kept = spread(state, data.images, cohort, client_keys, hparams)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
-from fedjax_face.models.convolution import Conv
+from fedjax_face.models.convolution import ConvReluMaxPool
+from fedjax_face.models.dense import Dense
 from fedjax_face.models.embedding import require_images
-from fedjax_face.models.pooling import max_pool
 
 
 class LeNet(nn.Module):
@@ -28,7 +28,6 @@ class LeNet(nn.Module):
     """Maps images float32 [B, H, W, C] to raw embeddings float32 [B, D]."""
     require_images(x, "LeNet", smallest=4)
     for index, features in enumerate((32, 64)):
-      x = nn.relu(Conv(features, (5, 5), name=f"conv{index}")(x))
-      x = max_pool(x, (2, 2), (2, 2), "VALID")
+      x = ConvReluMaxPool(features, (5, 5), name=f"conv{index}")(x)
     x = x.reshape(x.shape[0], -1)
-    return nn.Dense(self.embedding_dim, name="embedding")(x)
+    return Dense(self.embedding_dim, name="embedding")(x)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
-from fedjax_face.models.convolution import Conv
+from fedjax_face.models.convolution import Conv, ConvReluMaxPool
+from fedjax_face.models.dense import Dense
 from fedjax_face.models.embedding import require_images
-from fedjax_face.models.pooling import max_pool
 
 
 class ReddiCNN(nn.Module):
@@ -28,8 +28,7 @@ class ReddiCNN(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps images float32 [B, H, W, C] to raw embeddings float32 [B, D]."""
     require_images(x, "ReddiCNN", smallest=6)
-    for index, features in enumerate((32, 64)):
-      x = nn.relu(Conv(features, (3, 3), padding="VALID", name=f"conv{index}")(x))
-    x = max_pool(x, (2, 2), (2, 2), "VALID")
+    x = nn.relu(Conv(32, (3, 3), padding="VALID", name="conv0")(x))
+    x = ConvReluMaxPool(64, (3, 3), "VALID", name="conv1")(x)
     x = x.reshape(x.shape[0], -1)
-    return nn.relu(nn.Dense(self.embedding_dim, name="embedding")(x))
+    return nn.relu(Dense(self.embedding_dim, name="embedding")(x))

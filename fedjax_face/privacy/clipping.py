@@ -45,7 +45,7 @@ class UpdateClip:
     return 1.0
 
   def __call__(self, update: Any, clip_norm: jax.typing.ArrayLike) -> tuple[Any, jax.Array]:
-    """Returns (update of norm at most clip_norm, its norm before clipping); NaN and inf become 0."""
+    """(update of norm at most clip_norm, its norm before clipping); NaN and inf become 0."""
     return clipping.clip_pytree(update, clip_norm)
 
 

@@ -49,9 +49,10 @@ def sampled_gaussian_delta(epsilon_: np.ndarray, sampling_rate: float, noise_mul
     positive = np.maximum(epsilon_, 0)
     excess = np.exp(epsilon_ - positive) - (1 - q) * np.exp(-positive)     # times e^-positive
     base = np.log(np.where(excess > 0, excess, 1)) + positive - math.log(q)
-    return np.where(excess > 0, q * gaussian_delta(base, noise_multiplier), -np.expm1(epsilon_))
+    certain = -np.expm1(np.minimum(epsilon_, 0))
+    return np.where(excess > 0, q * gaussian_delta(base, noise_multiplier), certain)
   if direction == "add":                # Q > e^eps M where Q > P e^eps q / rest
-    rest = 1 - (1 - q) * np.exp(epsilon_)
+    rest = 1 - (1 - q) * np.exp(np.minimum(epsilon_, 700))
     base = epsilon_ + math.log(q) - np.log(np.where(rest > 0, rest, 1))
     return np.where(rest > 0, rest * gaussian_delta(base, noise_multiplier), 0)
   return np.where(

@@ -86,7 +86,9 @@ def correlated(kind: str, rounds: int, min_separation: int) -> Noise:
   return _from_streaming_matrix(matrix, sensitivity, rounds, words)
 
 
-def _buffered_toeplitz_inverse(rounds: int, min_separation: int) -> streaming_matrix.StreamingMatrix:
+def _buffered_toeplitz_inverse(
+    rounds: int, min_separation: int
+) -> streaming_matrix.StreamingMatrix:
   """The noising matrix of an optimised BLT; found in float64, applied in float32."""
   with jax.enable_x64(True):
     strategy = buffered_toeplitz.optimize(
@@ -108,7 +110,8 @@ def _min_separation_sensitivity(
   """
   impulse = jnp.zeros(rounds).at[0].set(1.0)
   _, response = jax.lax.scan(
-      lambda state, x: matrix.multiply_next(x, state)[::-1], matrix.init_multiply(impulse[0]), impulse)
+      lambda state, x: matrix.multiply_next(x, state)[::-1], matrix.init_multiply(impulse[0]),
+      impulse)
   response = np.asarray(response, np.float64)
   column = scipy.linalg.solve_toeplitz((response, np.eye(1, rounds)[0] * response[0]),
                                        np.eye(1, rounds)[0])

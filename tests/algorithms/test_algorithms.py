@@ -22,7 +22,8 @@ def run(algorithm, rounds=1, noise_seed=7):
   for index in range(rounds):
     cohort = algorithm.cohort(np.random.default_rng(index), index)
     fold = lambda seed, index=index: jax.random.fold_in(jax.random.key(seed), index)
-    state, metrics = step(state, data, cohort, algorithm.hparams, StepKeys(fold(1), fold(noise_seed)))
+    keys = StepKeys(fold(1), fold(noise_seed))
+    state, metrics = step(state, data, cohort, algorithm.hparams, keys)
   return state, metrics
 
 
