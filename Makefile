@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 	$(RUN) -m experiments.train --config=configs/dp_fedemb.py:synthetic --workdir=$(WORKDIR)
 
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -5,10 +5,10 @@ python -m experiments.train --config=configs/dp_fedemb.py:VARIANT --workdir=runs
 VARIANT is synthetic (default), femnist, lfw, digiface, emnist, gld or inaturalist; what each
 reached and cost is in the docstring of its function. The baselines are overrides of the same file:
 
-  non-private           --config.privacy.aggregator=mean
-  global-head FedAvg    --config.algorithm=fedavg
-  centralised           --config.algorithm=centralized
-  a target epsilon      --config.privacy.epsilon=8 (and no hparams.noise_multiplier)
+  non-private           --config.privacy.aggregator=mean --config.privacy.epsilon=None
+  global-head FedAvg    --config.algorithm=fedavg --config.cohort.classes=all
+  centralised           --config.algorithm=centralized --config.privacy.epsilon=None
+  other noise           --config.privacy.epsilon=None --config.hparams.noise_multiplier=0.5
 """
 
 from __future__ import annotations
@@ -106,15 +106,23 @@ def synthetic() -> ml_collections.ConfigDict:
   RESULT
   """
   config = base()
-  config.data = {"name": "synthetic_faces", "num_people": 400, "evaluation_people": 80,
-                 "images_per_person": 10, "size": 32, "seed": 1, "grayscale": False}
-  config.rounds = 60
-  config.cohort.update({"virtual_clients": 8, "users_per_client": 4, "batch_size": 16,
-                        "epochs": 2, "max_examples": 80})
-  config.hparams.update({"client_learning_rate": 0.02, "head_learning_rate_scale": 10.0,
-                         "server_learning_rate": 1.0, "server_momentum": 0.9,
-                         "clip_norm": 0.5, "noise_multiplier": 0.1})
-  config.evaluation.update({"every": 20})
+  config.data = {
+      "name": "synthetic_faces", "num_people": 1000, "evaluation_people": 80,
+      "images_per_person": 8, "size": 32, "seed": 1, "grayscale": False,
+      "public": {"name": "synthetic_faces", "num_people": 500, "images_per_person": 10,
+                 "size": 32, "seed": 2, "grayscale": False},
+  }
+  config.rounds = 40
+  config.pretrain = {"public": True, "rounds": 40,
+                     "hparams": {"client_learning_rate": 0.02},
+                     "cohort": {"batch_size": 32, "steps": 24, "classes": "all"}}
+  config.cohort.update({"virtual_clients": 8, "users_per_client": 8, "batch_size": 16,
+                        "epochs": 1, "max_examples": 64, "classes": "own", "steps": 48})
+  config.hparams.update({"client_learning_rate": 0.01, "head_learning_rate_scale": 10.0,
+                         "server_learning_rate": 0.01, "server_momentum": 0.9,
+                         "clip_norm": 0.2})
+  config.privacy.epsilon = 8.0
+  config.evaluation.update({"protocols": ("recall_all_pairs", "identification"), "every": 20})
   return config
 
 
@@ -223,5 +231,6 @@ def get_comparison(variant: str) -> dict[str, dict]:
       "fedavg_million": million | global_head,
       "dp_fedemb_epsilon8": {},
       "dp_fedemb_non_private": without_noise,
-      "centralized": without_noise | {"algorithm": "centralized"},
+      "centralized": without_noise | {"algorithm": "centralized", "evaluation.bootstrap": 100,
+                                      "hparams.client_learning_rate": 0.005},
   }

@@ -18,6 +18,7 @@ MISTAKES = (ValueError, OSError, ImportError, flags.Error)
 
 def define_config(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   """Adds `--config=configs/NAME.py[:variant]`, with overrides read from `arguments`."""
+  arguments, _ = _without_unset(arguments)
   config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py[:variant]; --config.x.y=value replaces one value",
     lock_config=True, flag_values=values, sys_argv=list(arguments))
@@ -39,8 +40,11 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     ValueError: in one line, naming the flag or config key and the nearest one that exists.
   """
   _require_config_file(arguments)
+  arguments, unset = _without_unset(arguments)
   try:
     rest = values(list(arguments))[1:]
+    for name in unset:
+      values.config.update_from_flattened_dict({name: None})
   except AttributeError as error:  # a --config.x.y that the config lacks
     raise ValueError(_unknown_key(str(error), arguments)) from error
   except flags.Error as error:
@@ -49,6 +53,16 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     raise ValueError(f"--config: {type(error).__name__}: {error}") from error
   if rest:
     raise ValueError(f"argument {rest[0]!r} is not a flag: flags start with --")
+
+
+def _without_unset(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+  """The arguments without `--config.x.y=None`, and the keys `x.y` that they unset.
+
+  A number's own flag takes numbers only.
+  """
+  unset = [match[1] for a in arguments if (match := re.fullmatch(r"--config\.(.+)=None", a))]
+  kept = [a for a in arguments if not re.fullmatch(r"--config\.(.+)=None", a)]
+  return kept, unset
 
 
 def _require_config_file(arguments: Sequence[str]) -> None:

@@ -102,12 +102,20 @@ def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]]) -> dict[str, A
   return table
 
 
-def _print(table: Mapping[str, Any], metrics: Sequence[str], seeds: int) -> None:
+def _unit(results: Mapping[str, Sequence[tuple[dict, dict]]]) -> str:
+  """"each person, replace_one, delta 1e-05": what every epsilon of the table is for."""
+  said = {f"each {unit['unit']}, {unit['adjacency']}, delta {unit['delta']:g}"
+          for runs in results.values() for _, privacy in runs for unit in privacy["units"]
+          if unit["epsilon"]["best"] != "infinite"}
+  return " / ".join(sorted(said)) or "nobody"
+
+
+def _print(table: Mapping[str, Any], metrics: Sequence[str], seeds: int, unit: str) -> None:
   from rich.console import Console
   from rich.table import Table
 
   reference = next(iter(table))
-  shown = Table(title=f"mean over {seeds} seeds, 95 % t-interval in brackets")
+  shown = Table(title=f"mean over {seeds} seeds, 95 % t-interval in brackets; epsilon for {unit}")
   shown.add_column("setting")
   shown.add_column("epsilon", justify="right")
   for metric in metrics:
@@ -142,7 +150,8 @@ def _compare(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   results = _run_all(configs, workdir, range(values.seeds))
   table = summarise(results)
   (workdir / "comparison.json").write_text(json.dumps(table, indent=2))
-  _print(table, next(iter(configs.values())).evaluation.headline, values.seeds)
+  _print(table, next(iter(configs.values())).evaluation.headline, values.seeds,
+         _unit(results))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,6 +33,7 @@ def centralized(given: Ingredients) -> Algorithm:
   divided over them.
   """
   config, images = given.config, len(given.train)
+  parts.refuse_noise(config, "algorithm=centralized")
   model = parts.model(config, given.train, given.train.num_labels)
   training = client.local_training(
       model.loss, client.optimizers(config.local.optimizer), client.JOINT)

@@ -13,6 +13,9 @@ from fedjax_face.federated.participation import participation
 def fedavg(given: Ingredients) -> Algorithm:
   """The baseline of DP-FedEmb: backbone and head are trained, clipped, noised and averaged."""
   config = given.config
+  if config.cohort.classes != "all":
+    raise ValueError(f"cohort.classes={config.cohort.classes!r}: algorithm=fedavg has one head for "
+                     "all clients, so only 'all' is accepted")
   model = parts.model(config, given.train, given.train.num_labels)
   who = participation(config.cohort, given.train)
   training = client.local_training(

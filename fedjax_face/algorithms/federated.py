@@ -70,4 +70,5 @@ def embedding_algorithm(
       communication=round_.communication,
       sampling=who.words,
       population=who.population,
+      forget=round_.forget,
   )

@@ -137,17 +137,21 @@ def with_noise(
 
   Raises:
     ValueError: both or neither of privacy.epsilon and hparams.noise_multiplier are given for an
-      aggregator that adds noise; a target for one that adds none; a target out of reach.
+      aggregator that adds noise; either for one that adds none; a clip norm or multiplier out of
+      range; a target out of reach.
   """
   hparams = {name: value for name, value in config.hparams.items() if value is not None}
+  if not hparams["clip_norm"] > 0:
+    raise ValueError(f"hparams.clip_norm={hparams['clip_norm']}: expected a number above 0")
   if not chosen.adds_noise:
-    if config.privacy.epsilon is not None:
-      raise ValueError(f"privacy.epsilon={config.privacy.epsilon} cannot be reached by "
-                       f"privacy.aggregator={config.privacy.aggregator}, which adds no noise")
+    refuse_noise(config, f"privacy.aggregator={config.privacy.aggregator}")
     return hparams | {"noise_multiplier": 0.0}
   calibration.require_exactly_one(
       epsilon=config.privacy.epsilon, noise_multiplier=config.hparams.noise_multiplier)
   if config.privacy.epsilon is None:
+    multiplier = hparams["noise_multiplier"]
+    if not 0 <= multiplier < math.inf:
+      raise ValueError(f"hparams.noise_multiplier={multiplier}: expected a number, at least 0")
     return hparams
 
   def run_event(noise_multiplier: float) -> dp_accounting.DpEvent:
@@ -156,14 +160,24 @@ def with_noise(
         release.event, math.ceil(config.rounds / release.covers))
 
   multiplier = calibration.calibrate_noise(
-      run_event, config.privacy.epsilon, config.privacy.delta, who.adjacency, progress=progress)
+      run_event, config.privacy.epsilon, config.privacy.delta, who.adjacency, progress=progress,
+      largest_noise=min(10_000.0, 0.999 * chosen.largest_noise))
   return hparams | {"noise_multiplier": multiplier}
 
 
+def refuse_noise(config: Any, what: str) -> None:
+  """Raises ValueError if the config asks for privacy or noise where `what` adds none."""
+  for name, value in (("privacy.epsilon", config.privacy.epsilon),
+                      ("hparams.noise_multiplier", config.hparams.noise_multiplier)):
+    if value is not None:
+      raise ValueError(f"{name}={value} cannot be had with {what}, which adds no noise: "
+                       f"set --config.{name}=None")
+
+
 NOT_COVERED = (
-    "Training loss, accuracy, update norms, the clipped fraction and the signal-to-noise ratio of "
-    "every round are written to the metrics without noise; keep them private or treat them as not "
-    "protected.",
+    "Training loss, accuracy, numbers of examples and of clients, clients whose update was not "
+    "finite, update norms, the clipped fraction and the signal-to-noise ratio of every round are "
+    "written to the metrics without noise; keep them private or treat them as not protected.",
     "The number of users and the set of class labels (the size of the heads) are taken as public.",
     "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
     "Hyperparameters chosen by looking at results on the same people are not accounted for.",

@@ -32,6 +32,7 @@ class Sources(NamedTuple):
     public: pre-training set, outside the privacy guarantee, or None.
     pairs: official pairs, rows of `evaluation`, or None.
     notes: sentences for the record: what was skipped, what could not be checked.
+    not_covered: sentences for the privacy statement.
   """
 
   train: FaceDataset
@@ -39,6 +40,7 @@ class Sources(NamedTuple):
   public: FaceDataset | None = None
   pairs: Pairs | None = None
   notes: tuple[str, ...] = ()
+  not_covered: tuple[str, ...] = ()
 
 
 _Whole = tuple[FaceDataset, tuple[str, ...]]
@@ -92,8 +94,11 @@ def _femnist(rng, *, path: str | None = None, num_writers: int | None = None,
   dataset, notes = _whole_femnist(path=path, num_writers=num_writers)
   unseen = np.unique(dataset.label[dataset.label >= first_unseen_label])
   train, evaluation = split_by_label(dataset, unseen)
-  return _disjoint(train, evaluation, what="label", notes=(
+  sources = _disjoint(train, evaluation, what="label", notes=(
       *notes, "femnist: evaluation images are unseen characters, by writers that also train"))
+  return sources._replace(not_covered=(
+      "Evaluation metrics and figures are computed, without noise, on other images of the writers "
+      "who train.",))
 
 
 def _lfw(rng, *, root: str | None = None, size: int = 112, grayscale: bool = False,
@@ -144,7 +149,8 @@ def _whole_synthetic(*, num_people: int, images_per_person: int, size: int, seed
   dataset = synthetic_faces(num_people, images_per_person, size, seed, first_person=first_person,
                             grayscale=grayscale)
   people = range(first_person, first_person + num_people)
-  return dataclasses.replace(dataset, names=tuple(f"world{seed}-person{p}" for p in people)), ()
+  names = tuple(f"world{seed}-person{p}" for p in people)
+  return dataclasses.replace(dataset, name=f"{dataset.name}_world{seed}", names=names), ()
 
 
 def _whole_femnist(*, path: str | None = None, num_writers: int | None = None) -> _Whole:

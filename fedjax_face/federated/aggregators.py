@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -42,6 +43,8 @@ class Aggregator(NamedTuple):
     release: (Sums, state, hparams, key) -> (mean update, state, metrics).
     event: hparams -> DpEvent of the noise alone (multiplier relative to the sensitivity), before
       any amplification by sampling.
+    forget: state -> state without the noise of earlier rounds, which would undo later privacy.
+    largest_noise: smallest noise multiplier that is too large for it.
     adds_noise: whether the mean update is noised, so that an epsilon can be asked for.
     covers: rounds that one event accounts for.
     words: for the privacy statement.
@@ -56,6 +59,8 @@ class Aggregator(NamedTuple):
   adds_noise: bool
   covers: int
   words: str
+  forget: Callable[[Any], Any] = lambda state: state
+  largest_noise: float = math.inf
 
 
 def _one(examples: jax.Array) -> jax.Array:
@@ -144,6 +149,7 @@ def noised_mean(clip: UpdateClip, clients: int, noise: noise_mechanisms.Noise) -
       adds_noise=True,
       covers=noise.covers,
       words=noise.words,
+      forget=lambda state: jax.tree.map(jnp.zeros_like, state),
   )
 
 
@@ -205,6 +211,7 @@ def adaptive_clip(
       adds_noise=True,
       covers=1,
       words="independent Gaussian noise every round; the clip norm follows a noised count",
+      largest_noise=2 * count_stddev,
   )
 
 

@@ -58,6 +58,7 @@ class Algorithm:
     communication: State (or its shapes) -> bytes per client and step.
     sampling: how the privacy units of a step are chosen, in words.
     population: number of privacy units that can take part.
+    forget: State -> State without what only later noise needs; for what a finished run leaves.
   """
 
   name: str
@@ -71,6 +72,7 @@ class Algorithm:
   communication: Callable[[State], Communication]
   sampling: str
   population: int
+  forget: Callable[[State], State] = lambda state: state
 
 
 def tree_bytes(tree: Any) -> int:

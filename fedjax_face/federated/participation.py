@@ -63,8 +63,10 @@ def participation(options: Mapping[str, Any], dataset: FaceDataset) -> Participa
     dataset: whose persons are the users.
 
   Raises:
-    ValueError: an unknown scheme, or more users per round than there are.
+    ValueError: an unknown scheme, a number out of range, more users per round than there are, or
+      add-or-remove adjacency with a head that has a class for every person.
   """
+  _check(options, dataset)
   users = Users.from_person(dataset.person)
   population, clients = len(users.ids), options["virtual_clients"]
   schemes = {"fixed": _fixed, "poisson": _poisson, "cyclic_fixed": _cyclic_fixed,
@@ -85,6 +87,20 @@ def participation(options: Mapping[str, Any], dataset: FaceDataset) -> Participa
   return Participation(
       cohort, scheme.amplify, scheme.adjacency, scheme.rounds_per_event, clients,
       scheme.users_per_client, population, scheme.words)
+
+
+def _check(options: Mapping[str, Any], dataset: FaceDataset) -> None:
+  for name in ("virtual_clients", "users_per_client", "capacity", "min_separation"):
+    if options[name] < 1:
+      raise ValueError(f"cohort.{name}={options[name]}: expected at least 1")
+  probability = options["sampling_probability"]
+  if probability is not None and not 0 < probability <= 1:
+    raise ValueError(f"cohort.sampling_probability={probability}: expected a number in (0, 1]")
+  hidden = options["sampling"] in ("poisson", "cyclic_poisson")
+  if hidden and options["classes"] == "all" and dataset.persons_are_labels:
+    raise ValueError(
+        f"cohort.sampling={options['sampling']} protects who is in the set, but a head with a "
+        "class for every person shows it: use cohort.classes=own, or cohort.sampling=fixed")
 
 
 def _per_round(options: Mapping[str, Any], population: int) -> int:
@@ -117,7 +133,9 @@ def _fixed(options: Mapping[str, Any], population: int) -> _Scheme:
 
 def _poisson(options: Mapping[str, Any], population: int) -> _Scheme:
   clients = options["virtual_clients"]
-  probability = options["sampling_probability"] or _per_round(options, population) / population
+  probability = options["sampling_probability"]
+  if probability is None:
+    probability = _per_round(options, population) / population
   return _Scheme(
       sampler=cohorts.Poisson(probability),
       assign=lambda sampled, rng: cohorts.independent(sampled, clients, options["capacity"], rng),
@@ -151,8 +169,9 @@ def _cyclic_fixed(options: Mapping[str, Any], population: int) -> _Scheme:
 
 def _cyclic_poisson(options: Mapping[str, Any], population: int) -> _Scheme:
   groups, clients = options["min_separation"], options["virtual_clients"]
-  probability = (options["sampling_probability"]
-                 or _per_round(options, population) * groups / population)
+  probability = options["sampling_probability"]
+  if probability is None:
+    probability = _per_round(options, population) * groups / population
   if probability > 1:
     raise ValueError(
         f"cohort: {_per_round(options, population)} users a round of {population} in "

@@ -38,11 +38,12 @@ class FederatedState(NamedTuple):
 
 
 class FederatedRound(NamedTuple):
-  """The two functions of a round, and the bytes that it moves."""
+  """The functions of a round, the bytes that it moves, and how its state forgets its noise."""
 
   init: Callable[[jax.Array, Any], FederatedState]
   step: Callable[..., tuple[FederatedState, Metrics]]
   communication: Callable[[FederatedState], Communication]
+  forget: Callable[[FederatedState], FederatedState]
 
 
 class _Contribution(NamedTuple):
@@ -135,7 +136,10 @@ def federated_round(
     bytes_of_update = tree_bytes(state.params)
     return Communication(down=bytes_of_update, up=bytes_of_update)
 
-  return FederatedRound(init, step, communication)
+  def forget(state: FederatedState) -> FederatedState:
+    return state._replace(aggregator=aggregator.forget(state.aggregator))
+
+  return FederatedRound(init, step, communication, forget)
 
 
 def _metrics(total: _Contribution) -> Metrics:

@@ -17,9 +17,11 @@ from fedjax_face.privacy.accounting import EpsilonReport
 from fedjax_face.privacy.ledger import Ledger
 
 NOISE_KEYS = {
-    "operating_system": "drawn from the operating system's entropy; kept in the checkpoints of an "
-                        "unfinished run, which must stay secret, and erased when the run ends",
-    "pinned": "pinned by a seed: no privacy is claimed against anyone who knows the seed",
+    "operating_system": "noise, and who takes part in which round, come from the operating "
+                        "system's entropy (a 64-bit Threefry key); it is kept in the checkpoints "
+                        "of an unfinished run, which must stay secret, and erased at its end",
+    "pinned": "noise and who takes part are pinned by seeds: no privacy is claimed against anyone "
+              "who knows the seeds",
 }
 
 
@@ -78,7 +80,7 @@ def privacy_markdown(statement: Mapping[str, Any]) -> str:
   parts += [
       "## How", "",
       f"* Sampling: {statement['sampling']}.",
-      f"* Noise keys: {statement['noise_keys_in_words']}.",
+      f"* Secrets: {statement['noise_keys_in_words']}.",
       f"* Accounting: {statement['accountants']}. Both are upper bounds and the smaller one holds. "
       "PLD is computed on a grid that is rounded up.", "",
       "## What is NOT covered", "",
@@ -157,9 +159,10 @@ def _unit_markdown(unit: Mapping[str, Any]) -> list[str]:
       f"**Epsilon of everything released about a {name}, at {condition}: "
       f"{epsilon_words(total['best'], total['note'])}**", "",
       f"Protected: every single {name} of the training data, against anyone who sees all the "
-      f"channels below, whatever else they know. Whether {unit['adjacency_in_words']} changes the "
-      "probability of anything they can see by a factor of at most e^epsilon, plus delta. What is "
-      "true of the data as a whole is not protected.", ""]
+      "channels below and may know everybody else's data, but not the secrets named under How. "
+      f"Whether {unit['adjacency_in_words']} changes the probability of anything they can see by a "
+      "factor of at most e^epsilon, plus delta. What is true of the data as a whole is not "
+      "protected.", ""]
   if isinstance(total["best"], str) or total["best"] is None:
     lines[-2] = f"There is no finite bound for a {name} on all channels together."
   if unit["delta_warning"]:

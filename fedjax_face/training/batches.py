@@ -56,10 +56,10 @@ def spans(start: int, rounds: int, size: int, every: Sequence[int] = ()) -> list
   return result
 
 
-def host_batch(cohort: Callable[[np.random.Generator, int], Cohort], seed: int, span: Span,
-               size: int) -> Cohort:
+def host_batch(cohort: Callable[[np.random.Generator, int], Cohort], root: tuple[int, ...],
+               span: Span, size: int) -> Cohort:
   """Cohorts of a span, stacked to [size, K, ...]; unused rounds are zero."""
-  drawn = [cohort(cohort_generator(seed, r), r) for r in range(span.start, span.stop)]
+  drawn = [cohort(cohort_generator(root, r), r) for r in range(span.start, span.stop)]
 
   def stack(*arrays: np.ndarray) -> np.ndarray:
     out = np.zeros((size, *arrays[0].shape), arrays[0].dtype)

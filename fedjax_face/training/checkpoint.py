@@ -74,8 +74,14 @@ def save(folder: str | os.PathLike, checkpoint: Checkpoint, keep: int = 2) -> No
     shutil.rmtree(partial, ignore_errors=True)
     raise OSError(f"checkpoint of round {checkpoint.round} not saved in {folder}: "
                   f"{_reason(error)}; earlier checkpoints are untouched") from error
-  for old in _rounds(folder)[keep:]:
-    shutil.rmtree(folder / f"{old:08d}")
+  keep_newest(folder, keep)
+
+
+def keep_newest(folder: str | os.PathLike, keep: int) -> None:
+  """Removes all but the newest `keep` checkpoints; only process 0 does."""
+  if is_main_process():
+    for old in _rounds(pathlib.Path(folder))[keep:]:
+      shutil.rmtree(pathlib.Path(folder) / f"{old:08d}")
 
 
 def _write(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
@@ -118,12 +124,6 @@ def restore(folder: str | os.PathLike, template: State, warn: Warn) -> Checkpoin
   return Checkpoint(
     meta["round"], _rebuild(arrays, meta["keys"], template), meta["ledger"],
     None if words is None else tuple(words), meta["config"], meta["releases"])
-
-
-def latest_round(folder: str | os.PathLike) -> int | None:
-  """Round of the newest complete checkpoint folder; None if there is none."""
-  rounds = _rounds(pathlib.Path(folder))
-  return rounds[0] if rounds else None
 
 
 class _AnotherModel(ValueError):

@@ -24,9 +24,6 @@ from fedjax_face.training.mesh import clients_mesh
 from fedjax_face.training.streams import noise_key
 
 RESIDENT_BYTES = 2 << 30  # "auto": a set of at most this size lives on the device
-_SEED_SENTENCE = (
-  "Who takes part in which round follows from config.seed; the gain from sampling in the epsilon "
-  "above holds against those who do not know that seed.")
 
 Say = Callable[[str], None]
 
@@ -80,7 +77,7 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   algorithm = registry.build(config, sources, mesh, backbone, _calibration_line(say))
   if config.get("pretrain"):
     _enter_pretraining(ledger, config, _pretraining_set(sources).name, algorithm)
-  for sentence in (*algorithm.not_covered, _SEED_SENTENCE):
+  for sentence in (*algorithm.not_covered, *sources.not_covered):
     ledger.declare_not_covered(sentence)
   evaluator = Evaluator(algorithm, config.evaluation, sources.evaluation, sources.pairs,
                         config.seed)

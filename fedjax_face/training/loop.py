@@ -54,6 +54,7 @@ def train(
     rounds: int,
     seed: int,
     noise_root: jax.Array,
+    cohort_root: tuple[int, ...] | None = None,
     state: State | None = None,
     start: int = 0,
     rounds_per_dispatch: int = 1,
@@ -70,6 +71,7 @@ def train(
     rounds: total number of rounds, counted from 0.
     seed: of initialisation and data order.
     noise_root: root key of the privacy noise (`streams.noise_key`).
+    cohort_root: of who takes part (`streams.cohort_root`); default (seed,), which is no secret.
     state: to continue from at round `start`; None initialises it.
     start: first round to run.
     rounds_per_dispatch: most rounds between two returns to the host.
@@ -77,11 +79,17 @@ def train(
     resident: True keeps all images on the device; False sends each dispatch the rows that it
       needs, prepared one dispatch ahead.
     mesh: devices; default all.
-    hparams: default `algorithm.hparams`.
+    hparams: default `algorithm.hparams`, for which `algorithm.releases` stands: another noise
+      multiplier needs an algorithm built with it.
 
   Raises:
     NonFiniteState: naming the rounds.
+    ValueError: another noise multiplier than that of `algorithm.releases`.
   """
+  if hparams and hparams.get("noise_multiplier") != algorithm.hparams.get("noise_multiplier"):
+    raise ValueError(
+        f"noise_multiplier={hparams.get('noise_multiplier')}, but the releases of this algorithm "
+        f"are those of {algorithm.hparams.get('noise_multiplier')}: build it with the other one")
   mesh = clients_mesh() if mesh is None else mesh
   if state is None:
     state = initial_state(algorithm, seed, mesh)
@@ -90,9 +98,10 @@ def train(
   roots = replicate(RootKeys(client_key(seed), noise_root), mesh)
   data = batches.resident_data(images, mesh) if resident else None
   dispatch = compile_rounds(algorithm, mesh)
+  root = (seed,) if cohort_root is None else cohort_root
 
   def prepare(span: Span) -> Batch:
-    cohorts = batches.host_batch(algorithm.cohort, seed, span, rounds_per_dispatch)
+    cohorts = batches.host_batch(algorithm.cohort, root, span, rounds_per_dispatch)
     return batches.device_batch(cohorts, span, None if resident else images, mesh)
 
   spans = batches.spans(start, rounds, rounds_per_dispatch, stop_every)

@@ -26,7 +26,7 @@ from fedjax_face.training.experiment import Experiment, build
 from fedjax_face.training.mesh import is_main_process, replicate
 from fedjax_face.training.progress import Display
 from fedjax_face.training.records import CsvFile, TensorBoard, WeightsAndBiases
-from fedjax_face.training.streams import noise_key, noise_words
+from fedjax_face.training.streams import cohort_root, noise_key, noise_words
 
 Values = dict[str, float]
 
@@ -56,11 +56,11 @@ def run(options: Any, workdir: str | os.PathLike) -> tuple[dict[str, Any], dict[
   if is_main_process():
     workdir.mkdir(parents=True, exist_ok=True)
     config.record(options, workdir)
-  clock = _Clock()
+  clock, ledger = _Clock(), Ledger.from_json(before.ledger)
   try:
-    state, ledger, outcome = _train(experiment, before, workdir, clock)
+    state, outcome = _train(experiment, before, ledger, workdir, clock)
   except loop.NonFiniteState as error:
-    _stopped(experiment, workdir, error, clock)
+    _stopped(experiment, ledger, workdir, error, clock)
     raise
   return _finish(experiment, state, ledger, outcome, workdir, clock)
 
@@ -96,7 +96,8 @@ def _resume(experiment: Experiment, workdir: pathlib.Path, say: Any) -> Checkpoi
   seed = options.privacy.get("noise_seed")
   if found is None:
     state = loop.initial_state(algorithm, options.seed, experiment.mesh)
-    return Checkpoint(0, state, experiment.ledger.to_json(), noise_words(seed), digest, releases)
+    return _with_noise(Checkpoint(0, state, experiment.ledger.to_json(), None, digest, releases),
+                       seed, workdir)
   if found.config != digest:
     raise ValueError(f"{workdir}/checkpoints belong to another config; choose another --workdir")
   if found.round > options.rounds:
@@ -107,21 +108,38 @@ def _resume(experiment: Experiment, workdir: pathlib.Path, say: Any) -> Checkpoi
   if found.round:
     say(f"resuming after round {found.round} of {options.rounds}")
   if found.noise_words is None and found.round < options.rounds:
-    found = found._replace(noise_words=noise_words(seed))
+    found = _with_noise(found, seed, workdir)
   return found._replace(state=replicate(found.state, experiment.mesh))
 
 
-def _train(experiment: Experiment, before: Checkpoint, workdir: pathlib.Path,
-           clock: _Clock) -> tuple[State, Ledger, Outcome]:
-  options = experiment.config
-  state, ledger = before.state, Ledger.from_json(before.ledger)
+def _with_noise(before: Checkpoint, noise_seed: int | None, workdir: pathlib.Path) -> Checkpoint:
+  """Draws the root of the noise and saves it before anything is released.
+
+  A run that is killed at once must go on with the same noise: other noise on the same rounds would
+  be a second release.
+  """
+  before = before._replace(noise_words=noise_words(noise_seed))
+  checkpoint.save(workdir / "checkpoints", before)
+  return before
+
+
+def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: pathlib.Path,
+           clock: _Clock) -> tuple[State, Outcome]:
+  """Trains to the end; records every release in `ledger`."""
+  options, state = experiment.config, before.state
   if before.round == options.rounds or before.noise_words is None:
-    return state, ledger, experiment.evaluator.outcome(state)
+    checkpoint.keep_newest(workdir / "checkpoints", 1)
+    return state, experiment.evaluator.outcome(state)
   saved_every, evaluated_every = options.training.checkpoint_every, options.evaluation.every
   with _outputs(experiment, before.round, workdir) as (write, display):
+    for release in experiment.algorithm.releases:
+      adjacency = release.adjacency.value.replace("_", "-")
+      display.say(
+        f"epsilon is for each {release.unit}, {adjacency}, at delta {options.privacy.delta:g}")
     for progress in loop.train(
         experiment.algorithm, experiment.sources.train.images, rounds=options.rounds,
-        seed=options.seed, noise_root=noise_key(before.noise_words), state=state,
+        seed=options.seed, noise_root=noise_key(before.noise_words),
+        cohort_root=cohort_root(options.seed, before.noise_words, _is_pinned(options)), state=state,
         start=before.round, rounds_per_dispatch=options.training.rounds_per_dispatch,
         stop_every=(saved_every, evaluated_every), resident=experiment.resident,
         mesh=experiment.mesh):
@@ -139,8 +157,13 @@ def _train(experiment: Experiment, before: Checkpoint, workdir: pathlib.Path,
           round=done, state=state, ledger=ledger.to_json()))
       display.update(done, rows[-1][1])
   checkpoint.save(workdir / "checkpoints", before._replace(
-    round=options.rounds, state=state, ledger=ledger.to_json(), noise_words=None), keep=1)
-  return state, ledger, outcome
+    round=options.rounds, state=experiment.algorithm.forget(state), ledger=ledger.to_json(),
+    noise_words=None), keep=1)
+  return state, outcome
+
+
+def _is_pinned(options: Any) -> bool:
+  return options.privacy.get("noise_seed") is not None
 
 
 def _rows(progress: loop.Progress, ledger: Ledger,
@@ -198,26 +221,29 @@ def _finish(experiment: Experiment, state: State, ledger: Ledger, outcome: Outco
             workdir: pathlib.Path, clock: _Clock) -> tuple[dict[str, Any], dict[str, Any]]:
   if not is_main_process():
     return {}, {}
-  options, algorithm = experiment.config, experiment.algorithm
-  population = dict.fromkeys(ledger.units, algorithm.population)
-  if "image" in population:
-    population["image"] = len(experiment.sources.train)
-  privacy = summary.write_privacy(
-    workdir, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
-    pinned=options.privacy.get("noise_seed") is not None, population=population)
+  privacy = _write_privacy(experiment, ledger, workdir)
   done = summary.write_summary(
-    workdir, status="finished", rounds=options.rounds, config=options, algorithm=algorithm,
+    workdir, status="finished", rounds=experiment.config.rounds, experiment=experiment,
     state=state, seconds=clock.seconds(), outcome=outcome)
   return done, privacy
 
 
-def _stopped(experiment: Experiment, workdir: pathlib.Path, error: loop.NonFiniteState,
-             clock: _Clock) -> None:
+def _stopped(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
+             error: loop.NonFiniteState, clock: _Clock) -> None:
+  """What the rounds before the stop released stays on record."""
   if is_main_process():
     shapes = jax.eval_shape(experiment.algorithm.init, jax.random.key(0))
+    _write_privacy(experiment, ledger, workdir)
     summary.write_summary(
-      workdir, status=f"stopped: {error}", rounds=error.span.start, config=experiment.config,
-      algorithm=experiment.algorithm, state=shapes, seconds=clock.seconds())
+      workdir, status=f"stopped: {error}", rounds=error.span.start, experiment=experiment,
+      state=shapes, seconds=clock.seconds())
+
+
+def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path) -> dict[str, Any]:
+  options, algorithm = experiment.config, experiment.algorithm
+  return summary.write_privacy(
+    workdir, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
+    pinned=_is_pinned(options), population=dict.fromkeys(ledger.units, algorithm.population))
 
 
 def _is_finished(workdir: pathlib.Path, rounds: int) -> bool:

@@ -42,9 +42,20 @@ def client_key(seed: int) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), _CLIENT)
 
 
-def cohort_generator(seed: int, round_index: int) -> np.random.Generator:
+def cohort_generator(root: tuple[int, ...], round_index: int) -> np.random.Generator:
   """Host generator of one round: who takes part, and in which order examples come."""
-  return np.random.default_rng(np.random.SeedSequence([seed, round_index, _COHORT]))
+  return np.random.default_rng(np.random.SeedSequence([*root, round_index, _COHORT]))
+
+
+def cohort_root(seed: int, noise_words: tuple[int, ...], pinned: bool) -> tuple[int, ...]:
+  """Root of `cohort_generator`: as secret as the noise, on which the gain from sampling rests.
+
+  Args:
+    seed: of the config.
+    noise_words: of the run.
+    pinned: the config pins the noise, so that no secret is claimed and `seed` alone decides.
+  """
+  return (seed,) if pinned else (seed, *noise_words)
 
 
 def noise_words(noise_seed: int | None) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import pathlib
 import subprocess
@@ -17,6 +18,7 @@ from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.training.evaluator import Outcome
+from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.records import write_atomically, write_json
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jax-privacy", "dp-accounting", "numpy",
@@ -49,8 +51,8 @@ def git_revision() -> str:
     return "unknown"
 
 
-def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, config: Any,
-                  algorithm: Algorithm, state: Any, seconds: Mapping[str, float],
+def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment: Experiment,
+                  state: Any, seconds: Mapping[str, float],
                   outcome: Outcome | None = None) -> dict[str, Any]:
   """Writes summary.json and returns it.
 
@@ -58,13 +60,13 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, config: An
     workdir: of the run.
     status: "finished", or why it stopped.
     rounds: rounds done.
-    config: of the run.
-    algorithm: trained.
+    experiment: config, data and algorithm of the run.
     state: or its shapes, to count bytes.
     seconds: `compile` (first dispatch beyond its rounds), `per_round` (without the first dispatch)
       and `total`, of this process.
     outcome: of the final evaluation.
   """
+  algorithm = experiment.algorithm
   down, up = algorithm.communication(state)
   metrics = {} if outcome is None else {
     name: {"value": m.value, "low": m.low, "high": m.high, "note": m.note}
@@ -73,17 +75,27 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, config: An
     "status": status,
     "algorithm": algorithm.name,
     "rounds": rounds,
-    "seed": config.seed,
+    "seed": experiment.config.seed,
     "hparams": dict(algorithm.hparams),
     **environment(),
     "seconds": dict(seconds),
     "bytes_per_client_and_round": {"down": down, "up": up},
+    "data_notes": list(experiment.sources.notes),
+    "updates_not_finite": _sum_of_column(workdir / "metrics.csv", "clients_not_finite"),
     "metrics": metrics,
     "roc": None if outcome is None else outcome.roc,
     "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   }
   write_json(workdir / "summary.json", summary)
   return summary
+
+
+def _sum_of_column(path: pathlib.Path, name: str) -> float:
+  """Sum over the rounds of a column of metrics.csv; 0 where the method has no such column."""
+  if not path.exists():
+    return 0.0
+  with open(path, newline="") as file:
+    return float(sum(float(row.get(name) or 0) for row in csv.DictReader(file)))
 
 
 def write_privacy(workdir: pathlib.Path, *, ledger: Ledger, delta: float, algorithm: Algorithm,

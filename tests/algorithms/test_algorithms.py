@@ -39,11 +39,11 @@ def backbone_of(state):
     {"privacy.aggregator": "adaptive", "privacy.count_stddev_per_client": 0.5},
     {"privacy.aggregator": "clipped", "hparams.noise_multiplier": None},
     {"privacy.aggregator": "mean", "hparams.noise_multiplier": None},
-    {"cohort.sampling": "poisson"},
+    {"cohort.sampling": "poisson", "cohort.classes": "own"},
     {"cohort.sampling": "cyclic_fixed", "cohort.min_separation": 2,
      "privacy.aggregator": "correlated"},
     {"algorithm": "fedavg"},
-    {"algorithm": "centralized"},
+    {"algorithm": "centralized", "hparams.noise_multiplier": None},
 ], ids=lambda overrides: "-".join(str(v) for v in overrides.values()) or "default")
 def test_every_choice_trains_and_embeds(overrides):
   algorithm = build(**overrides)
@@ -110,6 +110,18 @@ def test_target_epsilon_calibrates_the_noise():
     ({"privacy.epsilon": 1.0}, "exactly one of epsilon and noise_multiplier"),
     ({"hparams.noise_multiplier": None}, "exactly one of epsilon and noise_multiplier"),
     ({"privacy.epsilon": 1.0, "privacy.aggregator": "mean"}, "adds no noise"),
+    ({"algorithm": "centralized"}, "noise_multiplier=0.5 cannot be had with algorithm=centralized"),
+    ({"algorithm": "fedavg", "cohort.classes": "own"}, "only 'all' is accepted"),
+    ({"cohort.sampling": "poisson"}, "use cohort.classes=own"),
+    ({"hparams.clip_norm": -1.0}, "clip_norm=-1.0: expected a number above 0"),
+    ({"hparams.noise_multiplier": -1.0}, "noise_multiplier=-1.0: expected"),
+    ({"hparams.noise_multiplier": float("nan")}, "noise_multiplier=nan: expected"),
+    ({"cohort.capacity": 0}, "cohort.capacity=0: expected at least 1"),
+    ({"cohort.sampling": "cyclic_fixed", "cohort.min_separation": 0}, "min_separation=0"),
+    ({"cohort.sampling": "poisson", "cohort.classes": "own", "cohort.sampling_probability": 0.0},
+     "sampling_probability=0.0"),
+    ({"privacy.aggregator": "adaptive", "hparams.noise_multiplier": None, "privacy.epsilon": 0.1},
+     "target_epsilon=0.1 cannot be reached"),
     ({"privacy.aggregator": "secret"}, "adaptive, clipped, correlated, gaussian, mean"),
     ({"privacy.aggregator": "correlated"}, "cohort.sampling=cyclic_fixed"),
     ({"local.stages": "alternating"}, "joint, head_first"),
@@ -122,6 +134,32 @@ def test_inconsistent_configs_are_refused_in_one_line(overrides, message):
   with pytest.raises(ValueError, match=message) as caught:
     build(**overrides)
   assert "\n" not in str(caught.value)
+
+
+def test_adaptive_clipping_reaches_a_target_within_its_range_of_noise():
+  algorithm = build(**{"privacy.aggregator": "adaptive", "privacy.count_stddev_per_client": 0.1,
+                       "hparams.noise_multiplier": None, "privacy.epsilon": 1000.0})
+  assert 0 < algorithm.hparams["noise_multiplier"] < 2 * 0.1 * 2
+
+
+def test_a_finished_run_forgets_the_noise_that_later_noise_needed():
+  algorithm = build(**{"cohort.sampling": "cyclic_fixed", "cohort.min_separation": 2,
+                       "privacy.aggregator": "correlated"})
+  state, _ = run(algorithm)
+  assert any(leaf.any() for leaf in jax.tree.leaves(state.aggregator))
+  forgotten = algorithm.forget(state)
+  assert not any(leaf.any() for leaf in jax.tree.leaves(forgotten.aggregator))
+  jax.tree.map(np.testing.assert_array_equal, forgotten.params, state.params)
+
+
+def test_every_metric_is_named_as_not_covered():
+  words = {"loss": "loss", "accuracy": "accuracy", "examples": "examples", "clients": "clients",
+           "clients_not_finite": "not finite", "update_norm": "update norms",
+           "clipped_fraction": "clipped fraction", "signal_to_noise": "signal-to-noise"}
+  algorithm = build()
+  _, metrics = run(algorithm)
+  for name in metrics:
+    assert any(words[name] in sentence for sentence in algorithm.not_covered)
 
 
 def test_noise_stream_changes_nothing_but_the_noise():

@@ -17,8 +17,10 @@ USERS, GAUSSIAN = 24, dp_accounting.GaussianDpEvent(1.0)
 
 
 def people(users=USERS, images=2):
+  """Every user has a label of its own, which is not its number."""
   person = np.repeat(np.arange(users, dtype=np.int32), images)
-  return FaceDataset("people", np.zeros((len(person), 2, 2, 1), np.uint8), person, person)
+  label = users - 1 - person
+  return FaceDataset("people", np.zeros((len(person), 2, 2, 1), np.uint8), label, person)
 
 
 def scheme(sampling, **changes):

@@ -22,7 +22,7 @@ def test_spans_needs_a_size():
 
 
 def test_gathered_rows_are_the_images_that_the_cohort_named():
-  cohorts = batches.host_batch(toy_algorithm().cohort, 0, Span(2, 4), 3)
+  cohorts = batches.host_batch(toy_algorithm().cohort, (0,), Span(2, 4), 3)
   renumbered, rows = batches.gather(IMAGES, cohorts)
   assert rows.shape == (3, 4, 2, 2, 1) and renumbered.examples.shape == cohorts.examples.shape
   for r in range(3):
@@ -31,7 +31,7 @@ def test_gathered_rows_are_the_images_that_the_cohort_named():
 
 def test_host_batch_depends_on_the_round_only_and_pads_with_zeros():
   cohort = toy_algorithm().cohort
-  together, alone = (batches.host_batch(cohort, 0, span, 3) for span in (Span(2, 4), Span(3, 4)))
+  together, alone = (batches.host_batch(cohort, (0,), span, 3) for span in (Span(2, 4), Span(3, 4)))
   np.testing.assert_array_equal(together.examples[1], alone.examples[0])
   assert not together.mask[2].any() and together.mask[:2].all()
 

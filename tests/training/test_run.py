@@ -43,7 +43,7 @@ def toy_experiment(monkeypatch):
   algorithm = toy_algorithm()
 
   def build(given, workdir, say):
-    sources = types.SimpleNamespace(train=types.SimpleNamespace(images=IMAGES))
+    sources = types.SimpleNamespace(notes=(), train=types.SimpleNamespace(images=IMAGES))
     ledger = Ledger()
     ledger.declare_not_covered("the loss")
     return Experiment(given, clients_mesh(jax.devices()[:1]), sources, build.algorithm, ledger,
@@ -183,5 +183,5 @@ def test_non_finite_parameters_stop_the_run_and_are_not_saved(tmp_path, toy_expe
   toy_experiment.algorithm = toy_algorithm(blow_up_at=6)
   with pytest.raises(loop.NonFiniteState, match="rounds 7-8"):
     run.run(options(), tmp_path)
-  assert checkpoint.latest_round(tmp_path / "checkpoints") == 4
+  assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000004"]
   assert json.loads((tmp_path / "summary.json").read_text())["status"].startswith("stopped: ")
