@@ -132,7 +132,7 @@ def femnist() -> ml_collections.ConfigDict:
 
   python -m experiments.train --config=configs/dp_fedemb.py:femnist --workdir=runs/femnist
   Recall at FAR 1e-2 0.100 [0.086, 0.114] at epsilon 8 (105 writers, replace-one, delta 1e-5) over 3
-  seeds; 0.182 [0.173, 0.191] with the noise that a million people need; about 1 min on one CPU core.
+  seeds; 0.182 [0.173, 0.191] with the noise that a million people need; 1 min on one CPU core.
   """
   config = base()
   config.data = {"name": "femnist"}
@@ -152,7 +152,7 @@ def lfw() -> ml_collections.ConfigDict:
 
   python -m experiments.train --config=configs/dp_fedemb.py:lfw --workdir=runs/lfw
   View-2 accuracy 0.656 [0.645, 0.667] at epsilon 8 (1,358 people, replace-one, delta 1e-5) over 3
-  seeds; 0.703 [0.679, 0.727] with the noise that a million people need; about 3 min on one CPU core.
+  seeds; 0.703 [0.679, 0.727] with the noise that a million people need; 3 min on one CPU core.
   """
   config = base()
   config.data = {"name": "lfw", "size": 32, "grayscale": False, "test_folds": (1, 2),
