@@ -105,6 +105,8 @@ def synthetic() -> ml_collections.ConfigDict:
   Pre-trains on another, public world of 500 rendered people, then epsilon 8 for 1,000 people.
 
   python -m experiments.train --config=configs/dp_fedemb.py:synthetic --workdir=runs/synthetic
+  Recall at FAR 0.1 on 80 unseen people 0.527 [0.487, 0.567] (one seed, interval over people) at
+  epsilon 8 (1,000 people, replace-one, delta 1e-5).
   """
   config = base()
   config.data = {
