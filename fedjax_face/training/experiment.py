@@ -150,7 +150,7 @@ def _pretraining_config(config: Any) -> Any:
   for section in ("hparams", "cohort", "local", "model"):
     for name, value in (config.pretrain.get(section) or {}).items():
       own[section][name] = value
-  own.privacy.epsilon = None
+  own.privacy.epsilon = own.hparams.noise_multiplier = None
   return own
 
 
