@@ -10,7 +10,7 @@ import pytest
 
 from fedjax_face.evaluation.protocols import Metric
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.training import checkpoint, config, loop, run
+from fedjax_face.training import checkpoint, config, loop, run, streams
 from fedjax_face.training.evaluator import Outcome
 from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.mesh import clients_mesh
@@ -117,20 +117,21 @@ def test_ledger_counts_every_round_once_and_csv_has_one_row_each(tmp_path):
   assert evaluated == ["4", "8", "10"]
 
 
+@pytest.mark.parametrize("call", [1, 3], ids=["before_the_first_checkpoint", "after_it"])
 def test_noise_of_an_interrupted_run_is_kept_and_that_of_a_finished_one_is_not(
-    tmp_path, monkeypatch):
+    tmp_path, monkeypatch, call):
   given = options(privacy={"delta": 1e-3, "noise_seed": None})
   template = jax.eval_shape(toy_algorithm().init, jax.random.key(0))
   words = lambda: checkpoint.restore(
       tmp_path / "checkpoints", template, pytest.fail).noise_words
   with monkeypatch.context() as patch:
-    interrupt(patch, run.CsvFile, "write_rows", 3, True)
+    interrupt(patch, run.CsvFile, "write_rows", call, True)
     with pytest.raises(Killed):
       run.run(given, tmp_path)
   first = words()
   assert len(first) == 2 and len(set(first)) == 2
   with monkeypatch.context() as patch:
-    interrupt(patch, run.CsvFile, "write_rows", 3, True)
+    interrupt(patch, run.CsvFile, "write_rows", call, True)
     with pytest.raises(Killed):
       run.run(given, tmp_path)
   assert words() == first
@@ -140,6 +141,21 @@ def test_noise_of_an_interrupted_run_is_kept_and_that_of_a_finished_one_is_not(
   assert said["noise_keys"] == "operating_system"
   for path in tmp_path.rglob("*"):
     assert path.is_dir() or str(first[0]).encode() not in path.read_bytes(), path
+
+
+def test_who_takes_part_is_as_secret_as_the_noise_unless_pinned():
+  draw = lambda root: streams.cohort_generator(root, 3).integers(2**62)
+  pinned = [streams.cohort_root(5, words, True) for words in ((1, 2), (3, 4))]
+  secret = [streams.cohort_root(5, words, False) for words in ((1, 2), (3, 4))]
+  assert draw(pinned[0]) == draw(pinned[1])
+  assert len({draw(pinned[0]), draw(secret[0]), draw(secret[1])}) == 3
+
+
+def test_another_noise_multiplier_than_that_of_the_releases_is_refused(toy_experiment):
+  algorithm = toy_experiment.algorithm
+  with pytest.raises(ValueError, match="noise_multiplier=9.0, but the releases"):
+    next(loop.train(algorithm, IMAGES, rounds=1, seed=0, noise_root=streams.noise_key((1, 2)),
+                    hparams=algorithm.hparams | {"noise_multiplier": 9.0}))
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, toy_experiment, monkeypatch):
