@@ -18,16 +18,15 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import matplotlib
+import numpy as np
 import rich.box
 import rich.console
 import rich.table
-from matplotlib import figure
 
 from fedjax_face.privacy import accounting, calibration, planning, statement
 from fedjax_face.privacy.planning import Plan, Simulation
+from fedjax_face.report import figures
 
-_GROWTH = (1, 4, 16)                        # K of the figure's curves, times the simulated K
 _TABLE = (0.01, 0.1, 1.0, 10.0)             # populations of the table, times N
 _FIGURE = tuple(10 ** (i / 2) for i in range(-4, 3))
 
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     simulation = _simulation(options)
     _check(options, simulation)
     plans = _plans(options, simulation, console)
-    curves = _curves(options, simulation, console)
+    curves = _curves(options, simulation, plans, console)
   except ValueError as error:
     print(f"plan: {error}", file=sys.stderr)
     return 2
@@ -112,13 +111,13 @@ def _plans(options: argparse.Namespace, simulation: Simulation,
   return plans
 
 
-def _curves(options: argparse.Namespace, simulation: Simulation,
+def _curves(options: argparse.Namespace, simulation: Simulation, plans: Sequence[Plan],
             console: rich.console.Console) -> dict[int, list[tuple[int, float]]]:
-  """K -> (N, epsilon by PLD) over the populations that hold K virtual clients."""
+  """K -> (N, epsilon by PLD) over the populations that hold K clients; K simulated and planned."""
+  sizes = {simulation.virtual_clients, *(p.virtual_clients for p in plans if p.meets_target)}
   curves: dict[int, list[tuple[int, float]]] = {}
   with console.status("") as status:
-    for growth in _GROWTH:
-      clients = growth * simulation.virtual_clients
+    for clients in sorted(sizes):
       status.update(f"figure: {clients:,} virtual clients")
       points = [
           (n, accounting.epsilon_by("pld", planning.run_event(simulation, n, clients),
@@ -169,29 +168,21 @@ def _write(options: argparse.Namespace, simulation: Simulation, plans: Sequence[
                   "pld": [epsilon for _, epsilon in points]} for k, points in curves.items()],
   }
   (options.output_dir / "plan.json").write_text(json.dumps(record, indent=2) + "\n")
-  _draw(curves, options, simulation).savefig(
-      options.output_dir / "epsilon_vs_population.png", dpi=150)
+  _draw(curves, options, simulation)
 
 
 def _draw(curves: dict[int, list[tuple[int, float]]], options: argparse.Namespace,
-          simulation: Simulation) -> figure.Figure:
-  with matplotlib.rc_context({"font.size": 10}):
-    drawing = figure.Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = drawing.subplots()
-    for clients, points in curves.items():
-      noise = simulation.noise_multiplier * clients / simulation.virtual_clients
-      axes.loglog(*zip(*points, strict=True), marker="o", markersize=3.5,
-                  label=f"K = {clients:,}, z = {noise:.3g}")
-    axes.axhline(options.target_epsilon, color="0.4", linestyle="--", linewidth=1,
-                 label=f"target {options.target_epsilon:g}")
-    axes.set_xlabel("users in the population, N")
-    axes.set_ylabel(f"epsilon per user (PLD, delta {options.delta:g}, "
-                    f"{simulation.adjacency.value.replace('_', '-')})")
-    axes.set_title(f"Same noise on the mean ({_noise_on_mean(options, simulation):.3g}), "
-                   f"{simulation.rounds} rounds", fontsize=10)
-    axes.grid(which="both", linewidth=0.3, alpha=0.6)
-    axes.legend(frameon=False)
-  return drawing
+          simulation: Simulation) -> None:
+  populations = _populations(options, simulation, _FIGURE)
+  lines = {}
+  for clients, points in curves.items():
+    noise = simulation.noise_multiplier * clients / simulation.virtual_clients
+    known = dict(points)
+    lines[f"K = {clients:,}, z = {noise:.3g}"] = [known.get(n, np.nan) for n in populations]
+  drawing = figures.population_planning(
+      populations, lines, target=options.target_epsilon, delta=options.delta, unit="user",
+      adjacency=simulation.adjacency.value.replace("_", "-"))
+  figures.save(drawing, options.output_dir / "epsilon_vs_population.png")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ ARGUMENTS = {
 def few_populations(monkeypatch):
   monkeypatch.setattr(plan, "_TABLE", (1.,))
   monkeypatch.setattr(plan, "_FIGURE", (1., 4.))
-  monkeypatch.setattr(plan, "_GROWTH", (1, 8))
 
 
 def run(tmp_path, **changes):
