@@ -5,9 +5,9 @@ python -m experiments.audit --config=configs/dp_fedemb.py:synthetic --workdir=ru
 The population is small and the noise is set so that the claim is --epsilon: a few thousand trials
 cannot show a large epsilon. So this tests sampling, assignment to clients, clipping, noise and
 accounting of a run, not the noise level of its config. Mechanisms that are broken on purpose show
-whether the game can tell. Under Poisson sampling it is weaker: this canary moves the sum by C, and
-2C is accounted. Writes audit.json and audit.png; the exit status is 1 if the real mechanism reveals
-more than it claims.
+whether the game can tell. Cyclic sampling and correlated noise need --rounds of at least
+cohort.min_separation. Writes audit.json and audit.png; the exit status is 1 if the real mechanism
+reveals more than it claims.
 """
 
 from __future__ import annotations
@@ -70,43 +70,62 @@ class _Game:
   """The config's aggregator and sampling, on populations of canaries.
 
   Raises:
-    ValueError: an aggregator without noise, or a sampling scheme that the game does not know.
+    ValueError: an aggregator without noise, a sampling scheme that the game does not know, or fewer
+      rounds than the groups of cyclic sampling.
   """
 
   def __init__(self, config: Any, rounds: int, trials: int, delta: float):
     from fedjax_face.algorithms import parts
     cohort = config.cohort
-    if cohort.sampling not in ("fixed", "poisson"):
-      raise ValueError(f"cohort.sampling={cohort.sampling!r}: the game knows fixed and poisson")
+    if cohort.sampling not in ("fixed", "poisson", "cyclic_fixed", "cyclic_poisson"):
+      raise ValueError(f"cohort.sampling={cohort.sampling!r}: the game knows fixed, poisson, "
+                       "cyclic_fixed and cyclic_poisson")
+    self._cyclic = cohort.sampling.startswith("cyclic")
+    self._groups = cohort.min_separation if self._cyclic else 1
+    if rounds < self._groups:
+      raise ValueError(f"--rounds={rounds}: cohort.min_separation={self._groups} needs as many")
     self._per_round = cohort.virtual_clients * cohort.users_per_client
     self._options, self._config = cohort, config
     self._rounds, self._trials, self._delta = rounds, trials, delta
-    self._who = self._participation(self._per_round)
+    self._who = self._participation(self._everyone)
     self._aggregator = parts.aggregator(config.privacy, self._who, rounds)
     if not self._aggregator.adds_noise:
       raise ValueError(f"privacy.aggregator={config.privacy.aggregator} adds no noise: "
                        "there is no claim to audit")
 
-  def _participation(self, users: int, dataset: Any = None) -> Any:
+  @property
+  def _everyone(self) -> int:
+    """Users of a population that takes part as a whole, a group a round."""
+    return self._per_round * self._groups
+
+  def _participation(self, users: int, dataset: Any = None, groups: int | None = None) -> Any:
     """The config's sampling of `users` users of one image each; one local step holds them all."""
     from fedjax_face.attacks import audit
     from fedjax_face.federated.participation import participation
-    most = self._options.users_per_client
-    if self._options.sampling == "poisson":
-      most = self._options.capacity
+    groups = self._groups if groups is None else groups
+    per_client = self._options.users_per_client * self._groups // groups
+    poisson = self._options.sampling in ("poisson", "cyclic_poisson")
+    most = self._options.capacity * self._groups // groups if poisson else per_client
     options = dict(self._options) | {
         "batch_size": most, "epochs": 1, "max_examples": most, "max_examples_per_user": 0,
-        "classes": "all", "sampling_probability": self._per_round / users}
-    population = audit.population(users, audit.PUSH) if dataset is None else dataset
+        "classes": "all", "sampling_probability": self._everyone / users,
+        "users_per_client": per_client, "capacity": most, "min_separation": groups}
+    population = audit.population([audit.IDLE] * users) if dataset is None else dataset
     return participation(options, population)
 
   def _hparams(self, noise_multiplier: float) -> dict[str, float]:
     return {"clip_norm": self._config.hparams.clip_norm, "noise_multiplier": noise_multiplier}
 
-  def _event(self, who: Any, noise_multiplier: float) -> Any:
+  def _event(self, who: Any, noise_multiplier: float, aggregator: Any = None) -> Any:
+    """What the ledger of a run of so many rounds holds."""
     import dp_accounting
-    one = self._aggregator.event(self._hparams(noise_multiplier))
-    return dp_accounting.SelfComposedDpEvent(who.amplify(one), self._rounds)
+
+    from fedjax_face.algorithms import parts
+    from fedjax_face.privacy import ledger
+    release = parts.backbone_release(
+        aggregator or self._aggregator, who, self._hparams(noise_multiplier))
+    return dp_accounting.SelfComposedDpEvent(
+        release.event, ledger.events_used(self._rounds, release.covers))
 
   def noise_for(self, epsilon: float) -> float:
     """Noise multiplier, over the clip norm, that claims `epsilon` where all take part."""
@@ -116,36 +135,44 @@ class _Game:
 
   def play(self, noise: float) -> list[Played]:
     """The real mechanism on two populations, and the broken ones where nothing else hides them."""
-    import dp_accounting
-
     from fedjax_face.privacy import accounting
-    from fedjax_face.privacy.adjacency import Adjacency
-    everyone, twice = self._per_round, 2 * self._per_round
+    everyone, twice = self._everyone, 2 * self._everyone
     claim = self._event(self._who, noise)
     sampled = self._event(self._participation(twice), noise)
     real = self._one(everyone, noise, claim)
+    wrong = self._event(self._who, noise, self._sensitivity_c())
+    claimed = accounting.epsilon(wrong, self._delta, self._who.adjacency).best
+    turn = "its turn" if self._cyclic else "a round"
     games = [
-        Played("as configured, every user in every round", False, everyone, real),
-        Played("as configured, every second user in a round", False, twice,
+        Played(f"as configured, every user in {'its turn' if self._cyclic else 'every round'}",
+               False, everyone, real),
+        Played(f"as configured, every second user in {turn}", False, twice,
                self._one(twice, noise, sampled)),
         Played("broken: half the noise", True, everyone, self._one(everyone, noise / 2, claim)),
+        Played("broken: sensitivity C claimed, 2C holds", True, everyone,
+               real._replace(claimed=claimed)),
     ]
-    if self._who.adjacency is Adjacency.REPLACE_ONE:  # else the canary moves the sum by C only
-      wrong = dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(noise), self._rounds)
-      claimed = accounting.epsilon(wrong, self._delta, self._who.adjacency).best
-      games.append(Played("broken: sensitivity C claimed, 2C holds", True, everyone,
-                          real._replace(claimed=claimed)))
+    if self._groups > 1:
+      games.append(Played(f"broken: every user in every round, not in one of {self._groups}", True,
+                          everyone, self._one(everyone, noise, claim, groups=1)))
     return games
 
-  def _one(self, users: int, noise: float, event: Any) -> Audit:
+  def _sensitivity_c(self) -> Any:
+    """The aggregator that forgets that a client holds several users."""
+    import dp_accounting
+    event = lambda hparams: dp_accounting.GaussianDpEvent(
+        2 * self._aggregator.event(hparams).noise_multiplier)
+    return self._aggregator._replace(event=event)
+
+  def _one(self, users: int, noise: float, event: Any, groups: int | None = None) -> Audit:
     import jax
 
     from fedjax_face.attacks import audit
     from fedjax_face.training.mesh import clients_mesh
     return audit.audit(
-        lambda dataset: self._participation(users, dataset), self._aggregator, event,
+        lambda dataset: self._participation(users, dataset, groups), self._aggregator, event,
         self._hparams(noise), clients_mesh(jax.devices()[:1]), users=users,
-        probability=self._per_round / users, rounds=self._rounds, trials=self._trials,
+        probability=self._everyone / users, rounds=self._rounds, trials=self._trials,
         delta=self._delta, confidence=CONFIDENCE, seed=self._config.seed)
 
   def record(self, games: Sequence[Played]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.federated import client
-from fedjax_face.federated.algorithm import Algorithm, Communication
+from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release
 
@@ -26,15 +26,26 @@ class CentralizedState(NamedTuple):
 
 
 def centralized(given: Ingredients) -> Algorithm:
-  """Minibatch softmax training with one head over all identities; not private.
+  """Minibatch softmax training with one head over all identities; not private."""
+  return pooled_training("centralized", given, np.arange(len(given.train)))
+
+
+def pooled_training(name: str, given: Ingredients, rows: np.ndarray) -> Algorithm:
+  """Trains one backbone and one head on some rows of the training set, as one data holder would.
 
   A round is `cohort.steps` optimiser steps on batches of `cohort.batch_size` images drawn without
   replacement within the round (with, where the set is smaller). With several devices a batch is
   divided over them.
+
+  Args:
+    name: of the algorithm.
+    given: config, training set, devices, initial backbone.
+    rows: int [M], which images of the training set.
   """
-  config, images = given.config, len(given.train)
-  parts.refuse_noise(config, "algorithm=centralized")
-  model = parts.model(config, given.train, given.train.num_labels)
+  config, images = given.config, len(rows)
+  parts.refuse_noise(config, f"algorithm={name}")
+  labels, label_of_row = np.unique(given.train.label[rows], return_inverse=True)
+  model = parts.model(config, given.train, len(labels))
   training = client.local_training(
       model.loss, client.optimizers(config.local.optimizer), client.JOINT)
   hparams = {name: value for name, value in config.hparams.items() if value is not None}
@@ -52,12 +63,12 @@ def centralized(given: Ingredients) -> Algorithm:
   def cohort(rng: np.random.Generator, round_number: int) -> Cohort:
     del round_number
     drawn = rng.choice(images, steps * batch_size, replace=steps * batch_size > images)
-    examples = drawn.astype(np.int32).reshape(devices, steps, batch_size // devices)
+    shape = (devices, steps, batch_size // devices)
     return Cohort(
-        examples=examples,
-        labels=given.train.label[examples].astype(np.int32),
-        mask=np.ones(examples.shape, bool),
-        num_classes=np.full(devices, given.train.num_labels, np.int32),
+        examples=rows[drawn].astype(np.int32).reshape(shape),
+        labels=label_of_row[drawn].astype(np.int32).reshape(shape),
+        mask=np.ones(shape, bool),
+        num_classes=np.full(devices, len(labels), np.int32),
         client=np.arange(devices, dtype=np.int32))
 
   def step(state, data, cohort, hparams, keys):
@@ -67,21 +78,21 @@ def centralized(given: Ingredients) -> Algorithm:
     params, optimizer, totals = training.run(
         state.params, state.optimizer, data.images, batches, hparams, keys.client)
     metrics = {"loss": totals.loss / totals.examples, "accuracy": totals.correct / totals.examples,
-               "examples": totals.examples}
+               "cosine": totals.cosine / totals.examples, "examples": totals.examples}
     return CentralizedState(params, optimizer), metrics
 
   return Algorithm(
-      name="centralized",
+      name=name,
       init=init,
       cohort=cohort,
       step=step,
       hparams=hparams,
       releases=(Release("model", "person", Adjacency.ADD_OR_REMOVE_ONE,
                         dp_accounting.NonPrivateDpEvent(), "everyone",
-                        note="centralised training without noise"),),
+                        note="training without noise"),),
       not_covered=parts.NOT_COVERED,
       embed=lambda state, images: model.embed(state.params["backbone"], images),
-      communication=lambda state: Communication(down=0, up=0),
+      communication=lambda state: NO_COMMUNICATION,
       sampling=f"{steps * batch_size} of {images} images a round",
-      population=len(np.unique(given.train.person)),
+      population=len(np.unique(given.train.person[rows])),
   )

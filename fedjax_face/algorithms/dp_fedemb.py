@@ -5,9 +5,8 @@ from __future__ import annotations
 from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.federated import embedding_algorithm
 from fedjax_face.algorithms.parts import Ingredients
-from fedjax_face.federated import client, heads
+from fedjax_face.federated import heads
 from fedjax_face.federated.algorithm import Algorithm
-from fedjax_face.federated.participation import participation
 
 
 def dp_fedemb(given: Ingredients) -> Algorithm:
@@ -18,14 +17,11 @@ def dp_fedemb(given: Ingredients) -> Algorithm:
   mean of these changes is a gradient for the server's momentum SGD.
   """
   config = given.config
-  classes = parts.head_classes(config, given.train)
-  model = parts.model(config, given.train, classes)
-  who = participation(config.cohort, given.train)
-  training = client.local_training(
-      model.loss, client.optimizers(config.local.optimizer), parts.stages(config.local))
+  who = parts.participants(given)
+  model = parts.client_model(given, who)
   return embedding_algorithm(
       "dp_fedemb", given, model, who,
-      client_update=client.fresh_optimizer(training),
+      client_update=parts.client_update(config, model, who),
       heads=heads.fresh(model.init_head, config.model.head_init),
       aggregator=parts.aggregator(config.privacy, who, config.rounds),
       server_optimizer=parts.server_momentum)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 
 from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.federated.aggregators import Aggregator
-from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.federated.algorithm import Algorithm, ClassEmbeddings
 from fedjax_face.federated.client import ClientUpdate
 from fedjax_face.federated.embedding_model import EmbeddingModel
 from fedjax_face.federated.heads import HeadStrategy
 from fedjax_face.federated.participation import Participation
 from fedjax_face.federated.round import ServerOptimizer, check_divides, federated_round
+from fedjax_face.privacy.ledger import Release
 
 
 def embedding_algorithm(
@@ -25,6 +28,9 @@ def embedding_algorithm(
     heads: HeadStrategy,
     aggregator: Aggregator,
     server_optimizer: ServerOptimizer,
+    releases: Sequence[Release] = (),
+    not_covered: Sequence[str] = (),
+    class_embeddings: ClassEmbeddings | None = None,
 ) -> Algorithm:
   """Wires chosen parts into a round, its ledger entries and its evaluation.
 
@@ -37,6 +43,9 @@ def embedding_algorithm(
     heads: where heads come from and go.
     aggregator: from updates to a mean update.
     server_optimizer: hparams -> optimiser of the server.
+    releases: what a round reveals beside the aggregated update.
+    not_covered: sentences for the privacy statement beside those of every federated method.
+    class_embeddings: state -> class embeddings that outlive a round, where there are some.
 
   Raises:
     ValueError: the devices cannot share the clients evenly, or the privacy section is inconsistent.
@@ -64,11 +73,13 @@ def embedding_algorithm(
       cohort=who.cohort,
       step=round_.step,
       hparams=hparams,
-      releases=(parts.backbone_release(aggregator, who, hparams),),
-      not_covered=parts.NOT_COVERED,
+      releases=(parts.backbone_release(aggregator, who, hparams), *releases),
+      not_covered=(*parts.NOT_COVERED, *not_covered),
       embed=lambda state, images: model.embed(state.params["backbone"], images),
       communication=round_.communication,
       sampling=who.words,
       population=who.population,
       forget=round_.forget,
+      class_embeddings=class_embeddings,
+      sharding=round_.sharding,
   )

@@ -7,21 +7,30 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import dp_accounting
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from fedjax_face.data import pixels
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.silos import Silos, partition
 from fedjax_face.federated import aggregators, client
 from fedjax_face.federated.aggregators import Aggregator
 from fedjax_face.federated.embedding_model import EmbeddingModel, embedding_model, no_augmentation
-from fedjax_face.federated.participation import Participation
+from fedjax_face.federated.participation import (
+    Participation,
+    participation,
+    silo_participation,
+)
+from fedjax_face.federated.scaffold import scaffold
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import calibration, noise
 from fedjax_face.privacy.clipping import UpdateClip
 from fedjax_face.privacy.ledger import Release
 
 Progress = Callable[[float, float], None]
+
+_SILOS = 0x73696C6F  # keeps the split into silos apart from other uses of the same seed
 
 
 class Ingredients(NamedTuple):
@@ -42,20 +51,49 @@ class Ingredients(NamedTuple):
   progress: Progress | None = None
 
 
-def head_classes(config: Any, train: FaceDataset) -> int:
-  """Classes of a client's head: all labels, or the most that one virtual client can hold."""
-  if config.cohort.classes == "all":
-    return train.num_labels
-  own = sorted((len(set(labels)) for labels in _labels_by_person(train)), reverse=True)
-  return min(train.num_labels, sum(own[:max(config.cohort.users_per_client,
-                                            config.cohort.get("capacity", 1))]))
+def participants(given: Ingredients) -> Participation:
+  """Silos if the config has a `silos` section, otherwise virtual clients of users."""
+  config = given.config
+  if not config.get("silos"):
+    return participation(config.cohort, given.train)
+  return silo_participation(config.cohort, given.train, silos(given), given.mesh.size,
+                            config.training.clients_per_chunk)
 
 
-def _labels_by_person(train: FaceDataset) -> list[list[int]]:
-  by_person: dict[int, list[int]] = {}
-  for person, label in zip(train.person.tolist(), train.label.tolist(), strict=True):
-    by_person.setdefault(person, []).append(label)
-  return list(by_person.values())
+def silos(given: Ingredients) -> Silos:
+  """The split of the training people that the config's `silos` section and `seed` describe."""
+  config = given.config
+  options = dict(config.silos)
+  return partition(options, given.train, np.random.default_rng([config.seed, _SILOS]))
+
+
+def client_model(given: Ingredients, who: Participation) -> EmbeddingModel:
+  """The model that a client trains: a head for all labels, or for as many as it can hold."""
+  everything = given.config.cohort.classes == "all"
+  return model(given.config, given.train,
+               given.train.num_labels if everything else who.own_classes)
+
+
+def client_update(config: Any, trained: EmbeddingModel, who: Participation) -> client.ClientUpdate:
+  """`local.drift`: `none`, `fedprox` (hparams `proximal_weight`), or `scaffold` (silos only).
+
+  Raises:
+    ValueError: another name, or control variates for clients that are drawn anew every round.
+  """
+  drift = config.local.get("drift", "none")
+  optimizers = client.optimizers(config.local.optimizer)
+  if drift == "none":
+    return client.fresh_optimizer(
+        client.local_training(trained.loss, optimizers, stages(config.local)))
+  if drift == "fedprox":
+    return client.fresh_optimizer(
+        client.local_training(trained.loss, client.proximal(optimizers), stages(config.local)))
+  if drift == "scaffold":
+    if not who.lasting_clients:
+      raise ValueError("local.drift=scaffold keeps a control variate of every client, and virtual "
+                       "clients are drawn anew each round: it needs a silos section")
+    return scaffold(trained.loss, optimizers, stages(config.local), who.lasting_clients)
+  raise ValueError(f"local.drift {drift!r} is not one of fedprox, none, scaffold")
 
 
 def model(config: Any, train: FaceDataset, num_classes: int) -> EmbeddingModel:
@@ -63,8 +101,8 @@ def model(config: Any, train: FaceDataset, num_classes: int) -> EmbeddingModel:
   options = config.model
   backbone = models.backbone(
       options.backbone, options.embedding_dim, **options.get("backbone_options", {}))
-  margins = {name: config.hparams[name] for name in ("margin", "scale") if name in config.hparams}
-  head = models.head(options.head, num_classes, options.embedding_dim, **margins)
+  scalars = {name: config.hparams[name] for name in models.head_scalars(options.head)}
+  head = models.head(options.head, num_classes, options.embedding_dim, **scalars)
   augment = pixels.random_flip if options.flip else no_augmentation
   return embedding_model(
       backbone, head, train.images.shape[1:], options.embedding_dim, augment)
@@ -175,9 +213,10 @@ def refuse_noise(config: Any, what: str) -> None:
 
 
 NOT_COVERED = (
-    "Training loss, accuracy, numbers of examples and of clients, clients whose update was not "
-    "finite, update norms, the clipped fraction and the signal-to-noise ratio of every round are "
-    "written to the metrics without noise; keep them private or treat them as not protected.",
+    "Training loss, accuracy, mean cosines with the true class, numbers of examples and of "
+    "clients, clients whose update was not finite, update norms, the clipped fraction and the "
+    "signal-to-noise ratio of every round are written to the metrics without noise; keep them "
+    "private or treat them as not protected.",
     "The number of users and the set of class labels (the size of the heads) are taken as public.",
     "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
     "Hyperparameters chosen by looking at results on the same people are not accounted for.",

@@ -10,6 +10,10 @@ from jax.sharding import Mesh
 from fedjax_face.algorithms.centralized import centralized
 from fedjax_face.algorithms.dp_fedemb import dp_fedemb
 from fedjax_face.algorithms.fedavg import fedavg
+from fedjax_face.algorithms.fedaws import fedaws
+from fedjax_face.algorithms.fedgc import fedgc
+from fedjax_face.algorithms.fedpe import fedpe
+from fedjax_face.algorithms.local_only import local_only
 from fedjax_face.algorithms.parts import Ingredients, Progress
 from fedjax_face.data.sources import Sources
 from fedjax_face.federated.algorithm import Algorithm
@@ -18,6 +22,10 @@ ALGORITHMS: dict[str, Callable[[Ingredients], Algorithm]] = {
     "centralized": centralized,
     "dp_fedemb": dp_fedemb,
     "fedavg": fedavg,
+    "fedaws": fedaws,
+    "fedgc": fedgc,
+    "fedpe": fedpe,
+    "local_only": local_only,
 }
 
 

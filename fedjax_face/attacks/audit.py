@@ -1,15 +1,22 @@
 """Canaries through the real aggregation path: a lower bound on epsilon, to hold against the claim.
 
-Two neighbouring populations differ in one user, the canary. Its client pushes as hard as it can in
-one direction, or in the opposite one, or is absent; all others stand still. The adversary sees the
-backbone after every round and guesses which population it was. Sampling, assignment, clipping,
-summation, noise and the server step are those of the run.
+Two neighbouring populations differ in one user, the canary. A client that holds it pushes as hard
+as it can in one direction. Under replace-one the neighbour's canary pushes in the opposite one and
+all others stand still; under add-or-remove the neighbour lacks the canary, and all others push in
+the opposite direction, so that the canary turns its client round. Either way the sum moves by 2C,
+which is what several users to a client are accounted for.
+
+The adversary sees the backbone after every round, knows who else takes part and in which rounds it
+is the canary's turn, and guesses which population it was. Where the claim counts no sampling
+(correlated noise over a whole run) it also knows in which rounds the canary takes part. Sampling,
+assignment, clipping, summation, noise and the server step are those of the run.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,11 +27,12 @@ from jax.sharding import Mesh
 from jax_privacy import auditing
 
 from fedjax_face.data import cohorts
+from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.federated import heads
-from fedjax_face.federated.aggregators import Aggregator
+from fedjax_face.federated.aggregators import Aggregator, Sums
 from fedjax_face.federated.algorithm import Data, StepKeys
-from fedjax_face.federated.client import ClientResult, Totals
+from fedjax_face.federated.client import ClientResult, Totals, forgetful
 from fedjax_face.federated.participation import Participation
 from fedjax_face.federated.round import FederatedRound, federated_round
 from fedjax_face.privacy import accounting
@@ -34,6 +42,10 @@ IDLE, PUSH, PULL = 0, 1, 2
 # Far above any clip norm, so that the clipped canary lies on the sphere.
 STRENGTH = 1e6
 DIMENSION = 4
+# Draws of the noise of all rounds, from which the adversary learns how they are correlated.
+NOISE_SAMPLES = 200_000
+# Cohorts of a game in which they are all known: the claim then holds for each of them.
+KNOWN_COHORTS = 200
 
 
 class Audit(NamedTuple):
@@ -61,27 +73,33 @@ class Audit(NamedTuple):
     return self.measured > self.claimed
 
 
-def population(users: int, canary: int | None) -> FaceDataset:
-  """`users` users with one image of one pixel each; the last one plays the canary's part.
+def neighbours(users: int, adjacency: Adjacency) -> tuple[FaceDataset, FaceDataset]:
+  """Two populations of `users` users with one image of one pixel each; the last is the canary.
 
-  Args:
-    users: how many, the canary included.
-    canary: PUSH or PULL, or None where the canary is absent.
+  Returns:
+    (with a canary that pushes, with one that pulls) under replace-one, (with, without the canary)
+    under add-or-remove, where all others pull.
   """
-  roles = np.full(users, IDLE, np.uint8)
-  roles[-1] = IDLE if canary is None else canary
-  roles = roles[:users - 1] if canary is None else roles
+  absent = adjacency is Adjacency.ADD_OR_REMOVE_ONE
+  others = [PULL if absent else IDLE] * (users - 1)
+  return population([*others, PUSH]), population(others if absent else [*others, PULL])
+
+
+def population(roles: Sequence[int]) -> FaceDataset:
+  """A user for each role (IDLE, PUSH or PULL), in this order."""
   persons = np.arange(len(roles), dtype=np.int32)
-  return FaceDataset("canaries", roles.reshape(-1, 1, 1, 1), np.zeros_like(persons), persons)
+  images = np.array(roles, np.uint8).reshape(-1, 1, 1, 1)
+  return FaceDataset("canaries", images, np.zeros_like(persons), persons)
 
 
 def canary_update(params: Any, images: jax.Array, batches: Any, hparams: Any, key: jax.Array
                   ) -> ClientResult:
-  """A client update that pushes along the first coordinate where it holds the canary."""
+  """Moves along the first coordinate: up if one of the client's users pushes, else down if one
+  pulls.
+  """
   roles = images[batches.examples, 0, 0, 0]
-  push = jnp.where(batches.mask & (roles == PUSH), 1.0, 0.0).sum()
-  pull = jnp.where(batches.mask & (roles == PULL), 1.0, 0.0).sum()
-  moved = params["backbone"].at[0].add(-STRENGTH * jnp.sign(push - pull))
+  push, pull = ((batches.mask & (roles == role)).any() for role in (PUSH, PULL))
+  moved = params["backbone"].at[0].add(-STRENGTH * jnp.where(push, 1.0, -1.0 * pull))
   return ClientResult({"backbone": moved, "head": params["head"]}, Totals.zero())
 
 
@@ -89,7 +107,7 @@ def canary_round(aggregator: Aggregator, hparams: dict[str, float], mesh: Mesh,
                  client_update: Callable[..., ClientResult] = canary_update) -> FederatedRound:
   """The run's round with canary clients and a server that publishes the mean update as it is."""
   return federated_round(
-      client_update=client_update,
+      client_update=forgetful(client_update),
       heads=heads.fresh(lambda key: (), "shared_frame"),
       aggregator=aggregator,
       server_optimizer=lambda hparams: optax.sgd(1.0),
@@ -99,17 +117,45 @@ def canary_round(aggregator: Aggregator, hparams: dict[str, float], mesh: Mesh,
   )
 
 
-def observe(round_: FederatedRound, who: Participation, dataset: FaceDataset,
-            hparams: dict[str, float], rounds: int, trials: int, seed: int) -> np.ndarray:
+def draw(who: Participation, start: int, rounds: int, trials: int, seed: int) -> Cohort:
+  """The cohorts of rounds `start`, `start` + 1, ... of each trial: leaves [trials, rounds, ...].
+
+  Populations that differ in the canary get the same cohorts from the same seed, but for the canary.
+  """
+  host = np.random.default_rng(seed)
+  drawn = cohorts.stack(
+      [who.cohort(host, start + r) for _ in range(trials) for r in range(rounds)])
+  return jax.tree.map(lambda leaf: leaf.reshape(trials, rounds, *leaf.shape[1:]), drawn)
+
+
+def first_turn(who: Participation, user: int, seed: int) -> int:
+  """The first round, modulo `rounds_per_event`, in which the user can take part."""
+  host = np.random.default_rng(seed)
+  cohorts_ = ((r, who.cohort(host, r)) for r in itertools.count())
+  return next(r for r, cohort in cohorts_
+              if (cohort.mask & (cohort.examples == user)).any()) % who.rounds_per_event
+
+
+def clean_sums(drawn: Cohort, dataset: FaceDataset) -> np.ndarray:
+  """First coordinate of the sum of clipped updates, in clip norms and before noise.
+
+  Returns:
+    f64 [trials, rounds].
+  """
+  roles = dataset.images[drawn.examples, 0, 0, 0]
+  push, pull = ((drawn.mask & (roles == role)).any(axis=(-2, -1)) for role in (PUSH, PULL))
+  return np.where(push, 1.0, -1.0 * pull).sum(axis=-1)
+
+
+def observe(round_: FederatedRound, dataset: FaceDataset, drawn: Cohort,
+            hparams: dict[str, float], seed: int) -> np.ndarray:
   """What the adversary sees of the first coordinate of the sum.
 
   Returns:
     f32 [trials, rounds], in units of the clip norm at the start.
   """
-  host = np.random.default_rng(seed)
-  drawn = cohorts.stack([who.cohort(host, r) for _ in range(trials) for r in range(rounds)])
-  drawn = jax.tree.map(lambda leaf: leaf.reshape(trials, rounds, *leaf.shape[1:]), drawn)
-  scale = who.clients / hparams["clip_norm"]
+  trials, rounds, clients = drawn.client.shape
+  scale = clients / hparams["clip_norm"]
 
   def one_trial(data, cohort, key):
     state = round_.init(jax.random.key(0), jnp.zeros(DIMENSION))
@@ -127,22 +173,57 @@ def observe(round_: FederatedRound, who: Participation, dataset: FaceDataset,
   return np.asarray(play(Data(jnp.asarray(dataset.images)), drawn, keys))
 
 
-def scores(seen: np.ndarray, noise_multiplier: float, probability: float, absent: bool
-           ) -> np.ndarray:
-  """Log-likelihood ratio of the two populations, summed over rounds.
+def hidden_participation_scores(seen: np.ndarray, noise_multiplier: float,
+                                probability: np.ndarray, absent: bool) -> np.ndarray:
+  """Log-likelihood ratio of the two populations, summed over rounds of independent noise.
 
   Args:
-    seen: f32 [trials, rounds] of `observe`.
+    seen: f32 [trials, rounds] of `observe`, less what the others contribute.
     noise_multiplier: standard deviation over the clip norm.
-    probability: that the canary takes part in a round.
+    probability: [rounds], that the canary takes part; 0 where it is not its turn.
     absent: whether the second population lacks the canary (else it pulls).
   """
   log_density = lambda mean: -0.5 * ((seen - mean) / noise_multiplier) ** 2
   with np.errstate(divide="ignore"):
-    idle = np.log1p(-probability) + log_density(0.0)
-  acts = lambda mean: np.logaddexp(idle, math.log(probability) + log_density(mean))
-  other = log_density(0.0) if absent else acts(-1.0)
-  return (acts(1.0) - other).sum(axis=1)
+    idle, log_probability = np.log1p(-probability) + log_density(0.0), np.log(probability)
+  acts = lambda mean: np.logaddexp(idle, log_probability + log_density(mean))
+  ratio = acts(2.0) - log_density(0.0) if absent else acts(1.0) - acts(-1.0)
+  return ratio.sum(axis=1)
+
+
+def whitened_scores(seen: np.ndarray, first: np.ndarray, second: np.ndarray,
+                    covariance: np.ndarray) -> np.ndarray:
+  """Log-likelihood ratio of two known sequences of sums under noise correlated over rounds.
+
+  With noise C^-1 Z it projects C (seen - second) on C (first - second): covariance^-1 is C^T C over
+  the variance of Z.
+
+  Args:
+    seen: f32 [trials, rounds] of `observe`.
+    first: f64 [trials, rounds], `clean_sums` with the canary.
+    second: f64 [trials, rounds], those of the neighbour.
+    covariance: f64 [rounds, rounds] of `noise_covariance`.
+  """
+  difference = first - second
+  direction = np.linalg.solve(covariance, difference.T).T
+  return (direction * (seen - second - difference / 2)).sum(axis=1)
+
+
+def noise_covariance(aggregator: Aggregator, clients: int, hparams: dict[str, float], rounds: int,
+                     seed: int) -> np.ndarray:
+  """Covariance over rounds of the noise that the aggregator really adds to the sum.
+
+  Returns:
+    f64 [rounds, rounds], in units of the squared clip norm.
+  """
+  nothing, zero = jnp.zeros(NOISE_SAMPLES), jnp.zeros(())
+  sums = Sums(nothing, zero, zero, zero, zero)
+  state, rows = aggregator.init(nothing, hparams), []
+  for index in range(rounds):
+    key = jax.random.fold_in(jax.random.key(seed), index)
+    mean, state, _ = aggregator.release(sums, state, hparams, key)
+    rows.append(np.asarray(mean, np.float64) * (clients / hparams["clip_norm"]))
+  return np.stack(rows) @ np.stack(rows).T / NOISE_SAMPLES
 
 
 def audit(
@@ -170,7 +251,7 @@ def audit(
     hparams: the run's, with `clip_norm` and `noise_multiplier`.
     mesh: devices.
     users: size of the population, the canary included.
-    probability: that a given user takes part in a round.
+    probability: that a given user takes part in a round in which it may.
     rounds: length of the game.
     trials: runs in each population; half of them choose the threshold, half measure.
     delta: of claim and measurement.
@@ -179,18 +260,37 @@ def audit(
     client_update: how the canary's client acts.
   """
   round_ = canary_round(aggregator, hparams, mesh, client_update)
-  inside = population(users, PUSH)
-  who = make_participation(inside)
-  absent = who.adjacency is Adjacency.ADD_OR_REMOVE_ONE
-  outside = population(users, None if absent else PULL)
-  ask = lambda who, dataset, offset: scores(
-      observe(round_, who, dataset, hparams, rounds, trials, seed + offset),
-      hparams["noise_multiplier"], probability, absent)
-  auditor = auditing.CanaryScoreAuditor(
-      ask(who, inside, 0), ask(make_participation(outside), outside, 1))
+  adjacency = make_participation(population([IDLE] * users)).adjacency
+  absent = adjacency is Adjacency.ADD_OR_REMOVE_ONE
+  populations = neighbours(users, adjacency)
+  samplings = [make_participation(dataset) for dataset in populations]
+  who = samplings[0]
+  start = first_turn(who, users - 1, seed)
+
+  known = aggregator.covers > 1
+
+  @functools.cache
+  def drawn(world: int, stream: int) -> Cohort:
+    different = min(trials, KNOWN_COHORTS) if known else trials
+    cohort = draw(samplings[world], start, rounds, different, stream)
+    return jax.tree.map(lambda leaf: leaf[np.arange(trials) % different], cohort)
+
+  def scores(world: int, stream: int) -> np.ndarray:
+    # A replaced canary leaves every cohort as it is.
+    cohort = lambda world: drawn(world if absent else 0, stream)
+    clean = lambda world: clean_sums(cohort(world), populations[world])
+    seen = observe(round_, populations[world], cohort(world), hparams, stream)
+    if known:
+      covariance = noise_covariance(aggregator, who.clients, hparams, rounds, seed + 2)
+      return whitened_scores(seen, clean(0), clean(1), covariance)
+    turn = np.arange(rounds) % who.rounds_per_event == 0
+    return hidden_participation_scores(seen - clean(1) if absent else seen,
+                                       hparams["noise_multiplier"], turn * probability, absent)
+
+  auditor = auditing.CanaryScoreAuditor(scores(0, seed), scores(1, seed + 1))
   measured = auditor.epsilon_clopper_pearson(
       significance=1 - confidence, delta=delta,
       threshold_strategy=auditing.Split(seed=seed))
-  claimed = accounting.epsilon(event, delta, who.adjacency).best
+  claimed = accounting.epsilon(event, delta, adjacency).best
   return Audit(claimed, float(measured), delta, confidence, trials,
                float(auditor.tpr_at_given_fpr(0.01)))

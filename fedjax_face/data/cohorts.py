@@ -181,17 +181,13 @@ def independent(sampled: np.ndarray, num_clients: int, capacity: int,
   return Assignment(users, client, dropped=int(len(kept) - kept.sum()))
 
 
-def one_per_client(sampled: np.ndarray, num_clients: int) -> Assignment:
-  """Every sampled user (for instance a silo) is a client of its own, and keeps its number as id.
+def one_per_client(users: np.ndarray) -> Assignment:
+  """Every user (for instance a silo) is a client of its own, and keeps its number as id.
 
-  Raises:
-    ValueError: more users than client slots.
+  Args:
+    users: integers [K], different user numbers; -1 = empty slot.
   """
-  _check_positive("num_clients", num_clients)
-  if len(sampled) > num_clients:
-    raise ValueError(f"one_per_client: {len(sampled)} users for {num_clients} client slots")
-  client = np.full(num_clients, -1, np.int32)
-  client[:len(sampled)] = sampled
+  client = np.asarray(users, np.int32)
   return Assignment(client[:, None].copy(), client)
 
 

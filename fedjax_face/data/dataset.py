@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class FaceDataset:
       attribute is an annotation; absent mask = known everywhere the attribute is given.
     names: name of each label, or empty.
     person_names: name of each person where persons are not labels, or empty.
+    attributes: by name, one more number per image, integers or floats [N]; -1 in integers and NaN
+      in floats = unknown.
 
   Raises:
     ValueError: an array has the wrong shape, dtype or range.
@@ -63,6 +65,7 @@ class FaceDataset:
   box_known: np.ndarray | None = None
   names: tuple[str, ...] = ()
   person_names: tuple[str, ...] = ()
+  attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     _check_array(self.name, "images", self.images, np.uint8, (None, None, None))
@@ -82,6 +85,8 @@ class FaceDataset:
         and self.landmarks.shape[1] != self.visible.shape[1]):
       raise ValueError(f"{self.name}: {self.landmarks.shape[1]} landmarks but visible has "
                        f"{self.visible.shape[1]}; expected the same number")
+    for name, array in self.attributes.items():
+      _check_attribute(self.name, name, array, count)
 
   def __len__(self) -> int:
     return len(self.images)
@@ -111,6 +116,24 @@ class FaceDataset:
     """Whether the recognised class is the person (faces) rather than, say, a character."""
     return bool(np.array_equal(self.person, self.label))
 
+  def attribute(self, name: str) -> np.ndarray:
+    """An attribute of every image, float64 [N], NaN = unknown; 'gender' is the field of that name.
+
+    Raises:
+      ValueError: the data set does not have it.
+    """
+    gender = {} if self.gender is None else {"gender": self.gender}
+    given = {**gender, **self.attributes}
+    if name not in given:
+      raise ValueError(f"{self.name}: no attribute {name!r}; "
+                       f"expected one of {', '.join(given) or 'none (the data set has none)'}")
+    value = given[name].astype(np.float64)
+    if np.issubdtype(given[name].dtype, np.integer):
+      value[given[name] == -1] = np.nan
+    if name == "gender" and self.gender_known is not None:
+      value[~self.gender_known] = np.nan
+    return value
+
   def select(self, index: np.ndarray) -> FaceDataset:
     """The rows of `index` (integers [M] or a mask [N]); labels and persons keep their numbers.
 
@@ -128,7 +151,8 @@ class FaceDataset:
       raise ValueError(f"{self.name}: row {index.min() if index.min() < 0 else index.max()} "
                        f"selected; expected 0..{len(self) - 1}")
     arrays: dict[str, Any] = {field: array[index] for field, array in _present_arrays(self).items()}
-    return dataclasses.replace(self, **arrays)
+    attributes = {name: array[index] for name, array in self.attributes.items()}
+    return dataclasses.replace(self, **arrays, attributes=attributes)
 
 
 def compact(dataset: FaceDataset) -> FaceDataset:
@@ -147,7 +171,8 @@ def concatenate(datasets: Sequence[FaceDataset], name: str = "") -> FaceDataset:
   """All images of several sources; labels and persons of different sources never collide.
 
   Labels and persons of source i are shifted by the sizes of the sources before it. An attribute
-  that only some sources have is filled with zeros and marked unknown in its `*_known` mask.
+  that only some sources have is filled with zeros and marked unknown in its `*_known` mask, or
+  filled with NaN in `attributes`, which become floats.
 
   Raises:
     ValueError: nothing to concatenate, or image shapes or landmark counts differ.
@@ -166,7 +191,7 @@ def concatenate(datasets: Sequence[FaceDataset], name: str = "") -> FaceDataset:
   return FaceDataset(
       name=name, images=np.concatenate([d.images for d in datasets]), label=label, person=person,
       names=names, person_names=() if np.array_equal(person, label) else merged,
-      **_merged_attributes(name, datasets))
+      attributes=_merged_numbers(datasets), **_merged_attributes(name, datasets))
 
 
 def resize(dataset: FaceDataset, size: int) -> FaceDataset:
@@ -217,6 +242,16 @@ def _check_array(source, field, array, dtype, shape, count=None):
     raise ValueError(f"{source}: {field} is {array.dtype} {list(array.shape)}; expected {expected}")
 
 
+def _check_attribute(source, name, array, count):
+  """Refuses anything but one number per image under a name that is no field."""
+  if name in FaceDataset.__dataclass_fields__:
+    raise ValueError(f"{source}: attribute {name} is a field of its own; expected another name")
+  if not (isinstance(array, np.ndarray) and array.shape == (count,) and array.dtype.kind in "iuf"):
+    given = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array)
+    raise ValueError(f"{source}: attribute {name} is {given}; "
+                     f"expected numpy integers or floats [{count}]")
+
+
 def _check_range(source, field, array, count):
   """Refuses negative numbers, and numbers without a name where names are given."""
   if array.size and array.min() < 0:
@@ -258,3 +293,11 @@ def _merged_attributes(name, datasets):
     if not np.concatenate(known).all():
       merged[field + "_known"] = np.concatenate(known)
   return merged
+
+
+def _merged_numbers(datasets):
+  """`attributes` of several sources; what one source lacks is NaN."""
+  names = dict.fromkeys(name for d in datasets for name in d.attributes)
+  return {name: np.concatenate([
+      d.attribute(name) if name in d.attributes else np.full(len(d), np.nan) for d in datasets])
+      for name in names}

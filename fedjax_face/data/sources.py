@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_face.data import femnist, folders, lfw, tfds_source
+from fedjax_face.data import femnist, folders, insightface_rec, lfw, tfds_source
 from fedjax_face.data.dataset import FaceDataset, compact
 from fedjax_face.data.decode import OnBad, ReadReport
 from fedjax_face.data.pairs import Pairs
@@ -133,6 +133,11 @@ def _folder(rng, *, test_fraction: float, **options) -> Sources:
   return _by_person(_whole_folder(**options), test_fraction, rng)
 
 
+def _insightface_rec(rng, *, test_fraction: float, **options) -> Sources:
+  """A random `test_fraction` of the persons evaluates, the others train."""
+  return _by_person(_whole_rec(**options), test_fraction, rng)
+
+
 def _tfds(rng, *, test_fraction: float, **options) -> Sources:
   """A random `test_fraction` of the persons evaluates, the others train."""
   return _by_person(_whole_tfds(**options), test_fraction, rng)
@@ -178,6 +183,13 @@ def _whole_folder(*, path: str, size: int, grayscale: bool = False, min_images: 
   return dataset, _notes(report)
 
 
+def _whole_rec(*, path: str, size: int, grayscale: bool = False, limit: int | None = None,
+               on_bad: OnBad = "skip") -> _Whole:
+  dataset, report = insightface_rec.read_rec(path, size=size, channels=_channels(grayscale),
+                                             limit=limit, on_bad=on_bad)
+  return dataset, _notes(report)
+
+
 def _whole_orl(*, path: str | None = None, size: int = 112, grayscale: bool = False) -> _Whole:
   return _whole_folder(path=str(path or data_root() / "orl" / "att_faces.zip"), size=size,
                        grayscale=grayscale)
@@ -206,11 +218,12 @@ def _whole_digiface(*, data_dir: str, size: int = 112, manual_dir: str | None = 
 
 PRIVATE: Mapping[str, Callable[..., Sources]] = {
     "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "folder": _folder,
-    "tfds": _tfds, "digiface": _digiface,
+    "insightface_rec": _insightface_rec, "tfds": _tfds, "digiface": _digiface,
 }
 PUBLIC: Mapping[str, Callable[..., _Whole]] = {
     "synthetic_faces": _whole_synthetic, "femnist": _whole_femnist, "lfw": _whole_lfw,
-    "folder": _whole_folder, "orl": _whole_orl, "tfds": _whole_tfds, "digiface": _whole_digiface,
+    "folder": _whole_folder, "insightface_rec": _whole_rec, "orl": _whole_orl, "tfds": _whole_tfds,
+    "digiface": _whole_digiface,
 }
 
 

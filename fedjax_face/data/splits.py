@@ -59,25 +59,6 @@ def split_by_fold(dataset: FaceDataset, folds: Mapping[str, int], test_folds: Co
   return _split(dataset, np.isin(dataset.person, test))
 
 
-def random_silos(person: np.ndarray, num_silos: int, rng: np.random.Generator) -> np.ndarray:
-  """Deals persons at random to silos whose numbers of persons differ by at most one.
-
-  Args:
-    person: integers [N].
-
-  Returns:
-    int32 [N], silo of each row; `Users.from_person(silo)` is then the index of the silos.
-
-  Raises:
-    ValueError: more silos than persons.
-  """
-  persons, inverse = np.unique(person, return_inverse=True)
-  if not 1 <= num_silos <= len(persons):
-    raise ValueError(f"{num_silos} silos for {len(persons)} persons; expected 1..{len(persons)}")
-  silo = rng.permutation(np.arange(len(persons)) % num_silos)
-  return silo[inverse].astype(np.int32)
-
-
 def check_disjoint(train: FaceDataset, test: FaceDataset, what: str) -> bool:
   """Refuses two data sets that share a person or a label.
 

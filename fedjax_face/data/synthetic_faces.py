@@ -16,6 +16,7 @@ from fedjax_face.data.rendering.variation import DEFAULT_VARIATION, Variation, s
 
 MIN_SIZE, MAX_SIZE = 28, 227
 _PIXELS_PER_CHUNK = 2 ** 18
+_LUMINANCE = np.array([.2126, .7152, .0722], np.float32)    # of linear RGB
 
 
 def synthetic_faces(num_people: int, images_per_person: int, size: int, seed: int, *,
@@ -45,7 +46,8 @@ def synthetic_faces(num_people: int, images_per_person: int, size: int, seed: in
     ear, mouth, chin; left is the image's left); visible `[N, 21]` (not hidden by the head, hair,
     hat or dark lenses, and inside the image); pose `[N, 3]` roll, pitch, yaw in radians (signs in
     `rendering.renderer.rotation`); gender 0 masculine, 1 feminine; box (x, y, w, h) in pixels, a
-    square round the face.
+    square round the face; attributes['skin_tone'] `[N]`, one minus the luminance (Rec. 709) of
+    the person's skin, 0 to 1, larger = darker.
 
   Raises:
     ValueError: on a count or `workers` below 1, a size outside 28 to 227, or a negative seed or
@@ -69,7 +71,7 @@ def synthetic_faces(num_people: int, images_per_person: int, size: int, seed: in
   return FaceDataset(
       name=f"synthetic_faces_{size}", images=pictures.image, label=label, person=label.copy(),
       landmarks=pictures.landmarks, visible=pictures.visible, pose=shots.pose, gender=people.gender,
-      box=pictures.box)
+      box=pictures.box, attributes={"skin_tone": 1 - people.paint.skin @ _LUMINANCE})
 
 
 def _render_all(people, shots, size: int, grayscale: bool, workers: int | None) -> Picture:

@@ -13,6 +13,7 @@ import scipy.sparse
 
 from fedjax_face.evaluation.confidence import Interval, percentiles, resample_people
 from fedjax_face.evaluation.pairwise import (
+  OperatingPoint,
   operating_points,
   pair_similarity,
   pairs_above,
@@ -22,6 +23,8 @@ from fedjax_face.evaluation.pairwise import (
 # The bootstrap of recall keeps the negative pairs above the threshold of this many times the FAR: a
 # resample's own threshold lies among them unless its negatives differ by as much from the sample's.
 _SLACK = 4.0
+# One rounding of a similarity, since listed pairs are scored by another routine than counted ones.
+_ROUNDING = 1e-6
 
 
 def bootstrap_recall(
@@ -50,9 +53,9 @@ def bootstrap_recall(
 
   Returns:
     One Interval a FAR. Approximations: where there are more than `max_pairs` positive pairs, or
-    negative pairs above the threshold at 4 x FAR, a uniform sample of about so many stands for
-    them; and a resample whose threshold lies below that one, which takes a fourfold change of its
-    FAR, uses that one.
+    negative pairs above the threshold at 4 x FAR, or that tie with it, a uniform sample of about so
+    many stands for them; and a resample whose threshold lies below that one, which takes a fourfold
+    change of its FAR, uses that one.
   """
   embeddings, labels, person = unit_embeddings(embeddings), np.asarray(labels), np.asarray(person)
   dense = np.unique(person, return_inverse=True)[1]
@@ -63,30 +66,25 @@ def bootstrap_recall(
   left, right = _positive_pairs(labels, max_pairs, rng)
   positives = _ScoredPairs.of(embeddings, dense, left, right)
   negative_total = _negative_weight(weights, labels, dense)
-  rates = [min(1.0, max_pairs / max(point.accepted_negatives, 1)) for point in slack]
   bars = []
-  for far, point, rate in zip(fars, slack, rates, strict=True):
-    # A margin of one rounding, since listed pairs are scored by another routine than counted ones.
-    listed = pairs_above(embeddings, labels, point.threshold - 1e-6, rate, rng)
+  for far, point in zip(fars, slack, strict=True):
+    negatives, rate = _negatives_near(embeddings, labels, dense, point, max_pairs, rng)
     everything = point.accepted_negatives == point.negatives
-    bars.append(
-      _Bar(
-        _ScoredPairs.of(embeddings, dense, *listed),
-        -np.inf if everything else point.threshold,
-        far * negative_total * rate * (1 + 1e-9),
-      )
-    )
+    floor = -np.inf if everything else point.threshold
+    bars.append(_Bar(negatives, floor, far * negative_total * rate * (1 + 1e-9)))
   recall = np.stack([_resampled_recall(w, positives, bars, r) for r, w in enumerate(weights)])
   return [percentiles(column, level) for column in recall.T]
 
 
 class _ScoredPairs(NamedTuple):
   """Pairs in descending order of similarity, with the ids of their people, 0..U-1; `right` is U,
-  whose weight is always 1, where both images show one person."""
+  whose weight is always 1, where both images show one person. Each stands for `copies` [P] pairs.
+  """
 
   similarity: np.ndarray
   left: np.ndarray
   right: np.ndarray
+  copies: np.ndarray
 
   @classmethod
   def of(
@@ -96,12 +94,21 @@ class _ScoredPairs(NamedTuple):
     similarity = pair_similarity(embeddings, left, right)
     order = np.argsort(-similarity, kind="stable")
     left, right = person[left[order]], person[right[order]]
-    return cls(similarity[order], left, np.where(left == right, person.max() + 1, right))
+    right = np.where(left == right, person.max() + 1, right)
+    return cls(similarity[order], left, right, np.ones(len(order), np.float32))
+
+  def where(self, keep: np.ndarray) -> _ScoredPairs:
+    """The pairs of a mask bool [P]."""
+    return _ScoredPairs(*(column[keep] for column in self))
+
+  def above(self, lower: _ScoredPairs) -> _ScoredPairs:
+    """These pairs, then `lower`, none of which is more similar."""
+    return _ScoredPairs(*map(np.concatenate, zip(self, lower, strict=True)))
 
   def cumulative_weights(self, weights: np.ndarray) -> np.ndarray:
     """The weight of the first 1, 2, …, P pairs, float64 [P], under person weights [U]."""
     extended = np.append(weights, np.float32(1))
-    return np.cumsum(extended[self.left] * extended[self.right], dtype=np.float64)
+    return np.cumsum(extended[self.left] * extended[self.right] * self.copies, dtype=np.float64)
 
 
 class _Bar(NamedTuple):
@@ -126,6 +133,51 @@ def _resampled_recall(
     count = np.searchsorted(-positives.similarity, -rejected, side="left")
     recall.append(positive[count] / positive[-1] if positive[-1] else np.nan)
   return recall
+
+
+def _negatives_near(
+  embeddings: np.ndarray,
+  labels: np.ndarray,
+  person: np.ndarray,
+  point: OperatingPoint,
+  most: int,
+  rng: np.random.Generator,
+) -> tuple[_ScoredPairs, float]:
+  """About `most` of the negative pairs accepted at `point`, and the share of them that was kept.
+
+  Those within a rounding of the threshold, usually few, are listed too. Where embeddings collapse
+  that is nearly all N^2 / 2 pairs: they are then thinned by themselves, to `most` at most.
+  """
+  rate = min(1.0, most / max(point.accepted_negatives, 1))
+  lowest, above_ties = point.threshold - _ROUNDING, point.threshold + _ROUNDING
+  score = lambda pairs: _ScoredPairs.of(embeddings, person, *pairs)
+  listed = _estimated_count(embeddings, labels, lowest, most, point, rng)
+  if rate * listed <= 2 * most:
+    return score(pairs_above(embeddings, labels, lowest, rate, rng)), rate
+  clear = score(pairs_above(embeddings, labels, point.threshold + _ROUNDING / 2, rate, rng))
+  tie_rate = most / listed
+  tied = score(pairs_above(embeddings, labels, lowest, tie_rate, rng))
+  tied = tied._replace(copies=tied.copies * np.float32(rate / tie_rate))
+  return clear.where(clear.similarity >= above_ties).above(
+    tied.where(tied.similarity < above_ties)
+  ), rate
+
+
+def _estimated_count(
+  embeddings: np.ndarray,
+  labels: np.ndarray,
+  threshold: float,
+  most: int,
+  point: OperatingPoint,
+  rng: np.random.Generator,
+) -> float:
+  """How many negative pairs are as similar as `threshold`, from a sample of about `most` of all;
+  `rng` is left as it was. At most `point.negatives` where these are few.
+  """
+  if point.negatives <= most:
+    return point.negatives
+  share = most / point.negatives
+  return len(pairs_above(embeddings, labels, threshold, share, rng.spawn(1)[0])[0]) / share
 
 
 def _positive_pairs(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.privacy.ledger import Release
@@ -35,10 +36,43 @@ class StepKeys(NamedTuple):
 
 
 class Communication(NamedTuple):
-  """Bytes that one client receives and sends in one step, counted on the actual arrays."""
+  """Bytes that a client receives and sends in one step, counted on the actual arrays.
+
+  Attributes:
+    down, up: mean over the clients.
+    largest_down, largest_up: of the client that exchanges most.
+  """
 
   down: int
   up: int
+  largest_down: int
+  largest_up: int
+
+  @classmethod
+  def equal(cls, down: int, up: int) -> Communication:
+    """The same for every client."""
+    return cls(down, up, down, up)
+
+  def plus(self, other: Communication) -> Communication:
+    """Both together."""
+    return Communication(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class ClassRows(NamedTuple):
+  """Class embeddings f32 [R, D] and the silo of each, int32 [R], -1 for padding."""
+
+  class_embeddings: jax.Array
+  owner: jax.Array
+
+
+ClassEmbeddings = Callable[[State], ClassRows]
+
+
+def _replicated(state: State) -> Any:
+  return jax.tree.map(lambda leaf: PartitionSpec(), state)
+
+
+NO_COMMUNICATION = Communication.equal(0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +93,8 @@ class Algorithm:
     sampling: how the privacy units of a step are chosen, in words.
     population: number of privacy units that can take part.
     forget: State -> State without what only later noise needs; for what a finished run leaves.
+    class_embeddings: State -> class embeddings that outlive a round, or None where there are none.
+    sharding: State (or its shapes) -> a `PartitionSpec` for each array of it.
   """
 
   name: str
@@ -73,6 +109,8 @@ class Algorithm:
   sampling: str
   population: int
   forget: Callable[[State], State] = lambda state: state
+  class_embeddings: ClassEmbeddings | None = None
+  sharding: Callable[[State], Any] = _replicated
 
 
 def tree_bytes(tree: Any) -> int:

@@ -9,6 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_face.federated import memory
+from fedjax_face.federated.algorithm import NO_COMMUNICATION, Communication
+from fedjax_face.federated.memory import Memory
+
 Params = dict[str, Any]
 
 
@@ -38,16 +42,23 @@ class Batch(NamedTuple):
 
 
 class Totals(NamedTuple):
-  """Sums over the examples that a client trained on, counted once per visit."""
+  """Sums over the examples that a client trained on, counted once per visit.
+
+  Attributes:
+    loss, correct: of the softmax over the client's classes.
+    cosine: of embedding and class embedding of the true class, without any margin.
+    examples: how many.
+  """
 
   loss: jax.Array
   correct: jax.Array
+  cosine: jax.Array
   examples: jax.Array
 
   @classmethod
   def zero(cls) -> Totals:
     """The sums before any example."""
-    return cls(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+    return cls(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
 
 
 class Stage(NamedTuple):
@@ -132,24 +143,54 @@ def local_training(loss: Loss, optimizers: Optimizers, stages: Sequence[Stage]) 
 
 
 class ClientResult(NamedTuple):
-  """What local training yields: the trained parts, and sums for the metrics."""
+  """What local training yields.
+
+  Attributes:
+    params: the trained parts.
+    totals: sums for the metrics.
+    entry: what is to be kept of the client, in the structure of its own entry.
+  """
 
   params: Params
   totals: Totals
+  entry: Any = ()
 
 
-ClientUpdate = Callable[..., ClientResult]
+class ClientUpdate(NamedTuple):
+  """What a client does in a round.
+
+  Attributes:
+    init: params -> what is kept of the clients.
+    memory: how that is handed out and taken back.
+    run: (params, common, own entry, images, ClientBatches, hparams, key) -> ClientResult.
+    communication: params -> bytes exchanged beside the parameters and their update.
+  """
+
+  init: Callable[[Params], Any]
+  memory: Memory
+  run: Callable[..., ClientResult]
+  communication: Callable[[Params], Communication]
+
+
+def forgetful(run: Callable[..., ClientResult]) -> ClientUpdate:
+  """A client update without memory: run is (params, images, batches, hparams, key) -> result."""
+  return ClientUpdate(
+      init=lambda params: (),
+      memory=memory.constant(kept_by_all=False),
+      run=lambda params, common, own, *inputs: run(params, *inputs),
+      communication=lambda params: NO_COMMUNICATION,
+  )
 
 
 def fresh_optimizer(training: LocalTraining) -> ClientUpdate:
   """A client update whose optimiser state starts anew for every client and round."""
 
-  def client_update(params, images, batches, hparams, key) -> ClientResult:
+  def run(params, images, batches, hparams, key) -> ClientResult:
     params, _, totals = training.run(
         params, training.init(params, hparams), images, batches, hparams, key)
     return ClientResult(params, totals)
 
-  return client_update
+  return forgetful(run)
 
 
 def optimizers(name: str) -> Optimizers:
@@ -178,5 +219,23 @@ def optimizers(name: str) -> Optimizers:
         "backbone": factories[name](rate, hparams),
         "head": factories[name](rate * hparams["head_learning_rate_scale"], hparams),
     }
+
+  return build
+
+
+def proximal(optimizers: Optimizers) -> Optimizers:
+  """FedProx: adds hparams `proximal_weight` times (backbone - global backbone) to its gradient.
+
+  Source: Li et al., MLSys 2020 (FedProx), equation 2.
+  """
+
+  def pull(weight) -> optax.GradientTransformation:
+    def update(gradient, start, params=None):
+      return jax.tree.map(lambda g, w, w0: g + weight * (w - w0), gradient, params, start), start
+    return optax.GradientTransformation(lambda params: params, update)
+
+  def build(hparams):
+    plain = optimizers(hparams)
+    return plain | {"backbone": optax.chain(pull(hparams["proximal_weight"]), plain["backbone"])}
 
   return build

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fedjax_face.data import pixels
 from fedjax_face.federated.client import Batch, Params, Totals
 from fedjax_face.losses.softmax import masked_cross_entropy
-from fedjax_face.models.embedding import unit_embeddings
+from fedjax_face.models.embedding import l2_normalise, unit_embeddings
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -62,14 +62,22 @@ def embedding_model(
 
   def loss(params, batch: Batch, hparams, key):
     images = pixels.normalise(augment(batch.images, key))
-    embeddings = backbone.apply(params["backbone"], images)
+    embeddings: Any = backbone.apply(params["backbone"], images)
     scalars = {name: hparams[name] for name in head.hparams}
     logits: Any = head.apply(params["head"], embeddings, batch.labels, **scalars)
     mean, seen = masked_cross_entropy(logits, batch.labels, batch.mask, batch.num_classes)
     count = seen["count"]
-    return mean, Totals(mean * count, seen["accuracy"] * count, count)
+    cosine = jnp.sum(_true_class_cosine(params["head"], embeddings, batch))
+    return mean, Totals(mean * count, seen["accuracy"] * count, cosine, count)
 
   def embed(params, images):
     return unit_embeddings(backbone, params, images)
 
   return EmbeddingModel(init_backbone, init_head, loss, embed)
+
+
+def _true_class_cosine(head: Any, embeddings: jax.Array, batch: Batch) -> jax.Array:
+  """f32 [B]: cosine of each real example with its class embedding, 0 for padding; no gradient."""
+  own = head["params"]["class_embeddings"][batch.labels]
+  cosine = jnp.sum(l2_normalise(embeddings) * l2_normalise(own), axis=-1)
+  return jax.lax.stop_gradient(jnp.where(batch.mask, cosine, 0.0))

@@ -6,6 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import PartitionSpec
+
+from fedjax_face.federated import memory
+from fedjax_face.federated.algorithm import NO_COMMUNICATION, Communication
+from fedjax_face.federated.client import ClientResult
+from fedjax_face.federated.memory import Memory
 
 InitHead = Callable[[jax.Array], Any]
 
@@ -14,25 +20,24 @@ class HeadStrategy(NamedTuple):
   """The life of a head over a round.
 
   Attributes:
-    init: key -> (public, private): parts that join the aggregated parameters ({} for none), and
-      state that does not.
-    start: (public params, private state, client id, key) -> the head that a client starts from.
+    init: key -> (public, kept): parts that join the aggregated parameters ({} for none), and what
+      is kept beside them.
+    memory: how `kept` is handed out and taken back.
+    start: (public, common, own entry, key) -> the head that a client starts from.
     released: (head at the start, head at the end) -> what joins the client's clipped update;
       the same structure as `public`.
-    finish: (private state, heads [K, ...] kept by the clients, client ids [K]) -> private state.
-    keep: head at the end -> what `finish` is to see of it (() for nothing).
+    entry: result of local training -> the client's new own entry.
+    communication: what of `kept` a client and the server exchange in a round, in bytes.
+    sharding: an array of `kept` -> how it is divided over the devices.
   """
 
   init: Callable[[jax.Array], tuple[dict[str, Any], Any]]
-  start: Callable[[dict[str, Any], Any, jax.Array, jax.Array], Any]
+  memory: Memory
+  start: Callable[[dict[str, Any], Any, Any, jax.Array], Any]
   released: Callable[[Any, Any], dict[str, Any]]
-  finish: Callable[[Any, Any, jax.Array], Any]
-  keep: Callable[[Any], Any]
-
-
-def _forget(private, heads, clients):
-  del heads, clients
-  return private
+  entry: Callable[[ClientResult], Any]
+  communication: Communication = NO_COMMUNICATION
+  sharding: Callable[[jax.Array], PartitionSpec] = lambda leaf: PartitionSpec()
 
 
 def fresh(init_head: InitHead, start: str) -> HeadStrategy:
@@ -56,10 +61,10 @@ def fresh(init_head: InitHead, start: str) -> HeadStrategy:
   keeps_frame = start == "shared_frame"
   return HeadStrategy(
       init=lambda key: ({}, init_head(key) if keeps_frame else ()),
-      start=lambda public, frame, client, key: starts[start](frame, key),
+      memory=memory.constant(kept_by_all=True),
+      start=lambda public, frame, own, key: starts[start](frame, key),
       released=lambda before, after: {},
-      finish=_forget,
-      keep=lambda head: (),
+      entry=lambda result: (),
   )
 
 
@@ -67,8 +72,8 @@ def shared(init_head: InitHead) -> HeadStrategy:
   """One global head, trained, clipped, noised and averaged with the backbone (FedAvg)."""
   return HeadStrategy(
       init=lambda key: ({"head": init_head(key)}, ()),
-      start=lambda public, private, client, key: public["head"],
+      memory=memory.constant(kept_by_all=False),
+      start=lambda public, common, own, key: public["head"],
       released=lambda before, after: {"head": jax.tree.map(lambda b, a: b - a, before, after)},
-      finish=_forget,
-      keep=lambda head: (),
+      entry=lambda result: (),
   )

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import dp_accounting
 import numpy as np
+import scipy.special
 
 from fedjax_face.data import cohorts
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.silos import Silos, order_by_size
 from fedjax_face.data.users import Users
 from fedjax_face.privacy.adjacency import Adjacency
 
@@ -26,8 +28,11 @@ class Participation(NamedTuple):
     rounds_per_event: rounds in which one user can take part at most once.
     clients: K.
     users_per_client: most users that one client can hold.
+    own_classes: most classes that the users of one client can have.
     population: number of users.
     words: for the privacy statement.
+    lasting_clients: number of clients that keep their identity from round to round; 0 where
+      clients are drawn anew.
   """
 
   cohort: Callable[[np.random.Generator, int], Cohort]
@@ -36,8 +41,10 @@ class Participation(NamedTuple):
   rounds_per_event: int
   clients: int
   users_per_client: int
+  own_classes: int
   population: int
   words: str
+  lasting_clients: int = 0
 
 
 class _Scheme(NamedTuple):
@@ -86,7 +93,77 @@ def participation(options: Mapping[str, Any], dataset: FaceDataset) -> Participa
 
   return Participation(
       cohort, scheme.amplify, scheme.adjacency, scheme.rounds_per_event, clients,
-      scheme.users_per_client, population, scheme.words)
+      scheme.users_per_client, _most_classes(dataset, scheme.users_per_client), population,
+      scheme.words)
+
+
+def _most_classes(dataset: FaceDataset, users: int) -> int:
+  """Classes of the `users` users who have most, none counted more often than there are labels."""
+  held = np.unique(np.stack([dataset.person, dataset.label]), axis=1)
+  classes_of_user = np.sort(np.unique(held[0], return_counts=True)[1])[::-1]
+  return min(dataset.num_labels, int(classes_of_user[:users].sum()))
+
+
+def silo_participation(options: Mapping[str, Any], dataset: FaceDataset, silos: Silos,
+                       devices: int, clients_per_chunk: int) -> Participation:
+  """Silos that last: all of them every round, or some, each with all the images that it holds.
+
+  Slots are filled largest first, so that clients that run side by side are of similar size, and in
+  turn over the devices; empty slots make their number fit.
+
+  Args:
+    options: the config's `cohort` section: `silos_per_round` (0: all), `batch_size`, `epochs`,
+      `max_examples` (of a silo in a round, 0 = all), `classes` (`all`, `own`).
+    dataset: whose rows `silos` describes.
+    silos: who holds which rows.
+    devices: that share the clients of a round.
+    clients_per_chunk: clients that run side by side.
+
+  Raises:
+    ValueError: more silos a round than there are, or a person in several silos.
+  """
+  users = Users.from_person(silos.silo)
+  asked = options["silos_per_round"]
+  if not 0 <= asked <= silos.num_silos:
+    raise ValueError(f"cohort.silos_per_round={asked}: expected 0 (all) to {silos.num_silos}")
+  size = asked or silos.num_silos
+  together = devices * clients_per_chunk
+  slots = -(-size // together) * together
+  held = np.unique(np.stack([silos.silo, dataset.person]), axis=1)[0]
+
+  def cohort(rng: np.random.Generator, round_number: int) -> Cohort:
+    sampled = cohorts.FixedSize(size).sample(rng, round_number, silos.num_silos)
+    chosen = np.pad(sampled, (0, slots - size), constant_values=-1)
+    counts = np.where(chosen >= 0, users.counts[chosen], 0)
+    order = dealt(order_by_size(counts, clients_per_chunk), devices, clients_per_chunk)
+    return cohorts.client_batches(
+        users, dataset.label, cohorts.one_per_client(chosen[order]),
+        batch_size=options["batch_size"], epochs=options["epochs"],
+        max_examples=options["max_examples"], num_labels=dataset.num_labels, rng=rng,
+        classes=options["classes"])
+
+  labels_of_silo = np.unique(np.stack([silos.silo, dataset.label]), axis=1)[0]
+  return Participation(
+      cohort=cohort,
+      amplify=lambda event: event,
+      adjacency=Adjacency.REPLACE_ONE,
+      rounds_per_event=1,
+      clients=slots,
+      users_per_client=int(np.bincount(held).max()),
+      own_classes=int(np.bincount(labels_of_silo).max()),
+      population=len(np.unique(dataset.person)),
+      words=f"{size} of {silos.num_silos} silos a round, uniformly without replacement, each with "
+            "all its people",
+      lasting_clients=silos.num_silos)
+
+
+def dealt(order: np.ndarray, devices: int, chunk: int) -> np.ndarray:
+  """Deals consecutive chunks of an order to the devices in turn; each device's share is contiguous.
+
+  Args:
+    order: [K], K a multiple of devices * chunk.
+  """
+  return order.reshape(-1, devices, chunk).swapaxes(0, 1).reshape(-1)
 
 
 def _check(options: Mapping[str, Any], dataset: FaceDataset) -> None:
@@ -117,6 +194,34 @@ def _displacing(capacity: int) -> int:
   return max(capacity, 2)
 
 
+def expected_dropped_share(population: int, probability: float, clients: int, capacity: int
+                           ) -> float:
+  """Expected share of the sampled users that find no room: K E[max(X - M, 0)] over N q.
+
+  X ~ Binomial(N, q / K) users choose a given client, which keeps `capacity` M of them.
+
+  Args:
+    population: N.
+    probability: q, of a user in a round (cyclic: over its group as well).
+    clients: K.
+    capacity: M.
+  """
+  if capacity >= population:
+    return 0.0
+  share = probability / clients
+  # P(Binomial(n, share) >= k) is a regularised incomplete beta function.
+  at_least = lambda k, n: scipy.special.betainc(k, n - k + 1, share) if k <= n else 0.0
+  return float(at_least(capacity, population - 1)
+               - capacity / (population * share) * at_least(capacity + 1, population))
+
+
+def _room(population: int, probability: float, options: Mapping[str, Any]) -> str:
+  share = expected_dropped_share(
+      population, probability, options["virtual_clients"], options["capacity"])
+  return (f"of at most {options['capacity']} users; a share of {share:.2g} of the sampled users is "
+          "expected to find no room and sits the round out")
+
+
 def _fixed(options: Mapping[str, Any], population: int) -> _Scheme:
   size, clients = _per_round(options, population), options["virtual_clients"]
   return _Scheme(
@@ -144,8 +249,8 @@ def _poisson(options: Mapping[str, Any], population: int) -> _Scheme:
       rounds_per_event=1,
       users_per_client=_displacing(options["capacity"]),
       words=f"each of {population} users independently with probability {probability:.6g} a round "
-            f"(Poisson), each assigned independently to one of {clients} virtual clients of at "
-            f"most {options['capacity']} users")
+            f"(Poisson), each assigned independently to one of {clients} virtual clients "
+            + _room(population, probability, options))
 
 
 def _cyclic_fixed(options: Mapping[str, Any], population: int) -> _Scheme:
@@ -185,5 +290,7 @@ def _cyclic_poisson(options: Mapping[str, Any], population: int) -> _Scheme:
       rounds_per_event=groups,
       users_per_client=_displacing(options["capacity"]),
       words=f"{groups} groups in turn, users assigned to them independently; each user of the "
-            f"group whose turn it is independently with probability {probability:.6g} (Poisson); "
-            f"the same user at most once in {groups} rounds")
+            f"group whose turn it is independently with probability {probability:.6g} (Poisson), "
+            f"assigned independently to one of {clients} virtual clients "
+            + _room(population, probability / groups, options)
+            + f"; the same user at most once in {groups} rounds")

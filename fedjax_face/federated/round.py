@@ -26,24 +26,34 @@ class FederatedState(NamedTuple):
 
   Attributes:
     params: what is aggregated and sent to clients: `backbone`, and `head` where it is shared.
-    heads: the head strategy's own state.
+    heads: what the head strategy keeps.
+    clients: what the client update keeps.
     aggregator: state of clipping and noise.
     server: state of the server optimiser.
   """
 
   params: dict[str, Any]
   heads: Any
+  clients: Any
   aggregator: Any
   server: Any
 
 
+class _Given(NamedTuple):
+  """What heads and client update hand out for a round, to all clients or to each its own."""
+
+  heads: Any
+  clients: Any
+
+
 class FederatedRound(NamedTuple):
-  """The functions of a round, the bytes that it moves, and how its state forgets its noise."""
+  """The functions of a round, the bytes it moves, and how its state forgets noise and is placed."""
 
   init: Callable[[jax.Array, Any], FederatedState]
   step: Callable[..., tuple[FederatedState, Metrics]]
   communication: Callable[[FederatedState], Communication]
   forget: Callable[[FederatedState], FederatedState]
+  sharding: Callable[[FederatedState], FederatedState]
 
 
 class _Contribution(NamedTuple):
@@ -71,7 +81,7 @@ def federated_round(
   with the cohort.
 
   Args:
-    client_update: (params, images, ClientBatches, hparams, key) -> ClientResult.
+    client_update: what a client does with its data.
     heads: where a client's head comes from and where it goes.
     aggregator: from updates to a mean update.
     server_optimizer: hparams -> optimiser, applied to the mean of (global - local) as a gradient.
@@ -81,41 +91,43 @@ def federated_round(
   """
 
   def init(key: jax.Array, backbone: Any) -> FederatedState:
-    public, private = heads.init(key)
+    public, kept = heads.init(key)
     params = {"backbone": backbone, **public}
-    return FederatedState(params, private, aggregator.init(params, hparams),
-                          server_optimizer(hparams).init(params))
+    return FederatedState(params, kept, client_update.init(params),
+                          aggregator.init(params, hparams), server_optimizer(hparams).init(params))
 
-  def one_client(state: FederatedState, images, cohort: Any, key, hparams):
-    take_part = cohort.client >= 0
-    head = heads.start(state.params, state.heads, cohort.client, jax.random.fold_in(key, 0))
+  def one_client(server: FederatedState, common: _Given, own: _Given, images, cohort, key, hparams):
+    head = heads.start(server.params, common.heads, own.heads, jax.random.fold_in(key, 0))
     batches = ClientBatches(cohort.examples, cohort.labels, cohort.mask, cohort.num_classes)
-    start = {"backbone": state.params["backbone"], "head": head}
-    result = client_update(start, images, batches, hparams, jax.random.fold_in(key, 1))
+    start = {"backbone": server.params["backbone"], "head": head}
+    result = client_update.run(start, common.clients, own.clients, images, batches, hparams,
+                               jax.random.fold_in(key, 1))
     update = {
         "backbone": jax.tree.map(jnp.subtract, start["backbone"], result.params["backbone"]),
         **heads.released(head, result.params["head"]),
     }
-    update, finite = zero_if_not_finite(update)
-    counts = take_part & finite
+    entries = _Given(heads.entry(result), result.entry)
+    (update, _), finite = zero_if_not_finite((update, entries))
+    took_part = cohort.client >= 0
+    counts = took_part & finite
     weight = aggregator.weight(cohort.mask.sum()) * counts
-    clipped, norm, below = aggregator.clip(update, state.aggregator, hparams)
-    sums = Sums(optax.tree.scale(weight, clipped), weight, 1.0 * take_part, 1.0 * (below & counts),
+    clipped, norm, below = aggregator.clip(update, server.aggregator, hparams)
+    sums = Sums(optax.tree.scale(weight, clipped), weight, 1.0 * took_part, 1.0 * (below & counts),
                 jnp.where(finite, norm, 0.0))
     totals = jax.tree.map(lambda total: jnp.where(finite, total, 0.0), result.totals)
-    return _Contribution(sums, totals, 1.0 * (take_part & ~finite)), heads.keep(
-        result.params["head"])
+    kept = jax.tree.map(lambda new, old: jnp.where(counts, new, old), entries, own)
+    return _Contribution(sums, totals, 1.0 * (took_part & ~finite)), kept
 
-  def sum_over_clients(state, images, cohort, keys, hparams):
+  def sum_over_clients(server, common, own, images, cohort, keys, hparams):
     """Runs on one device with its share of the clients; returns totals over all devices."""
-    run = lambda cohort, key: one_client(state, images, cohort, key, hparams)
-    total, kept = _sum_in_chunks(run, (cohort, keys), clients_per_chunk)
+    run = lambda own, cohort, key: one_client(server, common, own, images, cohort, key, hparams)
+    total, kept = _sum_in_chunks(run, (own, cohort, keys), clients_per_chunk)
     return jax.lax.psum(total, "clients"), kept
 
   spread = jax.shard_map(
       sum_over_clients,
       mesh=mesh,
-      in_specs=(P(), P(), P("clients"), P("clients"), P()),
+      in_specs=(P(), P(), P("clients"), P(), P("clients"), P("clients"), P()),
       out_specs=(P(), P("clients")),
       check_vma=False,
   )
@@ -123,23 +135,34 @@ def federated_round(
   def step(state: FederatedState, data: Data, cohort: Any, hparams, keys: StepKeys):
     slots = jnp.arange(cohort.client.shape[0])
     client_keys = jax.vmap(lambda slot: jax.random.fold_in(keys.client, slot))(slots)
-    total, kept = spread(state, data.images, cohort, client_keys, hparams)
+    common = _Given(heads.memory.common(state.heads), client_update.memory.common(state.clients))
+    own = _Given(heads.memory.own(state.heads, cohort.client),
+                 client_update.memory.own(state.clients, cohort.client))
+    server = state._replace(heads=(), clients=(), server=())
+    total, entries = spread(server, common, own, data.images, cohort, client_keys, hparams)
     mean, aggregator_state, released = aggregator.release(
         total.sums, state.aggregator, hparams, keys.noise)
     update, server_state = server_optimizer(hparams).update(mean, state.server, state.params)
     params = optax.apply_updates(state.params, update)
-    new_heads = heads.finish(state.heads, kept, cohort.client)
-    new_state = FederatedState(params, new_heads, aggregator_state, server_state)
-    return new_state, _metrics(total) | released
+    kept_heads, of_heads = heads.memory.finish(state.heads, entries.heads, cohort.client, hparams)
+    kept_clients, of_clients = client_update.memory.finish(
+        state.clients, entries.clients, cohort.client, hparams)
+    new_state = FederatedState(params, kept_heads, kept_clients, aggregator_state, server_state)
+    return new_state, _metrics(total) | released | of_heads | of_clients
 
   def communication(state: FederatedState) -> Communication:
     bytes_of_update = tree_bytes(state.params)
-    return Communication(down=bytes_of_update, up=bytes_of_update)
+    return (Communication.equal(bytes_of_update, bytes_of_update).plus(heads.communication)
+            .plus(client_update.communication(state.params)))
 
   def forget(state: FederatedState) -> FederatedState:
     return state._replace(aggregator=aggregator.forget(state.aggregator))
 
-  return FederatedRound(init, step, communication, forget)
+  def sharding(state: FederatedState) -> FederatedState:
+    specs = jax.tree.map(lambda leaf: P(), state)
+    return specs._replace(heads=jax.tree.map(heads.sharding, state.heads))
+
+  return FederatedRound(init, step, communication, forget, sharding)
 
 
 def _metrics(total: _Contribution) -> Metrics:
@@ -148,6 +171,7 @@ def _metrics(total: _Contribution) -> Metrics:
   return {
       "loss": totals.loss / examples,
       "accuracy": totals.correct / examples,
+      "cosine": totals.cosine / examples,
       "examples": totals.examples,
       "clients": sums.clients,
       "clients_not_finite": total.not_finite,

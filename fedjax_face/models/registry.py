@@ -65,6 +65,13 @@ def head(name: str, num_classes: int, embedding_dim: int, **options: Any) -> nn.
   return _make("head", HEADS, name, num_classes=num_classes, embedding_dim=embedding_dim, **options)
 
 
+def head_scalars(name: str) -> tuple[str, ...]:
+  """Names of the scalars that a head takes beside its sizes: `margin` and `scale`, or none."""
+  if name not in HEADS:
+    return ()
+  return tuple(field for field in ("margin", "scale") if field in _options(HEADS[name]))
+
+
 def count_parameters(params: Any) -> int:
   """Number of scalars in a pytree of arrays or of `jax.ShapeDtypeStruct`."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
@@ -75,8 +82,7 @@ def _make(kind: str, table: Mapping[str, Callable[..., nn.Module]], name: str,
   """Looks the name up and checks the options against the factory's signature."""
   if name not in table:
     raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(table)}")
-  fields = {key: parameter for key, parameter in inspect.signature(table[name]).parameters.items()
-            if key not in ("parent", "name")}
+  fields = _options(table[name])
   unknown = [key for key in options if key not in fields]
   if unknown:
     accepted = ", ".join(fields)
@@ -86,3 +92,8 @@ def _make(kind: str, table: Mapping[str, Callable[..., nn.Module]], name: str,
   if missing:
     raise ValueError(f"{kind} {name!r} needs the option {missing[0]!r}")
   return table[name](**options)
+
+
+def _options(factory: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
+  return {key: parameter for key, parameter in inspect.signature(factory).parameters.items()
+          if key not in ("parent", "name")}

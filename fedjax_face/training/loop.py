@@ -119,9 +119,16 @@ def train(
 
 
 def initial_state(algorithm: Algorithm, seed: int, mesh: Mesh) -> State:
-  """The state before round 0, on every device of the mesh."""
+  """The state before round 0, placed on the mesh as the algorithm wishes."""
   init = lambda key: jax.tree.map(_strongly_typed, algorithm.init(key))
-  return jax.jit(init, out_shardings=NamedSharding(mesh, P()))(replicate(init_key(seed), mesh))
+  return jax.jit(init, out_shardings=_placement(algorithm, mesh))(
+      replicate(init_key(seed), mesh))
+
+
+def _placement(algorithm: Algorithm, mesh: Mesh) -> State:
+  """A `NamedSharding` for every array of the state."""
+  specs = algorithm.sharding(jax.eval_shape(algorithm.init, jax.random.key(0)))
+  return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def compile_rounds(algorithm: Algorithm, mesh: Mesh) -> Dispatch:
@@ -152,7 +159,9 @@ def compile_rounds(algorithm: Algorithm, mesh: Mesh) -> Dispatch:
     state, metrics = jax.lax.fori_loop(jnp.int32(0), span[1] - span[0], body, (state, empty))
     return state, metrics, _all_finite(state)
 
-  return jax.jit(run, donate_argnums=0, out_shardings=NamedSharding(mesh, P()))
+  everywhere = NamedSharding(mesh, P())
+  return jax.jit(run, donate_argnums=0,
+                 out_shardings=(_placement(algorithm, mesh), everywhere, everywhere))
 
 
 def _strongly_typed(leaf: jax.Array) -> jax.Array:

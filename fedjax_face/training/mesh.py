@@ -47,6 +47,18 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   return _place(tree, NamedSharding(mesh, P()))
 
 
+def shard(tree: Any, specs: Any, mesh: Mesh) -> Any:
+  """Places every array of `tree` as its `PartitionSpec` in `specs` says; same values everywhere."""
+  return jax.tree.map(lambda leaf, spec: _place(leaf, NamedSharding(mesh, spec)), tree, specs)
+
+
+def gathered(tree: Any, mesh: Mesh) -> Any:
+  """Every array whole on every device; all processes must call it."""
+  if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+    return tree
+  return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
+
+
 def shard_clients(tree: Any, mesh: Mesh) -> Any:
   """Splits arrays `[R, K, ...]` along K over the devices; each process passes the same values.
 

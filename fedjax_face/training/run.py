@@ -23,7 +23,7 @@ from fedjax_face.training import checkpoint, config, loop, summary
 from fedjax_face.training.checkpoint import Checkpoint
 from fedjax_face.training.evaluator import Outcome
 from fedjax_face.training.experiment import Experiment, build
-from fedjax_face.training.mesh import is_main_process, replicate
+from fedjax_face.training.mesh import gathered, is_main_process, shard
 from fedjax_face.training.progress import Display
 from fedjax_face.training.records import CsvFile, TensorBoard, WeightsAndBiases
 from fedjax_face.training.streams import cohort_root, noise_key, noise_words
@@ -109,7 +109,7 @@ def _resume(experiment: Experiment, workdir: pathlib.Path, say: Any) -> Checkpoi
     say(f"resuming after round {found.round} of {options.rounds}")
   if found.noise_words is None and found.round < options.rounds:
     found = _with_noise(found, seed, workdir)
-  return found._replace(state=replicate(found.state, experiment.mesh))
+  return found._replace(state=shard(found.state, algorithm.sharding(template), experiment.mesh))
 
 
 def _with_noise(before: Checkpoint, noise_seed: int | None, workdir: pathlib.Path) -> Checkpoint:
@@ -144,7 +144,7 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
         stop_every=(saved_every, evaluated_every), resident=experiment.resident,
         mesh=experiment.mesh):
       clock.add(progress)
-      state, done = progress.state, progress.span.stop
+      state, done = gathered(progress.state, experiment.mesh), progress.span.stop
       rows = _rows(progress, ledger, experiment)
       if done == options.rounds:
         outcome = experiment.evaluator.outcome(state)

@@ -67,7 +67,6 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     outcome: of the final evaluation.
   """
   algorithm = experiment.algorithm
-  down, up = algorithm.communication(state)
   metrics = {} if outcome is None else {
     name: {"value": m.value, "low": m.low, "high": m.high, "note": m.note}
     for name, m in outcome.metrics.items()}
@@ -79,7 +78,7 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     "hparams": dict(algorithm.hparams),
     **environment(),
     "seconds": dict(seconds),
-    "bytes_per_client_and_round": {"down": down, "up": up},
+    "bytes_per_client_and_round": algorithm.communication(state)._asdict(),
     "data_notes": list(experiment.sources.notes),
     "updates_not_finite": _sum_of_column(workdir / "metrics.csv", "clients_not_finite"),
     "metrics": metrics,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.algorithms import registry
-from fedjax_face.federated.algorithm import Data, StepKeys
+from fedjax_face.federated.algorithm import Communication, Data, StepKeys
 from fedjax_face.privacy.adjacency import Adjacency
 from tests.algorithms import tiny
 
@@ -61,7 +61,7 @@ def test_dp_fedemb_keeps_and_sends_no_head():
   state, _ = run(algorithm)
   assert set(state.params) == {"backbone"}
   size = sum(leaf.nbytes for leaf in backbone_of(state))
-  assert algorithm.communication(state) == (size, size)
+  assert algorithm.communication(state) == Communication.equal(size, size)
 
 
 def test_fedavg_clips_noises_and_sends_the_head_too():
@@ -153,8 +153,9 @@ def test_a_finished_run_forgets_the_noise_that_later_noise_needed():
 
 
 def test_every_metric_is_named_as_not_covered():
-  words = {"loss": "loss", "accuracy": "accuracy", "examples": "examples", "clients": "clients",
-           "clients_not_finite": "not finite", "update_norm": "update norms",
+  words = {"loss": "loss", "accuracy": "accuracy", "examples": "examples",
+           "clients": "clients", "cosine": "cosines", "clients_not_finite": "not finite",
+           "update_norm": "update norms",
            "clipped_fraction": "clipped fraction", "signal_to_noise": "signal-to-noise"}
   algorithm = build()
   _, metrics = run(algorithm)

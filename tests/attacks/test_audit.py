@@ -3,13 +3,16 @@
 import dp_accounting
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax_privacy.matrix_factorization import buffered_toeplitz
 
+from fedjax_face.algorithms import parts
 from fedjax_face.attacks import audit
 from fedjax_face.federated import aggregators
 from fedjax_face.federated.client import ClientResult, Totals
 from fedjax_face.federated.participation import participation
-from fedjax_face.privacy import noise
+from fedjax_face.privacy import accounting, ledger, noise
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
 from tests.federated import toys
@@ -20,7 +23,7 @@ COHORT = {
     "max_examples_per_user": 0, "classes": "all",
 }
 HPARAMS = {"clip_norm": 0.5, "noise_multiplier": 1.0}
-USERS, TRIALS, DELTA = 8, 4000, 1e-2
+USERS, DELTA = 8, 1e-2
 
 
 def gaussian(who):
@@ -29,16 +32,19 @@ def gaussian(who):
 
 
 def play(sampling, make_aggregator=gaussian, hparams=HPARAMS, rounds=1, probability=0.5,
-         claim_hparams=None, client_update=audit.canary_update, cohort=COHORT, event=None):
+         claim_hparams=None, client_update=audit.canary_update, cohort=COHORT, event=None,
+         trials=4000):
   options = cohort | {"sampling": sampling, "sampling_probability": probability}
   make = lambda dataset: participation(options, dataset)
-  who = make(audit.population(USERS, audit.PUSH))
+  who = make(audit.population([audit.IDLE] * USERS))
   aggregator = make_aggregator(who)
-  one = aggregator.event(claim_hparams or hparams)
-  event = event or dp_accounting.SelfComposedDpEvent(who.amplify(one), rounds)
+  if event is None:
+    release = parts.backbone_release(aggregator, who, claim_hparams or hparams)
+    event = dp_accounting.SelfComposedDpEvent(
+        release.event, ledger.events_used(rounds, release.covers))
   return audit.audit(
       make, aggregator, event, hparams, toys.one_device(), users=USERS, probability=probability,
-      rounds=rounds, trials=TRIALS, delta=DELTA, confidence=0.99, seed=1,
+      rounds=rounds, trials=trials, delta=DELTA, confidence=0.99, seed=1,
       client_update=client_update)
 
 
@@ -73,6 +79,99 @@ def test_claiming_c_where_a_client_holds_several_users_is_caught():
   hparams = HPARAMS | {"noise_multiplier": 2.0}
   wrong = dp_accounting.GaussianDpEvent(2.0)
   assert play("fixed", hparams=hparams, cohort=ALWAYS, probability=1, event=wrong).violated
+
+
+# One client of all users that are sampled, so that the canary never has a client of its own.
+TOGETHER = COHORT | {"virtual_clients": 1, "users_per_client": 4, "capacity": 8, "batch_size": 8,
+                     "max_examples": 8}
+
+
+def test_a_poisson_canary_that_turns_its_client_round_needs_two_clip_norms():
+  """The sum moves from -C to C: the claim for 2C holds, that for C does not."""
+  epsilon = lambda multiplier: accounting.epsilon(
+      dp_accounting.GaussianDpEvent(multiplier), DELTA, Adjacency.ADD_OR_REMOVE_ONE).best
+  result = play("poisson", hparams=HPARAMS | {"noise_multiplier": 2.0}, cohort=TOGETHER,
+                probability=1)
+  assert result.claimed == epsilon(1.0)
+  assert epsilon(2.0) < result.measured <= result.claimed
+
+
+def test_half_the_noise_of_a_poisson_round_is_caught():
+  claimed = HPARAMS | {"noise_multiplier": 2.0}
+  assert play("poisson", claim_hparams=claimed, cohort=TOGETHER, probability=1).violated
+
+
+def correlated(kind, rounds, min_separation):
+  made = noise.correlated(kind, rounds, min_separation)
+  return made, lambda who: aggregators.noised_mean(
+      UpdateClip(who.users_per_client, who.adjacency), who.clients, made)
+
+
+@pytest.fixture
+def short_search(monkeypatch):
+  """A buffered Toeplitz strategy as it is; the search for the best one takes half a minute."""
+  with jax.enable_x64(True):
+    strategy = buffered_toeplitz.BufferedToeplitz.build([0.9, 0.4], [0.3, 0.3])
+  monkeypatch.setattr(buffered_toeplitz, "optimize", lambda **_: strategy)
+
+
+@pytest.mark.parametrize("change, holds", [
+    ({}, True),
+    ({"noise": 0.5}, False),
+    ({"every_round": True}, False),
+], ids=["as it is", "half the noise", "separation not enforced"])
+@pytest.mark.parametrize("kind, sampling", [
+    ("banded", "cyclic_fixed"), ("buffered_toeplitz", "cyclic_poisson")])
+def test_correlated_noise_over_a_whole_run(kind, sampling, change, holds, short_search):
+  """Four rounds; two groups take turns, or one that takes part in every round. Its two turns move
+  the whitened outputs by 1.25 standard deviations, all that is claimed.
+  """
+  made, make_aggregator = correlated(kind, rounds=4, min_separation=2)
+  claimed = HPARAMS | {"noise_multiplier": 1.6 * made.relative_sensitivity}
+  hparams = claimed | {"noise_multiplier": claimed["noise_multiplier"] * change.get("noise", 1)}
+  groups = {"min_separation": 1, "users_per_client": 8} if "every_round" in change else {}
+  result = play(sampling, make_aggregator, hparams=hparams, claim_hparams=claimed, rounds=4,
+                probability=1, cohort=TOGETHER | groups, trials=6000)
+  assert result.claimed == pytest.approx(accounting.epsilon(
+      dp_accounting.GaussianDpEvent(0.8), DELTA, Adjacency.REPLACE_ONE).best, rel=1e-3)
+  assert result.violated is not holds
+  assert result.measured > 0.25 * result.claimed
+
+
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+def test_independent_noise_with_turns_stays_under_its_claim(probability):
+  """Of three rounds the canary may take part in two, each an event of its own."""
+  result = play("cyclic_poisson", cohort=TOGETHER, rounds=3, probability=probability, trials=1500)
+  assert 0 < result.measured <= result.claimed
+
+
+def test_the_covariance_of_the_noise_is_read_off_the_aggregator():
+  mechanism, make_aggregator = correlated("banded", rounds=4, min_separation=2)
+  who = participation(TOGETHER | {"sampling": "cyclic_fixed"}, audit.population([audit.IDLE] * 8))
+  covariance = audit.noise_covariance(make_aggregator(who), who.clients, HPARAMS, 4, seed=0)
+  turns = np.array([1.0, 0.0, 1.0, 0.0])  # the worst participation, from the first round on
+  assert turns @ np.linalg.solve(covariance, turns) == pytest.approx(
+      (mechanism.relative_sensitivity / HPARAMS["noise_multiplier"]) ** 2, rel=0.02)
+
+
+def test_whitened_scores_by_hand():
+  """Standard deviations 2 and 1, one movement of 2 in the first round: (1 or -1) * half of it."""
+  first, second = np.array([[1.0, 0.0]] * 2), np.array([[-1.0, 0.0]] * 2)
+  seen = np.array([[1.0, 9.0], [-1.0, 9.0]])
+  np.testing.assert_allclose(
+      audit.whitened_scores(seen, first, second, np.diag([4.0, 1.0])), [0.5, -0.5])
+
+
+def test_clean_sums_are_those_of_the_round():
+  """Without noise the adversary sees exactly what the scores take for the clean sum."""
+  options = TOGETHER | {"sampling": "poisson", "virtual_clients": 2, "sampling_probability": 0.5}
+  for dataset in audit.neighbours(USERS, Adjacency.ADD_OR_REMOVE_ONE):
+    who = participation(options, dataset)
+    hparams = HPARAMS | {"noise_multiplier": 0.0}
+    drawn = audit.draw(who, 0, 3, 5, seed=0)
+    round_ = audit.canary_round(gaussian(who), hparams, toys.one_device())
+    np.testing.assert_allclose(audit.observe(round_, dataset, drawn, hparams, 0),
+                               audit.clean_sums(drawn, dataset), atol=1e-5)
 
 
 def batchwise_canary(params, images, batches, hparams, key):

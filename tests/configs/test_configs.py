@@ -10,7 +10,8 @@ from fedjax_face.training import config as configs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIANTS = {
-    "dp_fedemb": ("synthetic", "femnist", "lfw", "digiface", "emnist", "gld", "inaturalist")}
+    "dp_fedemb": ("synthetic", "femnist", "lfw", "digiface", "emnist", "gld", "inaturalist"),
+    "fedgc": ("synthetic", "lfw", "casia")}
 EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 
 

@@ -21,6 +21,10 @@ from tests.data.conftest import make_dataset
     ("landmarks", np.zeros((3, 5, 3), np.float32), r"expected float32 \[3, N, 2\]"),
     ("visible", np.zeros((3, 4), bool), "5 landmarks but visible has 4"),
     ("pose_known", np.zeros(3, np.int8), r"pose_known is int8 \[3\]; expected bool"),
+    ("attributes", {"age": np.zeros(2)}, r"attribute age is float64 \[2\]; .* integers or floats"),
+    ("attributes", {"age": [1, 2, 3]}, "attribute age is <class 'list'>; expected numpy"),
+    ("attributes", {"age": np.zeros(3, bool)}, "attribute age is bool"),
+    ("attributes", {"gender": np.zeros(3)}, "attribute gender is a field of its own"),
 ])
 def test_bad_arrays_are_refused_in_one_line(field, array, message):
   good = make_dataset([0, 1, 0], person=[0, 1, 4], names=("a", "b"), person_names=tuple("pqrst"),
@@ -65,6 +69,30 @@ def test_compact_closes_gaps():
   np.testing.assert_array_equal(tight.label, [1, 0, 1])
   np.testing.assert_array_equal(tight.person, [1, 1, 0])
   assert tight.names == ("c", "f") and tight.person_names == ("3", "7")
+
+
+def test_attributes_follow_their_rows_and_say_what_is_unknown():
+  data = make_dataset([5, 2, 5], attributes={"age": np.array([30, -1, 50], np.int16),
+                                             "tone": np.array([-1, .5, np.nan], np.float32)},
+                      gender=np.array([0, 1, 1], np.int8),
+                      gender_known=np.array([True, True, False]))
+  np.testing.assert_array_equal(data.attribute("age"), [30, np.nan, 50])
+  np.testing.assert_array_equal(data.attribute("tone"), [-1, .5, np.nan])
+  np.testing.assert_array_equal(data.attribute("gender"), [0, 1, np.nan])
+  part = ds.compact(data.select([2, 0]))
+  np.testing.assert_array_equal(part.attributes["age"], [50, 30])
+  np.testing.assert_array_equal(part.attribute("gender"), [np.nan, 0])
+  with pytest.raises(ValueError, match="no attribute 'height'; expected one of gender, age, tone"):
+    data.attribute("height")
+  with pytest.raises(ValueError, match="no attribute 'age'; expected one of none"):
+    make_dataset([0]).attribute("age")
+
+
+def test_concatenated_attributes_are_unknown_where_a_source_lacks_them():
+  both = ds.concatenate([make_dataset([0, 1], attributes={"age": np.array([30, -1], np.int16)}),
+                         make_dataset([0], attributes={"tone": np.array([.5])})])
+  np.testing.assert_array_equal(both.attributes["age"], [30, np.nan, np.nan])
+  np.testing.assert_array_equal(both.attributes["tone"], [np.nan, np.nan, .5])
 
 
 def test_concatenate_never_mixes_people_of_different_sources():

@@ -6,6 +6,7 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.splits import check_disjoint
 from tests.data.conftest import encoded
 from tests.data.test_femnist import shard
+from tests.data.test_insightface_rec import write_rec
 from tests.data.test_lfw import write_lfw
 
 FACES = {"name": "synthetic_faces", "num_people": 3, "evaluation_people": 2, "images_per_person": 2,
@@ -76,6 +77,21 @@ def test_folder_splits_by_person(folder):
                                   [int(part.names[p][1:]) for p in part.label])
   assert sources.load(config, 0).evaluation.names == loaded.evaluation.names
   assert sources.load(config, 1).evaluation.names != loaded.evaluation.names
+
+
+def test_insightface_rec_splits_by_person(tmp_path, plain_faces):
+  write_rec(tmp_path, [(p, encoded(10 * p + i)) for p in range(10) for i in range(2)])
+  config = {"name": "insightface_rec", "path": str(tmp_path), "size": 8, "test_fraction": .3}
+  loaded = sources.load(config, 0)
+  assert len(loaded.evaluation) == 6 and len(loaded.train) == 14 and loaded.notes == ()
+  people = [set((part.images[:, 0, 0, 0] // 10).tolist())
+            for part in (loaded.train, loaded.evaluation)]
+  assert not people[0] & people[1] and set(loaded.train.label) == set(range(7))
+  public = {"name": "insightface_rec", "path": str(tmp_path), "size": 28, "grayscale": True,
+            "limit": 4}
+  loaded = sources.load({**FACES, "num_people": 1, "evaluation_people": 1, "public": public}, 0)
+  assert loaded.public.images.shape == (4, 28, 28, 1) and loaded.public.num_labels == 2
+  assert any("whether they share a person cannot be checked" in note for note in loaded.notes)
 
 
 def test_skipped_files_are_noted(folder, tmp_path):

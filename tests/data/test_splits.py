@@ -42,16 +42,6 @@ def test_split_by_fold_trains_on_everybody_else():
     splits.split_by_fold(NAMED, folds, (3,))
 
 
-def test_random_silos_are_even_and_keep_persons_together():
-  person = np.repeat(np.arange(10), [1, 2, 3, 4, 5, 5, 4, 3, 2, 1])
-  silo = splits.random_silos(person, 3, np.random.default_rng(0))
-  of_person = [set(silo[person == p]) for p in range(10)]
-  assert all(len(s) == 1 for s in of_person)
-  assert sorted(np.bincount([s.pop() for s in of_person])) == [3, 3, 4]
-  with pytest.raises(ValueError, match="11 silos for 10 persons"):
-    splits.random_silos(person, 11, np.random.default_rng(0))
-
-
 def test_overlapping_people_are_refused_by_name():
   train, test = NAMED.select([0, 2, 3]), NAMED.select([1, 3, 4])
   with pytest.raises(ValueError) as error:

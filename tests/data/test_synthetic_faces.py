@@ -38,6 +38,18 @@ def test_shapes_types_and_order(faces):
     assert len(set(faces.gender[faces.person == person])) == 1
 
 
+def test_skin_tone_is_of_the_person_and_larger_for_darker_skin(faces):
+  tone = faces.attributes["skin_tone"]
+  assert tone.shape == (60,) and (0 < tone).all() and (tone < 1).all()
+  by_person = tone.reshape(6, 10)
+  assert (by_person == by_person[:, :1]).all()
+  skin = sample_identities(SEED, np.arange(6)).paint.skin
+  darkest, fairest = by_person[:, 0].argmax(), by_person[:, 0].argmin()
+  assert (skin[darkest] < skin[fairest]).all()
+  mean = faces.images.reshape(6, -1).mean(1)
+  assert mean[darkest] < mean[fairest]
+
+
 def test_an_image_depends_on_seed_person_and_number_only(faces):
   later = synthetic_faces(2, 4, SIZE, SEED, first_person=3, workers=1)
   rows = np.concatenate([np.arange(30, 34), np.arange(40, 44)])

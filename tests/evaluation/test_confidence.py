@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fedjax_face.evaluation import confidence, recall_confidence
+from fedjax_face.evaluation import confidence, pairwise, recall_confidence
 from fedjax_face.evaluation.recall_confidence import bootstrap_recall
 
 VALUES = [1.0, 2.0, 3.0, 4.0]
@@ -157,6 +157,59 @@ def test_thinned_pairs_give_nearly_the_same_interval():
   thin = bootstrap_recall(x, label, person, [0.02], 200, np.random.default_rng(5), max_pairs=900)[0]
   assert thin != full
   np.testing.assert_allclose(thin, full, atol=0.06)
+
+
+def tied_set(distinct):
+  """400 images of 40 people: all embeddings are equal, but for the first `distinct`, which are
+  random.
+  """
+  x, label, person = people_set(images=400, people=40, seed=2)
+  x[distinct:] = np.eye(6, dtype=np.float32)[0]
+  return x, label, person
+
+
+@pytest.mark.parametrize("distinct", [0, 40])
+def test_heavy_ties_list_few_pairs_and_give_the_right_interval(distinct, monkeypatch):
+  x, label, person = tied_set(distinct)
+  listed, scored = [], recall_confidence._ScoredPairs.of.__func__
+
+  def counted(cls, embeddings, people, left, right):
+    listed.append(len(left))
+    return scored(cls, embeddings, people, left, right)
+
+  monkeypatch.setattr(recall_confidence._ScoredPairs, "of", classmethod(counted))
+  fars = [0.01, 0.2]
+  intervals = bootstrap_recall(x, label, person, fars, 25, np.random.default_rng(5), max_pairs=3000)
+  assert max(listed) < 3300  # of 78,000 negative pairs, of which up to all tie
+  weights = confidence.resample_people(40, 25, np.random.default_rng(5))
+  for far, interval in zip(fars, intervals, strict=True):
+    expected = np.quantile(brute_force_recall(x, label, person, far, weights), [0.025, 0.975])
+    np.testing.assert_allclose(interval, expected, atol=0.03)
+
+
+def test_ties_up_to_rounding_accept_as_many_positives_as_negatives():
+  """Collapsed embeddings whose similarities differ in their last bits only, at random."""
+  x, label, person = people_set(images=400, people=40, seed=2)
+  noise = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
+  x = np.ones_like(x) + 1e-4 * noise
+  x /= np.linalg.norm(x, axis=1, keepdims=True)
+  (interval,) = bootstrap_recall(x, label, person, [0.2], 50, np.random.default_rng(5),
+                                 max_pairs=3000)
+  assert interval.high < 0.3
+
+
+def test_ordinary_data_are_thinned_as_without_ties():
+  """The count of ties takes nothing from the generator that thins."""
+  x, label, person = people_set(images=400, people=60)
+  labels, rng = label, np.random.default_rng(3)
+  (point,) = pairwise.operating_points(x, labels, [0.08])
+  negatives, rate = recall_confidence._negatives_near(x, labels, person, point, 900, rng)
+  left, right = pairwise.pairs_above(
+    x, labels, point.threshold - 1e-6, 900 / point.accepted_negatives, np.random.default_rng(3))
+  assert rate == 900 / point.accepted_negatives
+  np.testing.assert_array_equal(
+    np.sort(negatives.similarity), np.sort(pairwise.pair_similarity(x, left, right)))
+  assert (negatives.copies == 1).all()
 
 
 def test_interval_shrinks_with_people():

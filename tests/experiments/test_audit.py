@@ -36,6 +36,19 @@ def test_real_mechanism_holds_and_the_report_is_complete(tmp_path, capfd):
   assert "epsilon for a person at delta 0.01, replace-one" in said and "holds" in said
 
 
+def test_correlated_noise_is_audited_with_its_turns(tmp_path):
+  assert audit.main(command(
+      tmp_path, "--rounds=2", "--epsilon=3.5", "--config.cohort.sampling=cyclic_fixed",
+      "--config.cohort.min_separation=2", "--config.privacy.aggregator=correlated")) == 0
+  games = json.loads((tmp_path / "audit.json").read_text())["games"]
+  everyone, sampled, halved, small, unenforced = games
+  assert [game["users"] for game in games] == [16, 32, 16, 16, 16]
+  assert not (everyone["violated"] or sampled["violated"])
+  assert sampled["claimed_epsilon"] == everyone["claimed_epsilon"]  # turns are known: no sampling
+  assert unenforced["measured_epsilon"] > everyone["measured_epsilon"]
+  assert "not in one of 2" in unenforced["mechanism"]
+
+
 def test_a_violated_claim_is_exit_status_1(tmp_path, monkeypatch, capfd):
   """The aggregator adds an eighth of the noise that its event claims."""
   honest = aggregators.noised_mean
@@ -52,7 +65,9 @@ def test_a_violated_claim_is_exit_status_1(tmp_path, monkeypatch, capfd):
 
 @pytest.mark.parametrize("overrides, message", [
     (["--config.privacy.aggregator=mean"], "privacy.aggregator=mean adds no noise"),
-    (["--config.cohort.sampling=cyclic_fixed"], "cohort.sampling='cyclic_fixed'"),
+    (["--config.cohort.sampling=all"], "cohort.sampling='all'"),
+    (["--config.cohort.sampling=cyclic_fixed", "--config.cohort.min_separation=3"],
+     "--rounds=1: cohort.min_separation=3 needs as many"),
     (["--delta=2"], "delta"),
     (["--trials=1"], "trials"),
 ])

@@ -25,7 +25,8 @@ def loss(params, batch: Batch, hparams, key):
   embedding = batch.images @ params["backbone"]["kernel"] + params["backbone"]["bias"]
   logits = embedding @ params["head"]["kernel"] + params["head"]["bias"]
   mean, seen = masked_cross_entropy(logits, batch.labels, batch.mask, batch.num_classes)
-  return mean, Totals(mean * seen["count"], seen["accuracy"] * seen["count"], seen["count"])
+  return mean, Totals(mean * seen["count"], seen["accuracy"] * seen["count"], jnp.zeros(()),
+                      seen["count"])
 
 
 def batches(padding=0):
@@ -40,7 +41,8 @@ def delta(stages, padding=0, optimizers=None):
   sgd = lambda hparams: {"backbone": optax.sgd(0.1), "head": optax.sgd(0.1)}
   training = client.local_training(loss, optimizers or sgd, stages)
   update = client.fresh_optimizer(training)
-  result = jax.jit(update)(params(), IMAGES, batches(padding), {}, jax.random.key(0))
+  result = jax.jit(update.run)(
+      params(), (), (), IMAGES, batches(padding), {}, jax.random.key(0))
   moved = jax.tree.map(jnp.subtract, params()["backbone"], result.params["backbone"])
   return moved, result
 
@@ -64,7 +66,8 @@ def test_head_first_leaves_the_head_alone_after_its_stage():
   one_step = client.local_training(
       loss, lambda hparams: {"backbone": optax.sgd(0.1), "head": optax.sgd(0.1)},
       (client.Stage(("head",), 1),))
-  alone = client.fresh_optimizer(one_step)(params(), IMAGES, batches(), {}, jax.random.key(0))
+  alone = client.fresh_optimizer(one_step).run(
+      params(), (), (), IMAGES, batches(), {}, jax.random.key(0))
   np.testing.assert_allclose(first.params["head"]["kernel"], alone.params["head"]["kernel"])
 
 
@@ -73,7 +76,7 @@ def test_vectorised_clients_of_different_lengths_equal_a_loop():
   update = client.fresh_optimizer(client.local_training(
       loss, client.optimizers("momentum"), client.JOINT))
   hparams = {"client_learning_rate": 0.1, "head_learning_rate_scale": 2.0, "client_momentum": 0.9}
-  run = lambda b: update(params(), IMAGES, b, hparams, jax.random.key(0)).params
+  run = lambda b: update.run(params(), (), (), IMAGES, b, hparams, jax.random.key(0)).params
   both = jax.vmap(run)(jax.tree.map(lambda *leaves: jnp.stack(leaves), short, batches()))
   for index, one in enumerate((short, batches())):
     jax.tree.map(lambda a, b, i=index: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-7),

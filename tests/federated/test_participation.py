@@ -4,8 +4,14 @@ import dp_accounting
 import numpy as np
 import pytest
 
+from fedjax_face.data import cohorts
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.federated.participation import participation
+from fedjax_face.data.silos import Silos
+from fedjax_face.federated.participation import (
+    expected_dropped_share,
+    participation,
+    silo_participation,
+)
 from fedjax_face.privacy.adjacency import Adjacency
 
 OPTIONS = {
@@ -78,3 +84,70 @@ def test_too_many_users_a_round_are_refused():
 def test_unknown_scheme_lists_the_names():
   with pytest.raises(ValueError, match="cyclic_fixed, cyclic_poisson, fixed, poisson"):
     scheme("shuffled")
+
+
+def silos_of(sizes):
+  """Silo k holds sizes[k] persons, of one image each."""
+  silo = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
+  person = np.arange(len(silo), dtype=np.int32)
+  images = np.zeros((len(silo), 1, 1, 1), np.uint8)
+  return (FaceDataset("silos", images, person, person),
+          Silos(silo, tuple(f"s{k}" for k in range(len(sizes)))))
+
+
+SILO_OPTIONS = {"silos_per_round": 0, "batch_size": 2, "epochs": 1, "max_examples": 0,
+                "classes": "own"}
+
+
+def test_every_silo_takes_part_with_all_its_images_largest_first():
+  dataset, silos = silos_of([1, 5, 3])
+  who = silo_participation(SILO_OPTIONS, dataset, silos, devices=1, clients_per_chunk=1)
+  cohort = who.cohort(np.random.default_rng(0), 0)
+  assert cohort.client.tolist() == [1, 2, 0]
+  assert cohort.mask.sum(axis=(1, 2)).tolist() == [5, 3, 1]
+  assert cohort.num_classes.tolist() == [5, 3, 1]
+  for k, silo in enumerate(cohort.client):
+    assert set(silos.silo[cohort.examples[k][cohort.mask[k]]]) == {silo}
+  assert (who.own_classes, who.users_per_client) == (5, 5)
+  assert (who.population, who.lasting_clients) == (9, 3)
+  assert who.adjacency is Adjacency.REPLACE_ONE
+
+
+def test_slots_are_filled_up_for_devices_and_chunks():
+  """Six slots for five silos: chunks of similar size, dealt to the devices in turn."""
+  dataset, silos = silos_of([1, 2, 3, 4, 5])
+  who = silo_participation(SILO_OPTIONS, dataset, silos, devices=3, clients_per_chunk=2)
+  cohort = who.cohort(np.random.default_rng(0), 0)
+  assert who.clients == 6
+  assert cohort.client.tolist() == [4, 3, 2, 1, 0, -1]
+  who = silo_participation(SILO_OPTIONS, dataset, silos, devices=2, clients_per_chunk=1)
+  cohort = who.cohort(np.random.default_rng(0), 0)
+  assert cohort.client.tolist() == [4, 2, 0, 3, 1, -1]
+  assert not cohort.mask[-1].any()
+
+
+def test_some_silos_are_drawn_anew_each_round():
+  dataset, silos = silos_of([2] * 8)
+  who = silo_participation(SILO_OPTIONS | {"silos_per_round": 3}, dataset, silos, 1, 1)
+  rng = np.random.default_rng(0)
+  drawn = [tuple(sorted(who.cohort(rng, r).client.tolist())) for r in range(200)]
+  assert all(len(set(d)) == 3 for d in drawn)
+  counts = np.bincount(np.concatenate(drawn), minlength=8)
+  assert len(set(drawn)) > 30 and (np.abs(counts - 75) < 5 * np.sqrt(75)).all()
+
+
+def test_share_without_room_by_hand_and_in_words():
+  """Two users, both sampled, one client of one; then each sampled by a coin toss: 1/4 over 1."""
+  assert expected_dropped_share(2, 1.0, 1, 1) == pytest.approx(0.5)
+  assert expected_dropped_share(2, 0.5, 1, 1) == pytest.approx(0.25)
+  assert expected_dropped_share(2, 0.5, 1, 2) == 0
+  assert "a share of 0.011 of the sampled users" in scheme("poisson").words
+  assert "a share of 0.21 of the sampled users" in scheme("cyclic_poisson", capacity=3).words
+
+
+def test_share_without_room_is_what_the_assignment_drops():
+  rng = np.random.default_rng(0)
+  sampled = [cohorts.Poisson(0.5).sample(rng, 0, 24) for _ in range(2000)]
+  dropped = sum(cohorts.independent(users, 2, 4, rng).dropped for users in sampled)
+  assert dropped / sum(map(len, sampled)) == pytest.approx(
+      expected_dropped_share(24, 0.5, 2, 4), abs=0.01)

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.federated import heads
-from fedjax_face.federated.client import ClientResult, Totals
+from fedjax_face.federated.client import ClientResult, Totals, forgetful
 from fedjax_face.training.mesh import clients_mesh
 
 
@@ -22,7 +22,7 @@ def given_updates(updates):
     moved = params["backbone"] - table[batches.examples[0, 0]]
     return ClientResult({"backbone": moved, "head": params["head"]}, Totals.zero())
 
-  return client_update
+  return forgetful(client_update)
 
 
 def cohort_of(examples, clients=None):

@@ -62,4 +62,4 @@ def toy_algorithm(mesh=None, clients=4, traces=None, blow_up_at=-1):
       releases=(Release("weights", "person", Adjacency.REPLACE_ONE,
                         dp_accounting.GaussianDpEvent(2.0), "everyone"),),
       not_covered=(), embed=lambda state, images: jnp.ones((len(images), 2)),
-      communication=lambda state: Communication(16, 16), sampling="all", population=12)
+      communication=lambda state: Communication.equal(16, 16), sampling="all", population=12)

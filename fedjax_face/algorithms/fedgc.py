@@ -1,0 +1,32 @@
+"""FedGC: federated face recognition with gradient correction (Niu and Deng, AAAI 2022)."""
+
+from __future__ import annotations
+
+from fedjax_face.algorithms.parts import Ingredients
+from fedjax_face.algorithms.silos import (
+    CLIENTS_SEE_CORRECTIONS,
+    SERVER_SEES_CLASSES,
+    silo_algorithm,
+)
+from fedjax_face.federated import class_table
+from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.losses.gradient_correction import gradient_correction
+
+
+def fedgc(given: Ingredients) -> Algorithm:
+  """Silos train on their own classes; the server supplies the push between silos.
+
+  Each silo starts from the global backbone and its corrected class embeddings, trains both by
+  softmax over its own classes, and sends both. The server averages the backbones by numbers of
+  images and moves every class embedding by the gradient of a softmax in which the other silos'
+  class embeddings stand in for the features of their classes (Algorithm 1).
+  """
+  options, head = given.config.correction, given.config.model.head
+  correction = gradient_correction(
+      options.form, normalised=head != "linear", block=options.block, axis_name="clients",
+      self_term=head == "linear")
+  return silo_algorithm(
+      "fedgc", given,
+      lambda table: class_table.corrected(table.init, table.places, class_table.gradient_steps(
+          correction, table.places, given.mesh, options.steps)),
+      releases=(SERVER_SEES_CLASSES, CLIENTS_SEE_CORRECTIONS))

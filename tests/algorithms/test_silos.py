@@ -1,0 +1,164 @@
+"""Methods for silos: equalities between them, what they release, what they refuse."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from configs import fedgc
+from fedjax_face.algorithms import registry
+from fedjax_face.algorithms.silos import SERVER_SEES_CLASSES
+from fedjax_face.data.silos import class_rows
+from fedjax_face.federated.algorithm import Data, StepKeys
+from tests.algorithms import tiny
+
+TINY = {"rounds": 2, "model.embedding_dim": 8, "silos.num_silos": 3, "cohort.batch_size": 4,
+        "correction.block": 5}
+
+
+def build(sources=None, **overrides):
+  config = fedgc.base()
+  config.update_from_flattened_dict(TINY | overrides)
+  return registry.build(config, sources or tiny.sources(), tiny.one_device())
+
+
+def run(algorithm, rounds=2, **hparams):
+  step, state = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
+  data = Data(tiny.people().images)
+  for number in range(rounds):
+    cohort = algorithm.cohort(np.random.default_rng(number), number)
+    keys = StepKeys(jax.random.key(number), jax.random.key(100 + number))
+    state, metrics = step(state, data, cohort, algorithm.hparams | hparams, keys)
+  return state, metrics
+
+
+FORMS = [("fedgc", "calibrated"), ("fedgc", "as_written"), ("fedaws", "cosine"),
+         ("fedaws", "hinge")]
+
+
+@pytest.mark.parametrize("name, form", FORMS)
+def test_without_strength_every_correction_is_fedpe(name, form):
+  expected, _ = run(build(algorithm="fedpe"))
+  state, metrics = run(build(algorithm=name, **{"correction.form": form}), correction_strength=0.0)
+  jax.tree.map(np.testing.assert_array_equal, expected, state)
+  assert metrics["correction_norm"] == 0
+
+
+@pytest.mark.parametrize("name, form", FORMS)
+def test_a_single_silo_is_never_corrected(name, form):
+  algorithm = build(algorithm=name, **{"correction.form": form, "silos.num_silos": 1})
+  _, metrics = run(algorithm, correction_strength=10.0)
+  assert metrics["correction_norm"] == 0
+
+
+def test_correction_moves_class_embeddings_and_through_them_the_backbone():
+  pe, _ = run(build(algorithm="fedpe"))
+  gc, metrics = run(build(), correction_strength=10.0)
+  assert metrics["correction_norm"] > 0
+  assert not np.allclose(pe.heads.class_embeddings, gc.heads.class_embeddings)
+  different = jax.tree.map(lambda a, b: not np.array_equal(a, b), pe.params, gc.params)
+  assert any(jax.tree.leaves(different))
+
+
+def test_linear_heads_are_corrected_with_their_self_term():
+  linear = {"model.head": "linear", "correction.form": "as_written"}
+  _, metrics = run(build(**linear))
+  assert metrics["correction_norm"] > 0
+
+
+def test_class_embeddings_are_those_of_the_silos():
+  algorithm = build(**{"silos.by": "dirichlet", "silos.concentration": 0.5})
+  state, _ = run(algorithm)
+  rows = algorithm.class_embeddings(state)
+  assert rows.class_embeddings.shape == (12, 8) and sorted(set(rows.owner.tolist())) == [0, 1, 2]
+  assert np.isfinite(rows.class_embeddings).all()
+
+
+def test_fedpe_sends_the_backbone_alone_and_fedgc_the_class_embeddings_too():
+  pe, gc = build(algorithm="fedpe"), build()
+  state = pe.init(jax.random.key(0))
+  backbone = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+  assert tuple(pe.communication(state)) == (backbone,) * 4
+  assert tuple(gc.communication(state)) == (backbone + 4 * 8 * 4,) * 4
+
+
+def test_what_the_server_and_other_silos_see_is_on_the_ledger():
+  channels = lambda algorithm: [release.channel for release in algorithm.releases]
+  assert channels(build(algorithm="fedpe")) == ["backbone"]
+  assert channels(build()) == ["backbone", "class embeddings", "corrections"]
+  assert SERVER_SEES_CLASSES in build(algorithm="fedaws", **{"correction.form": "hinge"}).releases
+
+
+@pytest.mark.parametrize("drift", ["fedprox", "scaffold"])
+def test_drift_is_a_choice_of_every_method(drift):
+  plain, _ = run(build(algorithm="fedpe"))
+  state, metrics = run(build(algorithm="fedpe", **{
+      "local.drift": drift, "hparams.proximal_weight": 5.0}))
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), plain.params, state.params)
+  assert max(jax.tree.leaves(moved)) > 0 and np.isfinite(metrics["loss"])
+
+
+def test_shared_head_over_silos():
+  state, _ = run(build(algorithm="fedavg", **{"cohort.classes": "all"}))
+  assert state.params["head"]["params"]["class_embeddings"].shape == (12, 8)
+
+
+def test_local_only_trains_on_one_silo():
+  algorithm = build(algorithm="local_only", **{"cohort.only_silo": 2, "cohort.steps": 3})
+  cohort = algorithm.cohort(np.random.default_rng(0), 0)
+  seen = set(tiny.people().person[cohort.examples].ravel().tolist())
+  assert algorithm.population == 4 and seen <= set(range(12)) and len(seen) <= 4
+  assert cohort.labels.max() < 4 and (cohort.num_classes == 4).all()
+  run(algorithm)
+
+
+def test_some_silos_a_round():
+  algorithm = build(**{"cohort.silos_per_round": 2})
+  cohort = algorithm.cohort(np.random.default_rng(0), 0)
+  assert len(set(cohort.client.tolist())) == 2 and (cohort.client >= 0).all()
+  run(algorithm)
+
+
+def test_labels_of_a_silo_are_rows_of_the_table():
+  """The class that a client numbers c is row offset + c of the table."""
+  config = fedgc.base()
+  config.update_from_flattened_dict(TINY)
+  from fedjax_face.algorithms import parts
+  given = parts.Ingredients(config, tiny.people(), tiny.one_device())
+  rows = class_rows(parts.silos(given).silo, given.train.label)
+  cohort = parts.participants(given).cohort(np.random.default_rng(0), 0)
+  for k, silo in enumerate(cohort.client):
+    real = cohort.mask[k]
+    table_row = rows.offset[silo] + cohort.labels[k][real]
+    np.testing.assert_array_equal(rows.label[table_row],
+                                  given.train.label[cohort.examples[k][real]])
+
+
+@pytest.mark.parametrize("overrides, words", [
+    ({"cohort.classes": "all"}, "algorithm=fedgc gives every silo a head for its own classes"),
+    ({"correction.form": "hinge"}, "form 'hinge': expected one of as_written, calibrated"),
+    ({"correction.steps": 0}, "correction.steps=0: expected at least 1"),
+    ({"correction.block": 0}, "block 0: expected at least 1"),
+    ({"model.head": "linear"}, "form 'calibrated': expected a normalised head"),
+    ({"model.head": "normalised"}, "cannot be kept in a table of class embeddings"),
+    ({"hparams.correction_strength": -1.0}, "hparams.correction_strength=-1.0: expected"),
+    ({"hparams.correction_learning_rate": -1.0}, "hparams.correction_learning_rate=-1.0: expected"),
+    ({"silos.num_silos": 13}, "silos.num_silos is 13; expected a whole number, 1 to 12"),
+    ({"cohort.silos_per_round": 4}, "cohort.silos_per_round=4: expected 0 .all. to 3"),
+    ({"local.drift": "momentum"}, "local.drift 'momentum' is not one of fedprox, none, scaffold"),
+    ({"algorithm": "local_only", "cohort.only_silo": 3}, "cohort.only_silo=3: expected 0 to 2"),
+])
+def test_what_is_refused(overrides, words):
+  with pytest.raises(ValueError, match=words):
+    build(**overrides).init(jax.random.key(0))
+
+
+def test_one_person_with_images_of_two_labels_in_two_silos_is_refused(tmp_path):
+  """A client list puts a person with one client; a label shared by persons of two is refused."""
+  people = dataclasses.replace(tiny.people(), label=tiny.people().label // 2)
+  path = tmp_path / "clients.csv"
+  path.write_text("person,client\n" + "".join(f"{p},{p % 2}\n" for p in range(12)))
+  sources = tiny.sources()._replace(train=people)
+  with pytest.raises(ValueError, match="held by several silos"):
+    build(sources, **{"silos.by": "file", "silos.path": str(path)})

@@ -1,0 +1,124 @@
+"""The packed table of class embeddings: places, what a silo sees, what the server corrects."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_face.federated import class_table
+from fedjax_face.federated.algorithm import Communication
+from fedjax_face.federated.client import ClientResult, Totals
+from fedjax_face.losses.class_pairs import own_anchors
+from fedjax_face.losses.gradient_correction import gradient_correction
+from tests.federated import toys
+
+OWNER = np.array([0, 0, 0, 1, 2, 2])
+HPARAMS = {"correction_strength": 2.0, "correction_learning_rate": 0.1}
+
+
+def head_of(embeddings):
+  return {"params": {"class_embeddings": jnp.asarray(embeddings)}}
+
+
+def numbered(where):
+  """Row r of the table holds r everywhere."""
+  rows = jnp.arange(1.0, len(where.owner) + 1)[:, None]
+  return lambda key: head_of(jnp.broadcast_to(rows, (len(where.owner), where.dim)))
+
+
+def result_of(embeddings, cosine=0.5, examples=4.0):
+  totals = Totals.zero()._replace(cosine=jnp.float32(cosine * examples), examples=examples)
+  return ClientResult({"head": head_of(embeddings)}, totals)
+
+
+def test_places_pack_silos_without_gaps_and_fill_up_to_the_devices():
+  where = class_table.places(OWNER, dim=2, devices=4)
+  np.testing.assert_array_equal(where.owner, [0, 0, 0, 1, 2, 2, -1, -1])
+  np.testing.assert_array_equal(where.rows, [[0, 1, 2], [3, 8, 8], [4, 5, 8]])
+  assert where.most_classes == 3
+  assert where.communication() == Communication(16, 16, 24, 24)
+
+
+def test_a_silo_sees_its_own_classes_and_no_others():
+  where = class_table.places(OWNER, dim=2, devices=4)
+  heads = class_table.private(numbered(where), where)
+  _, table = heads.init(jax.random.key(0))
+  assert not table.class_embeddings[6:].any()
+  own = heads.memory.own(table, jnp.array([2, -1, 0]))
+  np.testing.assert_array_equal(own.class_embeddings[..., 0], [[5, 6, 0], [0, 0, 0], [1, 2, 3]])
+  assert heads.memory.common(table) == ()
+  assert heads.communication == Communication.equal(0, 0)
+
+
+def test_entries_go_back_to_their_rows_and_an_empty_slot_changes_nothing():
+  where = class_table.places(OWNER, dim=1, devices=1)
+  heads = class_table.private(numbered(where), where)
+  _, table = heads.init(jax.random.key(0))
+  entries = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[
+      heads.entry(result_of(jnp.full((3, 1), value))) for value in (50.0, 60.0, 70.0)])
+  after, metrics = heads.memory.finish(table, entries, jnp.array([2, 1, -1]), {})
+  np.testing.assert_array_equal(after.class_embeddings[:, 0], [1, 2, 3, 60, 50, 50])
+  np.testing.assert_array_equal(after.cosine, [0, 0.5, 0.5])
+  assert metrics == {}
+
+
+def test_server_steps_are_gradient_descent_with_anchors_taken_anew():
+  where = class_table.places(OWNER, dim=3, devices=1)
+  embeddings = jax.random.normal(jax.random.key(1), (6, 3))
+  correction = gradient_correction("as_written", normalised=False, block=4)
+  correct = class_table.gradient_steps(
+      gradient_correction("as_written", normalised=False, block=4, axis_name="clients"), where,
+      toys.one_device(), steps=2)
+  table = class_table.ClassTable(embeddings, jnp.zeros(3))
+  after, metrics = jax.jit(correct)(table, HPARAMS)
+  expected = embeddings
+  for _ in range(2):
+    anchors = own_anchors(expected, jnp.asarray(OWNER), jnp.zeros(3))
+    expected = expected - 0.2 * correction(expected, jnp.asarray(OWNER), anchors, {})
+  np.testing.assert_allclose(after.class_embeddings, expected, rtol=1e-5)
+  moved = np.linalg.norm(expected - embeddings) / np.linalg.norm(embeddings)
+  np.testing.assert_allclose(metrics["correction_norm"], moved, rtol=1e-5)
+
+
+def test_without_strength_the_corrected_table_is_the_private_one():
+  where = class_table.places(OWNER, dim=3, devices=1)
+  correct = class_table.gradient_steps(
+      gradient_correction("as_written", normalised=False, axis_name="clients"), where,
+      toys.one_device(), steps=3)
+  table = class_table.ClassTable(jax.random.normal(jax.random.key(1), (6, 3)), jnp.zeros(3))
+  after, _ = correct(table, HPARAMS | {"correction_strength": 0.0})
+  chex.assert_trees_all_equal(after.class_embeddings, table.class_embeddings)
+
+
+def test_other_anchors_can_stand_in_for_the_class_embeddings():
+  """A single anchor of silo 1 pushes the rows of silos 0 and 2, and nothing pushes silo 1."""
+  where = class_table.places(OWNER, dim=3, devices=1)
+  one = jnp.array([[1.0, 0.0, 0.0]])
+
+  def anchors(embeddings, owner, cosine):
+    real = own_anchors(embeddings, owner, cosine)
+    return jax.tree.map(lambda leaf: leaf[3:4], real)._replace(vectors=one)
+
+  correct = class_table.gradient_steps(
+      gradient_correction("as_written", normalised=False, axis_name="clients"), where,
+      toys.one_device(), 1, anchors)
+  table = class_table.ClassTable(jax.random.normal(jax.random.key(1), (6, 3)), jnp.zeros(3))
+  moved = correct(table, HPARAMS)[0].class_embeddings - table.class_embeddings
+  assert (moved[OWNER != 1][:, 0] < 0).all()
+  assert not moved[OWNER == 1].any() and not moved[:, 1:].any()
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_no_steps_are_refused(steps):
+  where = class_table.places(OWNER, dim=3, devices=1)
+  with pytest.raises(ValueError, match=f"correction.steps={steps}: expected at least 1"):
+    class_table.gradient_steps(None, where, toys.one_device(), steps)
+
+
+def test_a_head_with_more_than_class_embeddings_is_refused():
+  where = class_table.places(OWNER, dim=3, devices=1)
+  heads = class_table.private(
+      lambda key: {"params": {"class_embeddings": jnp.zeros((6, 3)), "scale": jnp.ones(())}}, where)
+  with pytest.raises(ValueError, match="class_embeddings, scale cannot be kept in a table"):
+    heads.init(jax.random.key(0))
