@@ -20,6 +20,8 @@ from __future__ import annotations
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+STRENGTHS = (0.75, 2.5, 7.5, 25.0, 75.0)  # lambda; E N / B is 0.75 for the synthetic set
+
 
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   """The config of a variant."""
@@ -33,7 +35,7 @@ def base() -> ml_collections.ConfigDict:
   """What the variants share."""
   return ml_collections.ConfigDict({
       "algorithm": "fedgc",
-      "rounds": 40,
+      "rounds": 30,
       "seed": 0,
       "data": {},
       "silos": {
@@ -53,11 +55,11 @@ def base() -> ml_collections.ConfigDict:
       },
       "cohort": {
           "silos_per_round": 0,          # 0: all
-          "batch_size": 16,
+          "batch_size": 8,
           "epochs": 1,
           "max_examples": 0,             # of a silo in a round; 0: all
           "classes": "own",              # own | all (shared head)
-          "steps": 1,                    # centralised and local_only: optimiser steps a round
+          "steps": 4,                    # centralised and local_only: optimiser steps a round
           "only_silo": 0,                # local_only
       },
       "local": {
@@ -80,12 +82,12 @@ def base() -> ml_collections.ConfigDict:
       "hparams": {
           "client_learning_rate": 0.02,
           "client_momentum": 0.9,
-          "head_learning_rate_scale": 1.0,
+          "head_learning_rate_scale": 0.1,
           "server_learning_rate": 1.0,
           "server_momentum": 0.0,
           "scale": 16.0,
           "margin": 0.1,
-          "correction_strength": 1.0,    # lambda
+          "correction_strength": 7.5,    # lambda
           "correction_learning_rate": 0.02,
           "spreadout_margin": 0.3,
           "proximal_weight": 0.01,
@@ -111,14 +113,15 @@ def base() -> ml_collections.ConfigDict:
 
 
 def synthetic() -> ml_collections.ConfigDict:
-  """360 built-in synthetic people over 36 silos; 100 other people evaluate.
+  """180 built-in synthetic people over 36 silos; 100 other people evaluate.
 
   python -m experiments.train --config=configs/fedgc.py:synthetic --workdir=runs/fedgc
   """
   config = base()
-  config.data = {"name": "synthetic_faces", "num_people": 360, "evaluation_people": 100,
-                 "images_per_person": 8, "size": 32, "seed": 3, "grayscale": False}
-  config.evaluation.protocols = ("recall_all_pairs",)
+  config.data = {"name": "synthetic_faces", "num_people": 180, "evaluation_people": 100,
+                 "images_per_person": 6, "size": 28, "seed": 3, "grayscale": True}
+  config.evaluation.update({"protocols": ("recall_all_pairs", "identification"),
+                            "headline": ("recall_all_pairs@far=0.1", "recall_all_pairs@far=0.01")})
   return config
 
 
@@ -128,8 +131,10 @@ def lfw() -> ml_collections.ConfigDict:
   python -m experiments.train --config=configs/fedgc.py:lfw --workdir=runs/fedgc_lfw
   """
   config = base()
-  config.data = {"name": "lfw", "size": 32, "grayscale": False, "test_folds": (1, 2),
+  config.rounds = 25
+  config.data = {"name": "lfw", "size": 28, "grayscale": True, "test_folds": (1, 2),
                  "min_images": 3}
+  config.cohort.update({"max_examples": 48, "steps": 6})
   config.model.flip = True
   config.evaluation.update({"protocols": ("lfw_view2", "tar_at_far"),
                             "headline": ("lfw_view2/accuracy", "tar@far=0.1")})
@@ -145,3 +150,39 @@ def casia() -> ml_collections.ConfigDict:
   config.cohort.batch_size = 128
   config.hparams.update({"scale": 30.0, "margin": 0.4})
   return config
+
+
+def get_comparison(variant: str) -> dict[str, dict]:
+  """Settings that `experiments.compare` sets side by side: name -> overrides of the variant.
+
+  All have the same rounds and see as many images in each. `centralized` makes as many optimiser
+  steps as a silo, on batches as large as all silos' together; `centralized_passes` keeps the
+  silos' batch size and so makes as many steps as all silos together.
+  """
+  steps = {"synthetic": 4, "lfw": 6}
+  if variant not in steps:
+    raise ValueError(f"nothing is compared with {variant!r}: {', '.join(steps)}")
+  pooled = {"algorithm": "centralized"}
+  settings: dict[str, dict] = {
+      "fedpe": {"algorithm": "fedpe"},
+      "centralized": pooled | {"cohort.batch_size": 288},
+      "shared_head": {"algorithm": "fedavg", "cohort.classes": "all"},
+      "fedaws": {"algorithm": "fedaws", "correction.form": "cosine",
+                 "hparams.correction_strength": 10_000.0},
+  }
+  for strength in STRENGTHS:
+    for form in ("calibrated", "as_written"):
+      settings[f"fedgc_{form}_{strength:g}"] = {
+          "correction.form": form, "hparams.correction_strength": strength}
+  return settings | {
+      "centralized_passes": pooled | {"cohort.steps": 36 * steps[variant]},
+      "fedprox": {"algorithm": "fedpe", "local.drift": "fedprox"},
+      "scaffold": {"algorithm": "fedpe", "local.drift": "scaffold"},
+      "local_only": {"algorithm": "local_only"},
+  }
+
+
+def get_gap(variant: str) -> tuple[str, str]:
+  """The two settings whose difference the others close in part."""
+  del variant
+  return "fedpe", "centralized"

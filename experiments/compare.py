@@ -3,8 +3,9 @@ r"""Runs a config beside its baselines over several seeds and prints one table.
 python -m experiments.compare --config=configs/dp_fedemb.py:femnist --workdir=runs/femnist --seeds=3
 
 What is compared is `get_comparison(variant)` of the config file: names and the overrides that make
-each setting. Finished runs are not repeated, so seeds can be computed by several processes
-(--only_seed) and joined by a last call.
+each setting. Where the file has `get_gap(variant)`, two names, the table also says how much of the
+gap between these two each setting closes, and gap.png and overlap.png show it. Finished runs are
+not repeated, so seeds can be computed by several processes (--only_seed) and joined by a last call.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pathlib
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -32,8 +33,15 @@ def _flags() -> flags.FlagValues:
   return values
 
 
-def settings(path: str) -> dict[str, Any]:
-  """Name -> config of everything that `configs/NAME.py:variant` is compared with.
+class Compared(NamedTuple):
+  """Settings, name -> config, and the two of them between which a gap is to be closed, if any."""
+
+  configs: dict[str, Any]
+  gap: tuple[str, str] | None
+
+
+def settings(path: str) -> Compared:
+  """Everything that `configs/NAME.py:variant` is compared with.
 
   Raises:
     ValueError: the file has no `get_comparison`, or it overrides a key that the config lacks.
@@ -46,8 +54,12 @@ def settings(path: str) -> dict[str, Any]:
   if "get_comparison" not in module:
     raise ValueError(f"{name} has no get_comparison(variant)")
   chosen = [variant] if variant else []
-  return {setting: _overridden(module["get_config"](*chosen), overrides)
-          for setting, overrides in module["get_comparison"](*chosen).items()}
+  configs = {setting: _overridden(module["get_config"](*chosen), overrides)
+             for setting, overrides in module["get_comparison"](*chosen).items()}
+  gap = module["get_gap"](*chosen) if "get_gap" in module else None
+  if gap and not set(gap) <= set(configs):
+    raise ValueError(f"get_gap: {gap} are not both settings: {', '.join(configs)}")
+  return Compared(configs, gap)
 
 
 def _overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
@@ -71,15 +83,18 @@ def _run_all(configs: Mapping[str, Any], workdir: pathlib.Path, seeds: Sequence[
   return results
 
 
-def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]]) -> dict[str, Any]:
+def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]],
+              gap: tuple[str, str] | None = None) -> dict[str, Any]:
   """Means over seeds with 95 % t-intervals, and paired differences to the first setting.
 
   Args:
     results: name -> (summary.json, privacy.json) of every seed.
+    gap: two names; then also the share of the way from the first to the second.
 
   Returns:
     name -> {"epsilon": of the person, "metrics": {metric: {"mean", "low", "high", "difference",
-    "difference_low", "difference_high"}}}, JSON types only.
+    "difference_low", "difference_high"}}}, with `gap` also "share", "share_low", "share_high"
+    where the interval of the gap itself does not contain zero; JSON types only.
   """
   from fedjax_face.evaluation.confidence import mean_interval, paired_difference
   reference = next(iter(results))
@@ -97,9 +112,26 @@ def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]]) -> dict[str, A
           "mean": mean.value, "low": mean.low, "high": mean.high,
           "difference": difference.difference, "difference_low": difference.low,
           "difference_high": difference.high}
+      if gap:
+        metrics[metric] |= _share(values(name, metric), *(values(end, metric) for end in gap))
     units = runs[0][1]["units"]
     table[name] = {"epsilon": units[0]["epsilon"]["best"] if units else None, "metrics": metrics}
   return table
+
+
+def _share(values: Sequence[float], low: Sequence[float], high: Sequence[float]
+           ) -> dict[str, float]:
+  """Share of the mean gap that is closed, paired by seed: (value - low) / mean(high - low).
+
+  The interval is that of the numerator; where the gap is not clearly there, nothing is said.
+  """
+  from fedjax_face.evaluation.confidence import paired_difference
+  whole, part = paired_difference(high, low), paired_difference(values, low)
+  if whole.low <= 0 <= whole.high:
+    return {}
+  bounds = sorted((part.low / whole.difference, part.high / whole.difference))
+  return {"share": part.difference / whole.difference, "share_low": bounds[0],
+          "share_high": bounds[1]}
 
 
 def _unit(results: Mapping[str, Sequence[tuple[dict, dict]]]) -> str:
@@ -115,12 +147,15 @@ def _print(table: Mapping[str, Any], metrics: Sequence[str], seeds: int, unit: s
   from rich.table import Table
 
   reference = next(iter(table))
+  has_gap = any("share" in m for row in table.values() for m in row["metrics"].values())
   shown = Table(title=f"mean over {seeds} seeds, 95 % t-interval in brackets; epsilon for {unit}")
   shown.add_column("setting")
   shown.add_column("epsilon", justify="right")
   for metric in metrics:
     shown.add_column(metric, justify="right")
     shown.add_column(f"minus {reference}", justify="right")
+    if has_gap:
+      shown.add_column("share of gap", justify="right")
   for name, row in table.items():
     cells = [name, _epsilon(row["epsilon"])]
     for metric in metrics:
@@ -129,8 +164,28 @@ def _print(table: Mapping[str, Any], metrics: Sequence[str], seeds: int, unit: s
       cells.append("" if name == reference else
                    f"{m['difference']:+.3f} [{m['difference_low']:+.3f}, "
                    f"{m['difference_high']:+.3f}]")
+      if has_gap:
+        cells.append(_share_words(m))
     shown.add_row(*cells)
   Console(width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def _share_words(m: Mapping[str, float]) -> str:
+  if "share" not in m:
+    return "no clear gap"
+  return f"{m['share']:.0%} [{m['share_low']:.0%}, {m['share_high']:.0%}]"
+
+
+def _draw(table: Mapping[str, Any], results: Mapping[str, Sequence[tuple[dict, dict]]],
+          metrics: Sequence[str], gap: tuple[str, str], workdir: pathlib.Path) -> None:
+  from fedjax_face.report import figures, silo_figures
+  figures.save(silo_figures.gap(table, metrics, *gap), workdir / "gap.png")
+  found = {name: runs[0][0]["overlap"] for name, runs in results.items()
+           if runs[0][0].get("overlap")}
+  if found:
+    best = max(found, key=lambda name: table[name]["metrics"][metrics[0]]["mean"])
+    shown = {name: found[name] for name in dict.fromkeys([gap[0], best]) if name in found}
+    figures.save(silo_figures.overlap(shown), workdir / "overlap.png")
 
 
 def _epsilon(value: Any) -> str:
@@ -143,15 +198,17 @@ def _compare(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     if values[name].value is None:
       raise ValueError(f"--{name} is required")
   command_line.use_compilation_cache(values.compilation_cache)
-  configs, workdir = settings(values.config), pathlib.Path(values.workdir)
+  (configs, gap), workdir = settings(values.config), pathlib.Path(values.workdir)
   if values.only_seed is not None:
     _run_all(configs, workdir, [values.only_seed])
     return
   results = _run_all(configs, workdir, range(values.seeds))
-  table = summarise(results)
+  table = summarise(results, gap)
   (workdir / "comparison.json").write_text(json.dumps(table, indent=2))
-  _print(table, next(iter(configs.values())).evaluation.headline, values.seeds,
-         _unit(results))
+  headline = next(iter(configs.values())).evaluation.headline
+  _print(table, headline, values.seeds, _unit(results))
+  if gap:
+    _draw(table, results, headline, gap, workdir)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

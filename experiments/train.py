@@ -45,6 +45,10 @@ def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
 def _draw(workdir: pathlib.Path, done: dict) -> None:
   from fedjax_face.report import figures
   figures.save(figures.training_curves(workdir / "metrics.csv"), workdir / "figures/training.png")
+  if done.get("overlap"):
+    from fedjax_face.report import silo_figures
+    figures.save(silo_figures.overlap({done["algorithm"]: done["overlap"]}),
+                 workdir / "figures/overlap.png")
   command_line.save_roc(done["roc"], done["algorithm"], workdir / "figures/roc.png")
 
 

@@ -12,8 +12,10 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import numpy as np
 
 from fedjax_face import __version__
+from fedjax_face.evaluation.overlap import cross_client_overlap
 from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
@@ -61,7 +63,7 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     status: "finished", or why it stopped.
     rounds: rounds done.
     experiment: config, data and algorithm of the run.
-    state: or its shapes, to count bytes.
+    state: or, where the run did not finish, its shapes, to count bytes.
     seconds: `compile` (first dispatch beyond its rounds), `per_round` (without the first dispatch)
       and `total`, of this process.
     outcome: of the final evaluation.
@@ -79,6 +81,7 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     **environment(),
     "seconds": dict(seconds),
     "bytes_per_client_and_round": algorithm.communication(state)._asdict(),
+    "overlap": _overlap(algorithm, state) if status == "finished" else None,
     "data_notes": list(experiment.sources.notes),
     "updates_not_finite": _sum_of_column(workdir / "metrics.csv", "clients_not_finite"),
     "metrics": metrics,
@@ -87,6 +90,18 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
   }
   write_json(workdir / "summary.json", summary)
   return summary
+
+
+def _overlap(algorithm: Algorithm, state: Any) -> dict[str, list[float]] | None:
+  """Histograms of cosines between class embeddings of different silos, where there are some."""
+  if algorithm.class_embeddings is None:
+    return None
+  rows = algorithm.class_embeddings(state)
+  owner = np.asarray(rows.owner)
+  if len(np.unique(owner[owner >= 0])) < 2:
+    return None
+  found = cross_client_overlap(np.asarray(rows.class_embeddings), owner)
+  return {name: np.asarray(values).tolist() for name, values in found._asdict().items()}
 
 
 def _sum_of_column(path: pathlib.Path, name: str) -> float:

@@ -16,7 +16,7 @@ def test_settings_are_the_variant_with_its_overrides_and_nothing_else():
   from configs import dp_fedemb
   overrides = dp_fedemb.get_comparison("femnist")
   variant = configs.flatten(dp_fedemb.get_config("femnist"))
-  made = compare.settings(FEMNIST)
+  made = compare.settings(FEMNIST).configs
   assert list(made) == list(overrides)
   for name, config in made.items():
     configs.validate(config)
@@ -24,7 +24,7 @@ def test_settings_are_the_variant_with_its_overrides_and_nothing_else():
 
 
 def test_settings_cover_the_method_its_baselines_and_no_privacy():
-  made = compare.settings(FEMNIST).values()
+  made = compare.settings(FEMNIST).configs.values()
   assert {config.algorithm for config in made} == {"dp_fedemb", "fedavg", "centralized"}
   assert {config.privacy.epsilon for config in made} == {None, 8.0}
   assert {config.privacy.aggregator for config in made} == {"gaussian", "mean"}
@@ -50,6 +50,35 @@ def test_means_intervals_and_paired_differences():
   assert (baseline["difference_low"], baseline["difference_high"]) == pytest.approx(
       (-0.2 - half, -0.2 + half), abs=1e-6)
   assert table["ours"]["epsilon"] == 8.0 and table["baseline"]["epsilon"] is None
+
+
+def test_share_of_a_gap_by_hand():
+  """Gap .2 in every seed; the third setting closes .1, .05 and .15 of it."""
+  runs = {"low": (0.3, 0.4, 0.5), "high": (0.5, 0.6, 0.7), "between": (0.4, 0.45, 0.65)}
+  table = compare.summarise(
+      {name: [run(v, None) for v in values] for name, values in runs.items()}, ("low", "high"))
+  share = table["between"]["metrics"]["accuracy"]
+  half = 4.302653 * 0.05 / math.sqrt(3) / 0.2
+  assert share["share"] == pytest.approx(0.5)
+  assert (share["share_low"], share["share_high"]) == pytest.approx(
+      (0.5 - half, 0.5 + half), abs=1e-6)
+  assert table["low"]["metrics"]["accuracy"]["share"] == 0
+  assert table["high"]["metrics"]["accuracy"]["share"] == pytest.approx(1)
+
+
+def test_a_gap_that_is_not_clearly_there_has_no_share():
+  runs = {"low": (0.3, 0.4, 0.5), "high": (0.5, 0.3, 0.6)}
+  table = compare.summarise(
+      {name: [run(v, None) for v in values] for name, values in runs.items()}, ("low", "high"))
+  assert "share" not in table["high"]["metrics"]["accuracy"]
+  assert compare._share_words(table["high"]["metrics"]["accuracy"]) == "no clear gap"
+
+
+def test_the_gap_of_fedgc_lies_between_two_of_its_settings():
+  configs, gap = compare.settings(f"{ROOT}/configs/fedgc.py:synthetic")
+  assert gap == ("fedpe", "centralized") and set(gap) <= set(configs)
+  forms = [name for name in configs if name.startswith("fedgc_")]
+  assert len(forms) == 10
 
 
 def test_a_setting_without_an_epsilon_says_none():
