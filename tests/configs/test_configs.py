@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIANTS = {
     "dp_fedemb": ("synthetic", "femnist", "lfw", "digiface", "emnist", "gld", "inaturalist"),
     "fedgc": ("synthetic", "lfw", "casia")}
+OF_ATTACKS = {"leak_back"}  # for experiments.attack, of another structure
 EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 
 
@@ -21,7 +22,7 @@ def load(name):
 
 def test_every_config_file_is_listed():
   files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"}
-  assert files == set(VARIANTS)
+  assert files == set(VARIANTS) | OF_ATTACKS
 
 
 @pytest.mark.parametrize("name, variant", EVERY)
@@ -76,3 +77,11 @@ def test_the_default_is_the_first_variant(name):
   module = load(name)
   assert configs.as_dict(module.get_config()) == configs.as_dict(
       module.get_config(VARIANTS[name][0]))
+
+
+@pytest.mark.parametrize("name", OF_ATTACKS)
+def test_configs_of_attacks_name_an_attack_and_their_variants(name):
+  from experiments.attack import ATTACKS
+  assert load(name).get_config().attack in ATTACKS
+  with pytest.raises(ValueError, match="no variant 'none': synthetic, noised"):
+    load(name).get_config("none")
