@@ -1,4 +1,4 @@
-"""Time of one federated round, of clipping and noise within it, and memory of the users' index.
+"""Time of one federated round, of what its workload asks about, and memory of the users' index.
 
 python -m benchmarks.rounds --workload w2 --repeats 7 --cores 2 --devices 2
 
@@ -24,7 +24,7 @@ class Sample(NamedTuple):
 def main() -> None:
   """Reads the command line, sets up the machine before JAX starts, measures, prints."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--workload", choices=("w1", "w2"), required=True)
+  parser.add_argument("--workload", choices=("w1", "w2", "fedgc"), required=True)
   parser.add_argument("--repeats", type=int, default=7)
   parser.add_argument("--cores", type=int, default=1, help="cores that the process may use")
   parser.add_argument("--devices", type=int, default=1, help="JAX devices made of these cores")
@@ -46,14 +46,15 @@ def _report(options: argparse.Namespace) -> None:
   from benchmarks.workloads import WORKLOADS
 
   workload = WORKLOADS[options.workload]()
-  aggregators = ("gaussian", "mean")
+  variants = {"whole": {}, "without": workload.without}
   samples = _interleaved(
-      {name: _rounds(workload, name, options.repeats + 1) for name in aggregators}, options.repeats)
+      {name: _rounds(workload, overrides, options.repeats + 1)
+       for name, overrides in variants.items()}, options.repeats)
   _print_rounds(workload, options, samples)
   _print_memory(workload)
 
 
-def _rounds(workload: Any, aggregator: str, rounds: int) -> Iterator[Any]:
+def _rounds(workload: Any, overrides: dict[str, Any], rounds: int) -> Iterator[Any]:
   """The training loop of a workload, one dispatch per round."""
   import jax
 
@@ -63,9 +64,7 @@ def _rounds(workload: Any, aggregator: str, rounds: int) -> Iterator[Any]:
   from fedjax_face.training.mesh import clients_mesh
 
   config = workload.config.copy_and_resolve_references()
-  config.privacy.aggregator = aggregator
-  if aggregator == "mean":
-    config.hparams.noise_multiplier = None
+  config.update_from_flattened_dict(overrides)
   mesh = clients_mesh()
   algorithm = ALGORITHMS[config.algorithm](Ingredients(config, workload.data, mesh))
   return loop.train(algorithm, workload.data.images, rounds=rounds, seed=0,
@@ -94,15 +93,16 @@ def _print_rounds(workload: Any, options: argparse.Namespace,
                       f"{options.repeats} rounds")
   for column in ("", "min", "median", "max", "goal"):
     table.add_column(column, justify="left" if not column else "right")
-  goals = {"cpu": workload.goal_cpu, "wall": workload.goal_wall if options.cores == 2 else None}
+  goals = {"cpu": workload.goal_cpu,
+           "wall": workload.goal_wall if options.cores == 2 else None}
   for kind in Sample._fields:
-    values = [getattr(sample, kind) for sample in samples["gaussian"]]
+    values = [getattr(sample, kind) for sample in samples["whole"]]
     goal = goals[kind]
     table.add_row(f"{kind} s a round", *(f"{f(values):.3f}" for f in (min, np.median, max)),
                   "" if goal is None else f"{goal:.2f}")
   cpu = {name: [sample.cpu for sample in rounds] for name, rounds in samples.items()}
-  shares = [f"{100 * (1 - f(cpu['mean']) / f(cpu['gaussian'])):.1f} %" for f in (min, np.median)]
-  table.add_row("clipping and noise, share of cpu", *shares, "", "")
+  shares = [f"{100 * (1 - f(cpu['without']) / f(cpu['whole'])):.1f} %" for f in (min, np.median)]
+  table.add_row(f"{workload.asks}, share of cpu", *shares, "", "")
   Console().print(table)
 
 

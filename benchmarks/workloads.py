@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs import dp_fedemb
+from configs import dp_fedemb, fedgc
 from fedjax_face.data.dataset import FaceDataset
+
+_NOISE = ("clipping and noise", {"privacy.aggregator": "mean", "hparams.noise_multiplier": None})
 
 
 class Workload(NamedTuple):
@@ -18,6 +20,8 @@ class Workload(NamedTuple):
     name: for the table.
     config: of a whole run, as `experiments.train` takes it.
     data: the training set.
+    asks: what the round is timed with and without.
+    without: the overrides that leave it out.
     goal_cpu: CPU seconds a round that are aimed at, on one core.
     goal_wall: wall seconds a round that are aimed at, on two cores.
   """
@@ -25,8 +29,10 @@ class Workload(NamedTuple):
   name: str
   config: Any
   data: FaceDataset
-  goal_cpu: float
-  goal_wall: float
+  asks: str
+  without: dict[str, Any]
+  goal_cpu: float | None = None
+  goal_wall: float | None = None
 
 
 def w1() -> Workload:
@@ -35,7 +41,7 @@ def w1() -> Workload:
   config.cohort.update({"virtual_clients": 8, "users_per_client": 4, "batch_size": 16,
                         "epochs": 1, "max_examples": 256})
   return Workload("w1: DP-FedEmb, LeNet, 8 x 16 x 16 images", config,
-                  _made_up(np.full(64, 64)), goal_cpu=1.2, goal_wall=0.6)
+                  _made_up(np.full(64, 64)), *_NOISE, goal_cpu=1.2, goal_wall=0.6)
 
 
 def w2() -> Workload:
@@ -45,11 +51,21 @@ def w2() -> Workload:
                         "epochs": 1, "max_examples": 100})
   config.hparams.client_learning_rate = 0.1
   counts = np.random.default_rng(0).integers(20, 100, size=3400, endpoint=True)
-  return Workload("w2: private FedAvg, CNN, 50 of 3,400 users", config, _made_up(counts),
+  return Workload("w2: private FedAvg, CNN, 50 of 3,400 users", config, _made_up(counts), *_NOISE,
                   goal_cpu=2.6, goal_wall=1.25)
 
 
-WORKLOADS: dict[str, Callable[[], Workload]] = {"w1": w1, "w2": w2}
+def fedgc_round() -> Workload:
+  """FedGC: 36 silos of 20 people with 8 images each, 4 batches of 40, LeNet; beside FedPE."""
+  config = fedgc.base()
+  config.cohort.batch_size = 40
+  return Workload("fedgc: LeNet, 36 silos x 160 images, 720 classes", config,
+                  _made_up(np.full(720, 8), num_classes=None), "the correction",
+                  {"algorithm": "fedpe"})
+
+
+WORKLOADS: dict[str, Callable[[], Workload]] = {
+    "w1": w1, "w2": w2, "fedgc": fedgc_round}
 
 
 def _config(algorithm: str, backbone: str, optimizer: str) -> Any:
@@ -62,12 +78,14 @@ def _config(algorithm: str, backbone: str, optimizer: str) -> Any:
   return config
 
 
-def _made_up(images_per_user: np.ndarray, num_classes: int = 62) -> FaceDataset:
-  """Random pixels and classes: a round's work does not depend on them."""
+def _made_up(images_per_user: np.ndarray, num_classes: int | None = 62) -> FaceDataset:
+  """Random pixels and classes (None: the user is the class); a round's work depends on neither."""
   rng = np.random.default_rng(1)
   total = int(images_per_user.sum())
+  person = np.repeat(np.arange(len(images_per_user), dtype=np.int32), images_per_user)
   return FaceDataset(
       name="made_up",
       images=rng.integers(0, 256, (total, 28, 28, 1), np.uint8),
-      label=rng.permutation(np.arange(total, dtype=np.int32) % num_classes),
-      person=np.repeat(np.arange(len(images_per_user), dtype=np.int32), images_per_user))
+      label=person if num_classes is None else
+      rng.permutation(np.arange(total, dtype=np.int32) % num_classes),
+      person=person)
