@@ -11,6 +11,7 @@ from fedjax_face.algorithms.silos import (
 from fedjax_face.federated import class_table
 from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.losses.gradient_correction import gradient_correction
+from fedjax_face.models.margins import arcface_margin, cosface_margin
 
 
 def fedgc(given: Ingredients) -> Algorithm:
@@ -24,7 +25,8 @@ def fedgc(given: Ingredients) -> Algorithm:
   options, head = given.config.correction, given.config.model.head
   correction = gradient_correction(
       options.form, normalised=head != "linear", block=options.block, axis_name="clients",
-      self_term=head == "linear")
+      self_term=head == "linear",
+      with_margin=arcface_margin if head == "arcface" else cosface_margin)
   return silo_algorithm(
       "fedgc", given,
       lambda table: class_table.corrected(table.init, table.places, class_table.gradient_steps(

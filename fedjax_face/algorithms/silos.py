@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -16,15 +17,21 @@ from fedjax_face.federated.algorithm import Algorithm, ClassRows
 from fedjax_face.federated.class_table import ClassPlaces
 from fedjax_face.federated.heads import HeadStrategy, InitHead
 from fedjax_face.privacy.adjacency import Adjacency
-from fedjax_face.privacy.ledger import non_private
+from fedjax_face.privacy.ledger import Release, non_private
 
 SERVER_SEES_CLASSES = non_private(
     "class embeddings", "person", Adjacency.REPLACE_ONE, "the server",
-    "the server receives the class embedding of every person, without noise")
+    "the server receives the class embedding of every person and every silo's mean training "
+    "cosine, without noise")
 CLIENTS_SEE_CORRECTIONS = non_private(
     "corrections", "person", Adjacency.REPLACE_ONE, "every silo",
     "the correction that a silo receives is a mix of the class embeddings of other silos, from "
     "which it can recover them (fedjax_face.attacks.leak_back)")
+NOT_COVERED = (
+    "A histogram of the cosines between class embeddings of different silos, and how far a "
+    "correction moved them, are written to the summary and the metrics without noise.",
+    "Each silo's numbers of images and of people go to the server without noise.",
+)
 
 
 class Table(NamedTuple):
@@ -35,14 +42,14 @@ class Table(NamedTuple):
 
 
 def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadStrategy],
-                   **released) -> Algorithm:
+                   releases: Sequence[Release] = ()) -> Algorithm:
   """Silos train backbone and own class embeddings; the backbone is aggregated.
 
   Args:
     name: of the algorithm.
     given: config with a `silos` section, training set, devices.
     heads: what becomes of the class embeddings.
-    **released: `releases` and `not_covered` of `embedding_algorithm`.
+    releases: what a round reveals beside the aggregated update.
 
   Raises:
     ValueError: no `silos` section, or heads that are not a silo's own.
@@ -53,14 +60,15 @@ def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadS
   if config.cohort.classes != "own":
     raise ValueError(f"cohort.classes={config.cohort.classes!r}: algorithm={name} gives every silo "
                      "a head for its own classes, so only 'own' is accepted")
-  for key in ("correction_strength", "correction_learning_rate"):
-    if not config.hparams[key] >= 0:
+  for key in ("correction_strength", "correction_learning_rate", "proximal_weight",
+              "spreadout_margin"):
+    if not 0 <= config.hparams[key] < math.inf:
       raise ValueError(f"hparams.{key}={config.hparams[key]}: expected a number, at least 0")
   who = parts.participants(given)
   model = parts.client_model(given, who)
   owner = class_rows(parts.silos(given).silo, given.train.label).owner
   places = class_table.places(owner, config.model.embedding_dim, given.mesh.size)
-  table = Table(parts.model(config, given.train, len(places.owner)).init_head, places)
+  table = Table(parts.model(config, given.train, len(owner)).init_head, places)
   return embedding_algorithm(
       name, given, model, who,
       client_update=parts.client_update(config, model, who),
@@ -69,4 +77,5 @@ def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadS
       server_optimizer=parts.server_momentum,
       class_embeddings=lambda state: ClassRows(
           state.heads.class_embeddings, jnp.asarray(places.owner)),
-      **released)
+      releases=releases,
+      not_covered=NOT_COVERED)

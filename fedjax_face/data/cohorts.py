@@ -263,7 +263,7 @@ def client_batches(users: Users, labels: np.ndarray, assignment: Assignment, *,
       num_classes[k] = len(own)
     sizes = users.offset[members + 1] - users.offset[members]
     order = _client_order(sizes, epochs, largest, max_examples_per_user,
-                          np.random.default_rng([*key, k]))
+                          np.random.default_rng([*key, assignment.client[k]]))
     drawn = slice(0, len(order))
     examples[k, drawn], targets[k, drawn], mask[k, drawn] = pool[order], target[order], True
   shape = (num_clients, steps, batch_size)

@@ -93,6 +93,7 @@ class Algorithm:
     sampling: how the privacy units of a step are chosen, in words.
     population: number of privacy units that can take part.
     forget: State -> State without what only later noise needs; for what a finished run leaves.
+    notes: sentences for the record.
     class_embeddings: State -> class embeddings that outlive a round, or None where there are none.
     sharding: State (or its shapes) -> a `PartitionSpec` for each array of it.
   """
@@ -109,6 +110,7 @@ class Algorithm:
   sampling: str
   population: int
   forget: Callable[[State], State] = lambda state: state
+  notes: tuple[str, ...] = ()
   class_embeddings: ClassEmbeddings | None = None
   sharding: Callable[[State], Any] = _replicated
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from fedjax_face.federated.memory import Memory
 from fedjax_face.losses.class_pairs import Anchors, Correction, own_anchors
 
 _ROW_SPEC = P("clients")
+# Rows are a multiple of this, so that 1, 2, 4, ... 64 devices can go on from one checkpoint.
+_ROWS_TOGETHER = 64
 
 
 class ClassTable(NamedTuple):
@@ -53,10 +56,10 @@ class ClassPlaces(NamedTuple):
     return self.rows.shape[1]
 
   def communication(self) -> Communication:
-    """Bytes of a silo's class embeddings, both ways."""
+    """Bytes of a silo's class embeddings, both ways, and of its mean cosine, up."""
     counts = (self.rows < len(self.owner)).sum(axis=1) * self.dim * 4
     mean, largest = round(counts.mean()), int(counts.max())
-    return Communication(mean, mean, largest, largest)
+    return Communication(mean, mean + 4, largest, largest + 4)
 
 
 def places(owner: np.ndarray, dim: int, devices: int) -> ClassPlaces:
@@ -68,7 +71,8 @@ def places(owner: np.ndarray, dim: int, devices: int) -> ClassPlaces:
     devices: of the mesh.
   """
   counts = np.bincount(owner)
-  total = -(-len(owner) // devices) * devices
+  together = math.lcm(_ROWS_TOGETHER, devices)
+  total = -(-len(owner) // together) * together
   rows = np.full((len(counts), counts.max()), total, np.int32)
   for silo, (start, count) in enumerate(zip(np.cumsum(counts) - counts, counts, strict=True)):
     rows[silo, :count] = np.arange(start, start + count)
@@ -84,7 +88,7 @@ def private(init_table: InitHead, where: ClassPlaces) -> HeadStrategy:
   """Every silo keeps its class embeddings to itself: nothing of them is sent or averaged (FedPE).
 
   Args:
-    init_table: key -> head parameters with R class embeddings.
+    init_table: key -> head parameters with the class embeddings of all silos, without padding.
     where: places of the silos' classes.
   """
   return _table(init_table, where, lambda table, hparams: (table, {}), NO_COMMUNICATION)
@@ -94,7 +98,7 @@ def corrected(init_table: InitHead, where: ClassPlaces, correct: Correct) -> Hea
   """Silos send their class embeddings; the server corrects all of them and sends them back.
 
   Args:
-    init_table: key -> head parameters with R class embeddings.
+    init_table: key -> head parameters with the class embeddings of all silos, without padding.
     where: places of the silos' classes.
     correct: (table, hparams) -> (table, metrics), the server's step.
   """
@@ -108,8 +112,8 @@ def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
 
   def init(key):
     embeddings = _only_class_embeddings(init_table(key))
-    real = jnp.asarray(where.owner)[:, None] >= 0
-    return {}, ClassTable(jnp.where(real, embeddings, 0), jnp.zeros(silos))
+    padding = size - len(embeddings)
+    return {}, ClassTable(jnp.pad(embeddings, ((0, padding), (0, 0))), jnp.zeros(silos))
 
   def rows_of(clients: jax.Array) -> jax.Array:
     return jnp.where(clients[:, None] >= 0, slots[clients], size)

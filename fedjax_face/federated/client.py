@@ -12,6 +12,7 @@ import optax
 from fedjax_face.federated import memory
 from fedjax_face.federated.algorithm import NO_COMMUNICATION, Communication
 from fedjax_face.federated.memory import Memory
+from fedjax_face.privacy.ledger import Release
 
 Params = dict[str, Any]
 
@@ -164,12 +165,14 @@ class ClientUpdate(NamedTuple):
     memory: how that is handed out and taken back.
     run: (params, common, own entry, images, ClientBatches, hparams, key) -> ClientResult.
     communication: params -> bytes exchanged beside the parameters and their update.
+    releases: what leaves a client in a round beside its update.
   """
 
   init: Callable[[Params], Any]
   memory: Memory
   run: Callable[..., ClientResult]
   communication: Callable[[Params], Communication]
+  releases: tuple[Release, ...] = ()
 
 
 def forgetful(run: Callable[..., ClientResult]) -> ClientUpdate:

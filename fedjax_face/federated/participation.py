@@ -13,7 +13,7 @@ import scipy.special
 from fedjax_face.data import cohorts
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.data.silos import Silos, order_by_size
+from fedjax_face.data.silos import Silos, order_by_size, padding_waste
 from fedjax_face.data.users import Users
 from fedjax_face.privacy.adjacency import Adjacency
 
@@ -33,6 +33,7 @@ class Participation(NamedTuple):
     words: for the privacy statement.
     lasting_clients: number of clients that keep their identity from round to round; 0 where
       clients are drawn anew.
+    notes: sentences for the record.
   """
 
   cohort: Callable[[np.random.Generator, int], Cohort]
@@ -45,6 +46,7 @@ class Participation(NamedTuple):
   population: int
   words: str
   lasting_clients: int = 0
+  notes: tuple[str, ...] = ()
 
 
 class _Scheme(NamedTuple):
@@ -129,7 +131,10 @@ def silo_participation(options: Mapping[str, Any], dataset: FaceDataset, silos: 
   size = asked or silos.num_silos
   together = devices * clients_per_chunk
   slots = -(-size // together) * together
-  held = np.unique(np.stack([silos.silo, dataset.person]), axis=1)[0]
+  held, persons = np.unique(np.stack([silos.silo, dataset.person]), axis=1)
+  several = np.flatnonzero(np.bincount(persons) > 1)
+  if several.size:
+    raise ValueError(f"person {several[0]} is in several silos; expected each person in one")
 
   def cohort(rng: np.random.Generator, round_number: int) -> Cohort:
     sampled = cohorts.FixedSize(size).sample(rng, round_number, silos.num_silos)
@@ -154,7 +159,19 @@ def silo_participation(options: Mapping[str, Any], dataset: FaceDataset, silos: 
       population=len(np.unique(dataset.person)),
       words=f"{size} of {silos.num_silos} silos a round, uniformly without replacement, each with "
             "all its people",
-      lasting_clients=silos.num_silos)
+      lasting_clients=silos.num_silos,
+      notes=(*silos.notes, _padding_note(users.counts, slots, options, clients_per_chunk)))
+
+
+def _padding_note(counts: np.ndarray, slots: int, options: Mapping[str, Any], chunk: int) -> str:
+  """How much of the work is padding when all silos take part, however many slots a round has."""
+  passes = counts * options["epochs"]
+  seen = np.minimum(passes, options["max_examples"]) if options["max_examples"] else passes
+  together = -(-len(counts) // chunk) * chunk
+  padded = np.pad(seen, (0, max(slots, together) - len(counts)))
+  waste = padding_waste(padded[order_by_size(padded, chunk)], options["batch_size"], chunk)
+  return (f"{waste:.1%} of the computed examples are padding (batches of {options['batch_size']}, "
+          f"{chunk} silo(s) side by side)")
 
 
 def dealt(order: np.ndarray, devices: int, chunk: int) -> np.ndarray:

@@ -133,8 +133,7 @@ def federated_round(
   )
 
   def step(state: FederatedState, data: Data, cohort: Any, hparams, keys: StepKeys):
-    slots = jnp.arange(cohort.client.shape[0])
-    client_keys = jax.vmap(lambda slot: jax.random.fold_in(keys.client, slot))(slots)
+    client_keys = jax.vmap(lambda client: jax.random.fold_in(keys.client, client))(cohort.client)
     common = _Given(heads.memory.common(state.heads), client_update.memory.common(state.clients))
     own = _Given(heads.memory.own(state.heads, cohort.client),
                  client_update.memory.own(state.clients, cohort.client))

@@ -20,6 +20,8 @@ from fedjax_face.federated.client import (
     local_training,
 )
 from fedjax_face.federated.memory import Memory
+from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.ledger import non_private
 
 
 class _Variates(NamedTuple):
@@ -85,4 +87,8 @@ def scaffold(loss: Loss, optimizers: Optimizers, stages: Sequence[Stage],
       run=run,
       communication=lambda params: Communication.equal(
           tree_bytes(params["backbone"]), tree_bytes(params["backbone"])),
+      releases=(non_private(
+          "control variates", "person", Adjacency.REPLACE_ONE, "everyone",
+          "SCAFFOLD: every silo sends its mean gradient and receives the mean of all, neither "
+          "clipped nor noised"),),
   )

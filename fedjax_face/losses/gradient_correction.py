@@ -12,11 +12,13 @@ E * N / B (epochs, mean images a class, client batch) to resemble centralised tr
     form        head        l_ij                                         positive_i
     as_written  linear      <w_j, a_i>                                   <a_i, a_i>
     as_written  normalised  s cos(w_j, a_i)                              s
-    calibrated  normalised  s c_i cos(w_j, a_i) + s^2 (1 - c_i^2) / 2D   s (c_i - m)
+    calibrated  normalised  s c_i cos(w_j, a_i) + s^2 (1 - c_i^2) / 2D   s (c_i - m)  (CosFace)
+                                                                         s cos(arccos c_i + m)
+                                                                                      (ArcFace)
 
 As written, the positive logit of a normalised head is the scale itself and the push is negligible.
 The calibrated form expects features x = c w + sqrt(1 - c^2) noise, isotropic noise, around a class
-embedding w: its logits are those of the mean of exp(s cos(w_j, x)), its positive that of a CosFace
+embedding w: its logits are those of the mean of exp(s cos(w_j, x)), its positive that of the
 head, its c the client's mean training cosine (0 where that is negative: no push, never a pull).
 
 Source: Niu and Deng, AAAI 2022 (FedGC), Algorithm 1; the calibrated form is ours.
@@ -24,6 +26,7 @@ Source: Niu and Deng, AAAI 2022 (FedGC), Algorithm 1; the calibrated form is our
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -43,12 +46,15 @@ from fedjax_face.losses.class_pairs import (
     sum_over_pairs,
     values_of_anchors,
 )
+from fedjax_face.models.margins import Scalar, cosface_margin
 
 Form = Literal["as_written", "calibrated"]
+WithMargin = Callable[[jax.Array, Scalar], jax.Array]
 
 
 def gradient_correction(form: Form, normalised: bool, block: int = DEFAULT_BLOCK,
-                        axis_name: str | None = None, self_term: bool = False) -> Correction:
+                        axis_name: str | None = None, self_term: bool = False,
+                        with_margin: WithMargin = cosface_margin) -> Correction:
   """The gradient of `regulariser` with respect to the raw class embeddings, in one pass.
 
   Args:
@@ -61,6 +67,9 @@ def gradient_correction(form: Form, normalised: bool, block: int = DEFAULT_BLOCK
       a class embedding to its own anchor. For linear heads whose anchor i is the frozen copy of
       row i (`own_anchors`); on normalised heads it would be radial, without effect.
 
+    with_margin: (cosine, margin) -> the cosine in the positive logit of the head, for the
+      calibrated form: `margins.cosface_margin` or `margins.arcface_margin`.
+
   Returns:
     (class embeddings [R, D], owner [R], anchors, hparams) -> gradient [R, D]. Lambda is not in it.
 
@@ -70,7 +79,7 @@ def gradient_correction(form: Form, normalised: bool, block: int = DEFAULT_BLOCK
   _require(form, normalised, block, self_term)
 
   def push(pairs: Pairs, hparams: HParams) -> Push:
-    slope, shift = _affine(form, normalised, pairs.anchors, hparams)
+    slope, shift = _affine(form, normalised, pairs.anchors, hparams, with_margin)
     softmax = _softmax(pairs, slope, shift, axis_name)
     strength = pairs.anchors.weight / softmax.denominator
     return Push(softmax.exp, strength * slope, strength * softmax.foreign)
@@ -90,7 +99,8 @@ def gradient_correction(form: Form, normalised: bool, block: int = DEFAULT_BLOCK
 
 
 def regulariser(form: Form, normalised: bool, block: int = DEFAULT_BLOCK,
-                axis_name: str | None = None) -> Regulariser:
+                axis_name: str | None = None, with_margin: WithMargin = cosface_margin,
+                ) -> Regulariser:
   """Reg itself, for metrics: (class embeddings, owner, anchors, hparams) -> float scalar.
 
   Anchors, and so all positive logits, are constants to differentiation: its gradient is
@@ -99,7 +109,8 @@ def regulariser(form: Form, normalised: bool, block: int = DEFAULT_BLOCK,
   _require(form, normalised, block, self_term=False)
 
   def value(pairs: Pairs, hparams: HParams) -> jax.Array:
-    softmax = _softmax(pairs, *_affine(form, normalised, pairs.anchors, hparams), axis_name)
+    affine = _affine(form, normalised, pairs.anchors, hparams, with_margin)
+    softmax = _softmax(pairs, *affine, axis_name)
     return pairs.anchors.weight * softmax.log_mass
 
   def reg(class_embeddings: jax.Array, owner: jax.Array, anchors: Anchors,
@@ -146,7 +157,7 @@ def _softmax(pairs: Pairs, slope: jax.Array, shift: jax.Array, axis_name: str | 
 
 
 def _affine(form: Form, normalised: bool, anchors: Anchors, hparams: HParams,
-            ) -> tuple[jax.Array, jax.Array]:
+            with_margin: WithMargin) -> tuple[jax.Array, jax.Array]:
   """Slope and shift [B] of the relative logits, slope * product + shift."""
   if not normalised:
     return jnp.ones_like(anchors.weight), -jnp.sum(anchors.vectors**2, axis=-1)
@@ -155,7 +166,7 @@ def _affine(form: Form, normalised: bool, anchors: Anchors, hparams: HParams,
     return scale, -scale
   cosine = jnp.maximum(anchors.cosine, 0)
   spread = scale**2 * (1 - cosine**2) / (2 * anchors.vectors.shape[-1])
-  return scale * cosine, spread - scale * (cosine - hparams["margin"])
+  return scale * cosine, spread - scale * with_margin(cosine, hparams["margin"])
 
 
 def _require(form: str, normalised: bool, block: int, self_term: bool) -> None:

@@ -75,6 +75,8 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   if config.get("pretrain"):
     backbone = _pretrain(config, sources, mesh, workdir, say)
   algorithm = registry.build(config, sources, mesh, backbone, _calibration_line(say))
+  for note in algorithm.notes:
+    say(note)
   if config.get("pretrain"):
     _enter_pretraining(ledger, config, _pretraining_set(sources).name, algorithm)
   for sentence in (*algorithm.not_covered, *sources.not_covered):

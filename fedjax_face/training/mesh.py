@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,9 +56,13 @@ def shard(tree: Any, specs: Any, mesh: Mesh) -> Any:
 
 def gathered(tree: Any, mesh: Mesh) -> Any:
   """Every array whole on every device; all processes must call it."""
-  if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
-    return tree
-  return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
+  return jax.tree.map(
+      lambda leaf: leaf if leaf.is_fully_replicated else _gather(mesh)(leaf), tree)
+
+
+@functools.lru_cache
+def _gather(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+  return jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, P()))
 
 
 def shard_clients(tree: Any, mesh: Mesh) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from fedjax_face.federated.algorithm import State
-from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.privacy.ledger import Ledger, is_non_private
 from fedjax_face.training import checkpoint, config, loop, summary
 from fedjax_face.training.checkpoint import Checkpoint
 from fedjax_face.training.evaluator import Outcome
@@ -95,7 +95,8 @@ def _resume(experiment: Experiment, workdir: pathlib.Path, say: Any) -> Checkpoi
   found = checkpoint.restore(workdir / "checkpoints", template, say)
   seed = options.privacy.get("noise_seed")
   if found is None:
-    state = loop.initial_state(algorithm, options.seed, experiment.mesh)
+    state = gathered(loop.initial_state(algorithm, options.seed, experiment.mesh),
+                     experiment.mesh)
     return _with_noise(Checkpoint(0, state, experiment.ledger.to_json(), None, digest, releases),
                        seed, workdir)
   if found.config != digest:
@@ -129,6 +130,7 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
   options, state = experiment.config, before.state
   if before.round == options.rounds or before.noise_words is None:
     checkpoint.keep_newest(workdir / "checkpoints", 1)
+    state = gathered(state, experiment.mesh)
     return state, experiment.evaluator.outcome(state)
   saved_every, evaluated_every = options.training.checkpoint_every, options.evaluation.every
   with _outputs(experiment, before.round, workdir) as (write, display):
@@ -139,12 +141,15 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
     for progress in loop.train(
         experiment.algorithm, experiment.sources.train.images, rounds=options.rounds,
         seed=options.seed, noise_root=noise_key(before.noise_words),
-        cohort_root=cohort_root(options.seed, before.noise_words, _is_pinned(options)), state=state,
+        cohort_root=cohort_root(options.seed, before.noise_words, _claims_nothing(experiment)),
+        state=state,
         start=before.round, rounds_per_dispatch=options.training.rounds_per_dispatch,
         stop_every=(saved_every, evaluated_every), resident=experiment.resident,
         mesh=experiment.mesh):
       clock.add(progress)
-      state, done = gathered(progress.state, experiment.mesh), progress.span.stop
+      state, done = progress.state, progress.span.stop
+      if done == options.rounds or done % saved_every == 0:
+        state = gathered(state, experiment.mesh)
       rows = _rows(progress, ledger, experiment)
       if done == options.rounds:
         outcome = experiment.evaluator.outcome(state)
@@ -160,6 +165,12 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
     round=options.rounds, state=experiment.algorithm.forget(state), ledger=ledger.to_json(),
     noise_words=None), keep=1)
   return state, outcome
+
+
+def _claims_nothing(experiment: Experiment) -> bool:
+  """Whether no guarantee rests on secret sampling, so that the seed may decide everything."""
+  return _is_pinned(experiment.config) or all(
+      is_non_private(release.event) for release in experiment.algorithm.releases)
 
 
 def _is_pinned(options: Any) -> bool:

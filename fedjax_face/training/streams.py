@@ -53,7 +53,8 @@ def cohort_root(seed: int, noise_words: tuple[int, ...], pinned: bool) -> tuple[
   Args:
     seed: of the config.
     noise_words: of the run.
-    pinned: the config pins the noise, so that no secret is claimed and `seed` alone decides.
+    pinned: no secret is claimed, as the config pins the noise or nothing is noised, and `seed`
+      alone decides.
   """
   return (seed,) if pinned else (seed, *noise_words)
 

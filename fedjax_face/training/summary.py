@@ -82,7 +82,7 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     "seconds": dict(seconds),
     "bytes_per_client_and_round": algorithm.communication(state)._asdict(),
     "overlap": _overlap(algorithm, state) if status == "finished" else None,
-    "data_notes": list(experiment.sources.notes),
+    "data_notes": [*experiment.sources.notes, *algorithm.notes],
     "updates_not_finite": _sum_of_column(workdir / "metrics.csv", "clients_not_finite"),
     "metrics": metrics,
     "roc": None if outcome is None else outcome.roc,

@@ -11,6 +11,7 @@ from fedjax_face.algorithms import registry
 from fedjax_face.algorithms.silos import SERVER_SEES_CLASSES
 from fedjax_face.data.silos import class_rows
 from fedjax_face.federated.algorithm import Data, StepKeys
+from fedjax_face.privacy.ledger import is_non_private
 from tests.algorithms import tiny
 
 TINY = {"rounds": 2, "model.embedding_dim": 8, "silos.num_silos": 3, "cohort.batch_size": 4,
@@ -62,16 +63,20 @@ def test_correction_moves_class_embeddings_and_through_them_the_backbone():
 
 
 def test_linear_heads_are_corrected_with_their_self_term():
+  """Columns of the whole gradient add up to zero, so the sum over all classes stays."""
   linear = {"model.head": "linear", "correction.form": "as_written"}
-  _, metrics = run(build(**linear))
-  assert metrics["correction_norm"] > 0
+  before = run(build(**linear), rounds=1, correction_strength=0.0)[0].heads.class_embeddings
+  after = run(build(**linear), rounds=1, correction_strength=1.0)[0].heads.class_embeddings
+  assert np.abs(after - before).max() > 1e-4
+  np.testing.assert_allclose(after.sum(axis=0), before.sum(axis=0), atol=1e-5)
 
 
 def test_class_embeddings_are_those_of_the_silos():
   algorithm = build(**{"silos.by": "dirichlet", "silos.concentration": 0.5})
   state, _ = run(algorithm)
   rows = algorithm.class_embeddings(state)
-  assert rows.class_embeddings.shape == (12, 8) and sorted(set(rows.owner.tolist())) == [0, 1, 2]
+  assert rows.class_embeddings.shape == (64, 8)
+  assert np.bincount(rows.owner + 1).tolist()[0] == 52 and rows.owner.max() == 2
   assert np.isfinite(rows.class_embeddings).all()
 
 
@@ -80,7 +85,8 @@ def test_fedpe_sends_the_backbone_alone_and_fedgc_the_class_embeddings_too():
   state = pe.init(jax.random.key(0))
   backbone = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
   assert tuple(pe.communication(state)) == (backbone,) * 4
-  assert tuple(gc.communication(state)) == (backbone + 4 * 8 * 4,) * 4
+  classes = backbone + 4 * 8 * 4
+  assert tuple(gc.communication(state)) == (classes, classes + 4, classes, classes + 4)
 
 
 def test_what_the_server_and_other_silos_see_is_on_the_ledger():
@@ -90,10 +96,11 @@ def test_what_the_server_and_other_silos_see_is_on_the_ledger():
   assert SERVER_SEES_CLASSES in build(algorithm="fedaws", **{"correction.form": "hinge"}).releases
 
 
+@pytest.mark.parametrize("name", ["fedpe", "fedgc"])
 @pytest.mark.parametrize("drift", ["fedprox", "scaffold"])
-def test_drift_is_a_choice_of_every_method(drift):
-  plain, _ = run(build(algorithm="fedpe"))
-  state, metrics = run(build(algorithm="fedpe", **{
+def test_drift_is_a_choice_of_every_method(name, drift):
+  plain, _ = run(build(algorithm=name))
+  state, metrics = run(build(algorithm=name, **{
       "local.drift": drift, "hparams.proximal_weight": 5.0}))
   moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), plain.params, state.params)
   assert max(jax.tree.leaves(moved)) > 0 and np.isfinite(metrics["loss"])
@@ -117,7 +124,42 @@ def test_some_silos_a_round():
   algorithm = build(**{"cohort.silos_per_round": 2})
   cohort = algorithm.cohort(np.random.default_rng(0), 0)
   assert len(set(cohort.client.tolist())) == 2 and (cohort.client >= 0).all()
-  run(algorithm)
+  absent = ({0, 1, 2} - set(cohort.client.tolist())).pop()
+  start = algorithm.init(jax.random.key(0)).heads.class_embeddings
+  after = run(algorithm, rounds=1, correction_strength=0.0)[0].heads.class_embeddings
+  owner = np.asarray(algorithm.class_embeddings(run(algorithm, rounds=1)[0]).owner)
+  np.testing.assert_array_equal(after[owner == absent], start[owner == absent])
+  assert all((after[owner == k] != start[owner == k]).any() for k in cohort.client)
+
+
+def test_an_update_that_is_not_finite_leaves_its_silo_as_it_was():
+  """A learning rate of infinity: every update is NaN, and nothing changes."""
+  algorithm = build(**{"local.drift": "scaffold"})
+  start = algorithm.init(jax.random.key(0))
+  state, metrics = run(algorithm, rounds=1, client_learning_rate=np.inf, correction_strength=0.0)
+  assert metrics["clients_not_finite"] == 3
+  jax.tree.map(np.testing.assert_array_equal, start.heads, state.heads)
+  jax.tree.map(np.testing.assert_array_equal, start.clients, state.clients)
+
+
+def test_control_variates_are_on_the_ledger_even_where_the_update_is_noised():
+  noised = {"privacy.aggregator": "gaussian", "hparams.noise_multiplier": 20.0}
+  plain = build(algorithm="fedpe", **noised)
+  assert [release.channel for release in plain.releases] == ["backbone"]
+  algorithm = build(algorithm="fedpe", **noised, **{"local.drift": "scaffold"})
+  assert [release.channel for release in algorithm.releases] == ["backbone", "control variates"]
+  assert is_non_private(algorithm.releases[1].event)
+
+
+def test_a_silo_with_one_class_is_noted():
+  assert len(build().notes) == 1
+  algorithm = build(**{"silos.num_silos": 12})
+  assert "12 of 12 silos hold a single class" in algorithm.notes[0]
+
+
+def test_what_summary_and_metrics_show_of_classes_is_named_as_not_covered():
+  said = " ".join(build(algorithm="fedpe").not_covered)
+  assert "histogram of the cosines" in said and "how far a correction moved" in said
 
 
 def test_labels_of_a_silo_are_rows_of_the_table():
@@ -143,6 +185,9 @@ def test_labels_of_a_silo_are_rows_of_the_table():
     ({"model.head": "linear"}, "form 'calibrated': expected a normalised head"),
     ({"model.head": "normalised"}, "cannot be kept in a table of class embeddings"),
     ({"hparams.correction_strength": -1.0}, "hparams.correction_strength=-1.0: expected"),
+    ({"hparams.correction_strength": float("inf")}, "hparams.correction_strength=inf: expected"),
+    ({"hparams.proximal_weight": -5.0}, "hparams.proximal_weight=-5.0: expected"),
+    ({"hparams.spreadout_margin": -3.0}, "hparams.spreadout_margin=-3.0: expected"),
     ({"hparams.correction_learning_rate": -1.0}, "hparams.correction_learning_rate=-1.0: expected"),
     ({"silos.num_silos": 13}, "silos.num_silos is 13; expected a whole number, 1 to 12"),
     ({"cohort.silos_per_round": 4}, "cohort.silos_per_round=4: expected 0 .all. to 3"),

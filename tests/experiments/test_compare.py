@@ -76,7 +76,7 @@ def test_a_gap_that_is_not_clearly_there_has_no_share():
 
 def test_the_gap_of_fedgc_lies_between_two_of_its_settings():
   configs, gap = compare.settings(f"{ROOT}/configs/fedgc.py:synthetic")
-  assert gap == ("fedpe", "centralized") and set(gap) <= set(configs)
+  assert gap == ("fedpe", "centralized_passes") and set(gap) <= set(configs)
   forms = [name for name in configs if name.startswith("fedgc_")]
   assert len(forms) == 10
 

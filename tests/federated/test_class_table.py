@@ -22,9 +22,14 @@ def head_of(embeddings):
 
 
 def numbered(where):
-  """Row r of the table holds r everywhere."""
-  rows = jnp.arange(1.0, len(where.owner) + 1)[:, None]
-  return lambda key: head_of(jnp.broadcast_to(rows, (len(where.owner), where.dim)))
+  """Row r of the table holds r + 1 everywhere."""
+  rows = jnp.arange(1.0, len(OWNER) + 1)[:, None]
+  return lambda key: head_of(jnp.broadcast_to(rows, (len(OWNER), where.dim)))
+
+
+def some_rows(where):
+  rows = jax.random.normal(jax.random.key(1), (len(where.owner), where.dim))
+  return jnp.where(jnp.asarray(where.owner)[:, None] >= 0, rows, 0)
 
 
 def result_of(embeddings, cosine=0.5, examples=4.0):
@@ -34,10 +39,15 @@ def result_of(embeddings, cosine=0.5, examples=4.0):
 
 def test_places_pack_silos_without_gaps_and_fill_up_to_the_devices():
   where = class_table.places(OWNER, dim=2, devices=4)
-  np.testing.assert_array_equal(where.owner, [0, 0, 0, 1, 2, 2, -1, -1])
-  np.testing.assert_array_equal(where.rows, [[0, 1, 2], [3, 8, 8], [4, 5, 8]])
+  np.testing.assert_array_equal(where.owner, [0, 0, 0, 1, 2, 2] + [-1] * 58)
+  np.testing.assert_array_equal(where.rows, [[0, 1, 2], [3, 64, 64], [4, 5, 64]])
   assert where.most_classes == 3
-  assert where.communication() == Communication(16, 16, 24, 24)
+  assert where.communication() == Communication(16, 20, 24, 28)
+
+
+@pytest.mark.parametrize("devices, rows", [(1, 64), (4, 64), (64, 64), (3, 192), (128, 128)])
+def test_rows_are_shared_evenly_and_mostly_do_not_depend_on_the_devices(devices, rows):
+  assert len(class_table.places(OWNER, dim=2, devices=devices).owner) == rows
 
 
 def test_a_silo_sees_its_own_classes_and_no_others():
@@ -58,24 +68,24 @@ def test_entries_go_back_to_their_rows_and_an_empty_slot_changes_nothing():
   entries = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[
       heads.entry(result_of(jnp.full((3, 1), value))) for value in (50.0, 60.0, 70.0)])
   after, metrics = heads.memory.finish(table, entries, jnp.array([2, 1, -1]), {})
-  np.testing.assert_array_equal(after.class_embeddings[:, 0], [1, 2, 3, 60, 50, 50])
+  np.testing.assert_array_equal(after.class_embeddings[:, 0], [1, 2, 3, 60, 50, 50] + [0] * 58)
   np.testing.assert_array_equal(after.cosine, [0, 0.5, 0.5])
   assert metrics == {}
 
 
 def test_server_steps_are_gradient_descent_with_anchors_taken_anew():
   where = class_table.places(OWNER, dim=3, devices=1)
-  embeddings = jax.random.normal(jax.random.key(1), (6, 3))
+  embeddings = some_rows(where)
   correction = gradient_correction("as_written", normalised=False, block=4)
   correct = class_table.gradient_steps(
       gradient_correction("as_written", normalised=False, block=4, axis_name="clients"), where,
       toys.one_device(), steps=2)
   table = class_table.ClassTable(embeddings, jnp.zeros(3))
   after, metrics = jax.jit(correct)(table, HPARAMS)
-  expected = embeddings
+  expected, owner = embeddings, jnp.asarray(where.owner)
   for _ in range(2):
-    anchors = own_anchors(expected, jnp.asarray(OWNER), jnp.zeros(3))
-    expected = expected - 0.2 * correction(expected, jnp.asarray(OWNER), anchors, {})
+    anchors = own_anchors(expected, owner, jnp.zeros(3))
+    expected = expected - 0.2 * correction(expected, owner, anchors, {})
   np.testing.assert_allclose(after.class_embeddings, expected, rtol=1e-5)
   moved = np.linalg.norm(expected - embeddings) / np.linalg.norm(embeddings)
   np.testing.assert_allclose(metrics["correction_norm"], moved, rtol=1e-5)
@@ -86,7 +96,7 @@ def test_without_strength_the_corrected_table_is_the_private_one():
   correct = class_table.gradient_steps(
       gradient_correction("as_written", normalised=False, axis_name="clients"), where,
       toys.one_device(), steps=3)
-  table = class_table.ClassTable(jax.random.normal(jax.random.key(1), (6, 3)), jnp.zeros(3))
+  table = class_table.ClassTable(some_rows(where), jnp.zeros(3))
   after, _ = correct(table, HPARAMS | {"correction_strength": 0.0})
   chex.assert_trees_all_equal(after.class_embeddings, table.class_embeddings)
 
@@ -103,10 +113,11 @@ def test_other_anchors_can_stand_in_for_the_class_embeddings():
   correct = class_table.gradient_steps(
       gradient_correction("as_written", normalised=False, axis_name="clients"), where,
       toys.one_device(), 1, anchors)
-  table = class_table.ClassTable(jax.random.normal(jax.random.key(1), (6, 3)), jnp.zeros(3))
+  table = class_table.ClassTable(some_rows(where), jnp.zeros(3))
   moved = correct(table, HPARAMS)[0].class_embeddings - table.class_embeddings
-  assert (moved[OWNER != 1][:, 0] < 0).all()
-  assert not moved[OWNER == 1].any() and not moved[:, 1:].any()
+  moved, owner = np.asarray(moved), where.owner
+  assert (moved[(owner == 0) | (owner == 2)][:, 0] < 0).all()
+  assert not moved[(owner == 1) | (owner == -1)].any() and not moved[:, 1:].any()
 
 
 @pytest.mark.parametrize("steps", [0, -1])

@@ -1,5 +1,7 @@
 """Sampling schemes: what the ledger is told, and that the cohort does it."""
 
+import dataclasses
+
 import dp_accounting
 import numpy as np
 import pytest
@@ -124,6 +126,33 @@ def test_slots_are_filled_up_for_devices_and_chunks():
   cohort = who.cohort(np.random.default_rng(0), 0)
   assert cohort.client.tolist() == [4, 2, 0, 3, 1, -1]
   assert not cohort.mask[-1].any()
+
+
+def test_the_examples_of_a_silo_do_not_depend_on_the_other_silos():
+  """Silo 0 grows beyond silo 1, so slots change places; silo 1 draws the same examples."""
+  drawn = []
+  for size in (2, 9):
+    dataset, silos = silos_of([size, 5])
+    who = silo_participation(SILO_OPTIONS | {"max_examples": 4}, dataset, silos, 1, 1)
+    cohort = who.cohort(np.random.default_rng(0), 0)
+    slot = cohort.client.tolist().index(1)
+    drawn.append(cohort.examples[slot][cohort.mask[slot]] - size)
+  np.testing.assert_array_equal(*drawn)
+
+
+def test_a_person_in_two_silos_is_refused():
+  dataset, silos = silos_of([2, 2])
+  shared = dataclasses.replace(dataset, person=np.array([0, 1, 1, 2], np.int32))
+  with pytest.raises(ValueError, match="person 1 is in several silos"):
+    silo_participation(SILO_OPTIONS, shared, silos, 1, 1)
+
+
+def test_padding_is_noted_by_hand():
+  """Silos of 4, 3 and 1 images in batches of 2: 4 + 4 + 2 computed one by one, 12 by twos."""
+  dataset, silos = silos_of([1, 4, 3])
+  note = lambda chunk: silo_participation(SILO_OPTIONS, dataset, silos, 1, chunk).notes[0]
+  assert note(1).startswith("20.0% of the computed examples are padding")
+  assert note(2).startswith("33.3% of the computed examples are padding")
 
 
 def test_some_silos_are_drawn_anew_each_round():

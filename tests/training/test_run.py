@@ -1,5 +1,6 @@
 """Interrupting a run anywhere and starting it again gives the uninterrupted run, bit for bit."""
 
+import dataclasses
 import json
 import types
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from fedjax_face.evaluation.protocols import Metric
-from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.training import checkpoint, config, loop, run, streams
 from fedjax_face.training.evaluator import Outcome
 from fedjax_face.training.experiment import Experiment
@@ -149,6 +151,17 @@ def test_who_takes_part_is_as_secret_as_the_noise_unless_pinned():
   secret = [streams.cohort_root(5, words, False) for words in ((1, 2), (3, 4))]
   assert draw(pinned[0]) == draw(pinned[1])
   assert len({draw(pinned[0]), draw(secret[0]), draw(secret[1])}) == 3
+
+
+def test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(toy_experiment):
+  promises_nothing = non_private(
+      "backbone", "person", Adjacency.REPLACE_ONE, "everyone", "no noise")
+  silent = dataclasses.replace(toy_experiment.algorithm, releases=(promises_nothing,))
+  both = dataclasses.replace(
+      silent, releases=(promises_nothing, *toy_experiment.algorithm.releases))
+  assert run._claims_nothing(toy_experiment._replace(algorithm=silent))
+  assert not run._claims_nothing(toy_experiment._replace(algorithm=both))
+  assert not run._claims_nothing(toy_experiment)
 
 
 def test_another_noise_multiplier_than_that_of_the_releases_is_refused(toy_experiment):

@@ -1,0 +1,49 @@
+"""Silos on four devices, in a process of its own: the result of one device, the table divided."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+import jax, numpy as np
+from configs import fedgc
+from fedjax_face.algorithms import registry
+from fedjax_face.training import loop, streams
+from fedjax_face.training.mesh import clients_mesh, gathered
+from tests.algorithms import tiny
+from tests.algorithms.test_silos import TINY
+
+def trained(devices, chunk):
+  config = fedgc.base()
+  config.update_from_flattened_dict(TINY | {
+      "silos.by": "dirichlet", "silos.num_silos": 5, "local.drift": "scaffold",
+      "training.clients_per_chunk": chunk, "hparams.correction_strength": 5.0})
+  mesh = clients_mesh(jax.devices()[:devices])
+  sources = tiny.sources()._replace(train=tiny.people(13))
+  algorithm = registry.build(config, sources, mesh)
+  for progress in loop.train(algorithm, sources.train.images, rounds=3, seed=0, mesh=mesh,
+                             noise_root=streams.noise_key((0, 0)), rounds_per_dispatch=2):
+    state = progress.state
+  table = state.heads.class_embeddings
+  assert len({tuple(map(str, shard.index)) for shard in table.addressable_shards}) == devices
+  rows = algorithm.class_embeddings(state)
+  whole = gathered(state, mesh)
+  assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(whole))
+  return jax.tree.map(np.asarray, (whole.params, whole.clients,
+                                   rows.class_embeddings[:13], whole.heads.cosine))
+
+one = trained(1, 1)
+for other in (trained(4, 1), trained(4, 2)):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), one, other)
+"""
+
+
+def test_devices_and_chunks_change_nothing_and_the_table_is_divided():
+  environment = os.environ | {
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+  done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, timeout=300,
+                        capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-3000:]
