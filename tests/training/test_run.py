@@ -154,14 +154,14 @@ def test_who_takes_part_is_as_secret_as_the_noise_unless_pinned():
 
 
 def test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(toy_experiment):
-  promises_nothing = non_private(
-      "backbone", "person", Adjacency.REPLACE_ONE, "everyone", "no noise")
-  silent = dataclasses.replace(toy_experiment.algorithm, releases=(promises_nothing,))
-  both = dataclasses.replace(
-      silent, releases=(promises_nothing, *toy_experiment.algorithm.releases))
-  assert run._claims_nothing(toy_experiment._replace(algorithm=silent))
-  assert not run._claims_nothing(toy_experiment._replace(algorithm=both))
-  assert not run._claims_nothing(toy_experiment)
+  given = options(privacy={"delta": 1e-3, "noise_seed": None})
+  built, promising = toy_experiment(given, None, print), toy_algorithm()
+  silent = non_private("backbone", "person", Adjacency.REPLACE_ONE, "everyone", "no noise")
+  claims_nothing = lambda *releases: run._claims_nothing(
+      built._replace(algorithm=dataclasses.replace(promising, releases=releases)))
+  assert claims_nothing(silent)
+  assert not claims_nothing(silent, *promising.releases)
+  assert not claims_nothing(*promising.releases)
 
 
 def test_another_noise_multiplier_than_that_of_the_releases_is_refused(toy_experiment):
