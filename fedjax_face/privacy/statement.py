@@ -22,6 +22,7 @@ NOISE_KEYS = {
                         "of an unfinished run, which must stay secret, and erased at its end",
     "pinned": "noise and who takes part are pinned by seeds: no privacy is claimed against anyone "
               "who knows the seeds",
+    "none": "none; nothing is noised, and the config's seed decides who takes part in which round",
 }
 
 
@@ -34,7 +35,7 @@ def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int],
     delta: at which every epsilon is computed, in (0, 1).
     population: unit -> number of such units that could have taken part.
     sampling: how the units of a step are chosen, in words.
-    noise_keys: "operating_system" or "pinned" (a key of `NOISE_KEYS`).
+    noise_keys: "operating_system", "pinned" or "none" (a key of `NOISE_KEYS`).
 
   Returns:
     A dict; an infinite epsilon is the string "infinite", one that no accountant gives is None.

@@ -167,6 +167,13 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
   return state, outcome
 
 
+def _noise_keys(experiment: Experiment) -> str:
+  """A key of `statement.NOISE_KEYS`."""
+  if _is_pinned(experiment.config):
+    return "pinned"
+  return "none" if _claims_nothing(experiment) else "operating_system"
+
+
 def _claims_nothing(experiment: Experiment) -> bool:
   """Whether no guarantee rests on secret sampling, so that the seed may decide everything."""
   return _is_pinned(experiment.config) or all(
@@ -254,7 +261,8 @@ def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path
   options, algorithm = experiment.config, experiment.algorithm
   return summary.write_privacy(
     workdir, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
-    pinned=_is_pinned(options), population=dict.fromkeys(ledger.units, algorithm.population))
+    noise_keys=_noise_keys(experiment),
+    population=dict.fromkeys(ledger.units, algorithm.population))
 
 
 def _is_finished(workdir: pathlib.Path, rounds: int) -> bool:

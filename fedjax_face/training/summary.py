@@ -113,11 +113,11 @@ def _sum_of_column(path: pathlib.Path, name: str) -> float:
 
 
 def write_privacy(workdir: pathlib.Path, *, ledger: Ledger, delta: float, algorithm: Algorithm,
-                  pinned: bool, population: Mapping[str, int]) -> dict[str, Any]:
+                  noise_keys: str, population: Mapping[str, int]) -> dict[str, Any]:
   """Writes privacy.json and PRIVACY.md and returns what they say."""
   said = statement.privacy_json(
     ledger, delta=delta, population=population, sampling=algorithm.sampling,
-    noise_keys="pinned" if pinned else "operating_system")
+    noise_keys=noise_keys)
   write_json(workdir / "privacy.json", said)
   write_atomically(workdir / "PRIVACY.md", statement.privacy_markdown(said))
   return said

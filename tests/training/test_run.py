@@ -157,11 +157,13 @@ def test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(toy_exp
   given = options(privacy={"delta": 1e-3, "noise_seed": None})
   built, promising = toy_experiment(given, None, print), toy_algorithm()
   silent = non_private("backbone", "person", Adjacency.REPLACE_ONE, "everyone", "no noise")
-  claims_nothing = lambda *releases: run._claims_nothing(
-      built._replace(algorithm=dataclasses.replace(promising, releases=releases)))
-  assert claims_nothing(silent)
-  assert not claims_nothing(silent, *promising.releases)
-  assert not claims_nothing(*promising.releases)
+  with_releases = lambda *releases: built._replace(
+      algorithm=dataclasses.replace(promising, releases=releases))
+  for experiment, nothing in ((with_releases(silent), True),
+                              (with_releases(silent, *promising.releases), False),
+                              (with_releases(*promising.releases), False)):
+    assert run._claims_nothing(experiment) == nothing
+    assert run._noise_keys(experiment) == ("none" if nothing else "operating_system")
 
 
 def test_another_noise_multiplier_than_that_of_the_releases_is_refused(toy_experiment):
