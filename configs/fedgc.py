@@ -118,6 +118,8 @@ def synthetic() -> ml_collections.ConfigDict:
   """180 built-in synthetic people over 36 silos; 100 other people evaluate.
 
   python -m experiments.train --config=configs/fedgc.py:synthetic --workdir=runs/fedgc
+  Recall at FAR 0.1 0.411 [0.334, 0.488] over 3 seeds (FedPE 0.357 [0.317, 0.397], centralised 0.459
+  [0.430, 0.488]); not private; about 50 s on one CPU core.
   """
   config = base()
   config.data = {"name": "synthetic_faces", "num_people": 180, "evaluation_people": 100,
@@ -131,6 +133,8 @@ def lfw() -> ml_collections.ConfigDict:
   """LFW people with three or more images, outside View-2 folds 1-2, over 36 silos.
 
   python -m experiments.train --config=configs/fedgc.py:lfw --workdir=runs/fedgc_lfw
+  View-2 accuracy 0.712 [0.698, 0.727] over 3 seeds (FedPE 0.707 [0.696, 0.719], centralised 0.847
+  [0.837, 0.856]); not private; about 1 min on one CPU core.
   """
   config = base()
   config.rounds = 25
