@@ -57,7 +57,11 @@ def shard(tree: Any, specs: Any, mesh: Mesh) -> Any:
 def gathered(tree: Any, mesh: Mesh) -> Any:
   """Every array whole on every device; all processes must call it."""
   return jax.tree.map(
-      lambda leaf: leaf if leaf.is_fully_replicated else _gather(mesh)(leaf), tree)
+      lambda leaf: leaf if _is_whole(leaf) else _gather(mesh)(leaf), tree)
+
+
+def _is_whole(leaf: Any) -> bool:
+  return not isinstance(leaf, jax.Array) or leaf.is_fully_replicated
 
 
 @functools.lru_cache

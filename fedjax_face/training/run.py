@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from fedjax_face.federated.algorithm import State
 from fedjax_face.privacy.ledger import Ledger, is_non_private
@@ -95,10 +96,9 @@ def _resume(experiment: Experiment, workdir: pathlib.Path, say: Any) -> Checkpoi
   found = checkpoint.restore(workdir / "checkpoints", template, say)
   seed = options.privacy.get("noise_seed")
   if found is None:
-    state = gathered(loop.initial_state(algorithm, options.seed, experiment.mesh),
-                     experiment.mesh)
+    state = loop.initial_state(algorithm, options.seed, experiment.mesh)
     return _with_noise(Checkpoint(0, state, experiment.ledger.to_json(), None, digest, releases),
-                       seed, workdir)
+                       seed, workdir, experiment.mesh)
   if found.config != digest:
     raise ValueError(f"{workdir}/checkpoints belong to another config; choose another --workdir")
   if found.round > options.rounds:
@@ -109,18 +109,20 @@ def _resume(experiment: Experiment, workdir: pathlib.Path, say: Any) -> Checkpoi
   if found.round:
     say(f"resuming after round {found.round} of {options.rounds}")
   if found.noise_words is None and found.round < options.rounds:
-    found = _with_noise(found, seed, workdir)
+    found = _with_noise(found, seed, workdir, experiment.mesh)
   return found._replace(state=shard(found.state, algorithm.sharding(template), experiment.mesh))
 
 
-def _with_noise(before: Checkpoint, noise_seed: int | None, workdir: pathlib.Path) -> Checkpoint:
+def _with_noise(before: Checkpoint, noise_seed: int | None, workdir: pathlib.Path,
+                mesh: Mesh) -> Checkpoint:
   """Draws the root of the noise and saves it before anything is released.
 
   A run that is killed at once must go on with the same noise: other noise on the same rounds would
   be a second release.
   """
   before = before._replace(noise_words=noise_words(noise_seed))
-  checkpoint.save(workdir / "checkpoints", before)
+  checkpoint.save(workdir / "checkpoints",
+                  before._replace(state=gathered(before.state, mesh)))
   return before
 
 
