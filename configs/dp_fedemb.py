@@ -60,6 +60,7 @@ def base() -> ml_collections.ConfigDict:
           "stages": "joint",             # joint | head_first
           "head_steps": 1,
           "optimizer": "momentum",       # sgd | momentum | adam
+          "drift": "none",               # none | fedprox
       },
       "privacy": {
           "aggregator": "gaussian",      # gaussian | adaptive | correlated | clipped | mean
@@ -77,6 +78,7 @@ def base() -> ml_collections.ConfigDict:
           "head_learning_rate_scale": 100.0,
           "server_learning_rate": 0.02,
           "server_momentum": 0.9,
+          "proximal_weight": 0.01,       # fedprox
           "clip_norm": 1.0,
           "noise_multiplier": placeholder(float),
       },

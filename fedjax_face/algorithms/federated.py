@@ -50,7 +50,7 @@ def embedding_algorithm(
   Raises:
     ValueError: the devices cannot share the clients evenly, or the privacy section is inconsistent.
   """
-  check_divides(who.clients, given.mesh)
+  check_divides(who.slots, given.mesh)
   hparams = parts.with_noise(given.config, aggregator, who, given.progress)
   round_ = federated_round(
       client_update=client_update,
@@ -75,7 +75,7 @@ def embedding_algorithm(
       hparams=hparams,
       releases=(parts.backbone_release(aggregator, who, hparams), *client_update.releases,
                 *releases),
-      not_covered=(*parts.NOT_COVERED, *not_covered),
+      not_covered=(*parts.NOT_COVERED, *who.not_covered, *not_covered),
       embed=lambda state, images: model.embed(state.params["backbone"], images),
       communication=round_.communication,
       sampling=who.words,

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from fedjax_face.algorithms.parts import Ingredients
-from fedjax_face.algorithms.silos import (
-    CLIENTS_SEE_CORRECTIONS,
-    SERVER_SEES_CLASSES,
-    silo_algorithm,
-)
-from fedjax_face.federated import class_table
+from fedjax_face.algorithms.silos import corrected_silos
 from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.losses.gradient_correction import gradient_correction
 from fedjax_face.models.margins import arcface_margin, cosface_margin
@@ -23,12 +18,7 @@ def fedgc(given: Ingredients) -> Algorithm:
   class embeddings stand in for the features of their classes (Algorithm 1).
   """
   options, head = given.config.correction, given.config.model.head
-  correction = gradient_correction(
+  return corrected_silos("fedgc", given, gradient_correction(
       options.form, normalised=head != "linear", block=options.block, axis_name="clients",
       self_term=head == "linear",
-      with_margin=arcface_margin if head == "arcface" else cosface_margin)
-  return silo_algorithm(
-      "fedgc", given,
-      lambda table: class_table.corrected(table.init, table.places, class_table.gradient_steps(
-          correction, table.places, given.mesh, options.steps)),
-      releases=(SERVER_SEES_CLASSES, CLIENTS_SEE_CORRECTIONS))
+      with_margin=arcface_margin if head == "arcface" else cosface_margin))

@@ -78,9 +78,12 @@ def client_update(config: Any, trained: EmbeddingModel, who: Participation) -> c
   """`local.drift`: `none`, `fedprox` (hparams `proximal_weight`), or `scaffold` (silos only).
 
   Raises:
-    ValueError: another name, or control variates for clients that are drawn anew every round.
+    ValueError: another name, a negative weight, or control variates for clients that are drawn anew
+      every round.
   """
-  drift = config.local.get("drift", "none")
+  drift, weight = config.local.drift, config.hparams.proximal_weight
+  if not 0 <= weight < math.inf:
+    raise ValueError(f"hparams.proximal_weight={weight}: expected a number, at least 0")
   optimizers = client.optimizers(config.local.optimizer)
   if drift == "none":
     return client.fresh_optimizer(

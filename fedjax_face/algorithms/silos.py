@@ -16,6 +16,7 @@ from fedjax_face.federated import class_table
 from fedjax_face.federated.algorithm import Algorithm, ClassRows
 from fedjax_face.federated.class_table import ClassPlaces
 from fedjax_face.federated.heads import HeadStrategy, InitHead
+from fedjax_face.losses.class_pairs import Correction
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release, non_private
 
@@ -30,7 +31,8 @@ CLIENTS_SEE_CORRECTIONS = non_private(
 NOT_COVERED = (
     "A histogram of the cosines between class embeddings of different silos, and how far a "
     "correction moved them, are written to the summary and the metrics without noise.",
-    "Each silo's numbers of images and of people go to the server without noise.",
+    "Checkpoints of this simulation hold the class embeddings of every silo, and its control "
+    "variate where it has one, also where these never leave a real silo.",
 )
 
 
@@ -39,6 +41,22 @@ class Table(NamedTuple):
 
   init: InitHead
   places: ClassPlaces
+
+
+def corrected_silos(name: str, given: Ingredients, correction: Correction) -> Algorithm:
+  """`silo_algorithm` whose server moves all class embeddings after every round, and says so.
+
+  Args:
+    name: of the algorithm.
+    given: config with sections `silos` and `correction`, training set, devices.
+    correction: gradient of the class embeddings, for rows divided over the mesh axis `clients`.
+  """
+
+  def heads(table: Table) -> HeadStrategy:
+    return class_table.corrected(table.init, table.places, class_table.gradient_steps(
+        correction, table.places, given.mesh, given.config.correction.steps))
+
+  return silo_algorithm(name, given, heads, releases=(SERVER_SEES_CLASSES, CLIENTS_SEE_CORRECTIONS))
 
 
 def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadStrategy],
@@ -60,8 +78,7 @@ def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadS
   if config.cohort.classes != "own":
     raise ValueError(f"cohort.classes={config.cohort.classes!r}: algorithm={name} gives every silo "
                      "a head for its own classes, so only 'own' is accepted")
-  for key in ("correction_strength", "correction_learning_rate", "proximal_weight",
-              "spreadout_margin"):
+  for key in ("correction_strength", "correction_learning_rate", "spreadout_margin"):
     if not 0 <= config.hparams[key] < math.inf:
       raise ValueError(f"hparams.{key}={config.hparams[key]}: expected a number, at least 0")
   who = parts.participants(given)

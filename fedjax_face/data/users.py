@@ -60,23 +60,6 @@ class Users(NamedTuple):
     return self.index[self.offset[user]:self.offset[user + 1]]
 
 
-def cap_examples(users: Users, maximum: int, rng: np.random.Generator) -> Users:
-  """Keeps a uniformly random `maximum` of the examples of every user who has more.
-
-  The order within a user is kept. Which examples one user keeps does not depend on the examples
-  of any other user who comes later in the index.
-  """
-  if maximum < 1:
-    raise ValueError(f"maximum examples per user is {maximum}; expected at least 1")
-  priority = rng.random(len(users.index))
-  owner = np.repeat(np.arange(users.num_users), users.counts)
-  by_priority = np.lexsort((priority, owner))
-  rank = np.arange(len(owner)) - np.repeat(users.offset[:-1], users.counts)
-  kept = np.sort(by_priority[rank < maximum])
-  counts = np.minimum(users.counts, maximum)
-  return Users(users.index[kept], np.concatenate(([0], np.cumsum(counts))), users.ids)
-
-
 def _check_all_present(person: np.ndarray, num_persons: int) -> None:
   """Refuses persons beyond `num_persons` and persons that no row belongs to."""
   if person.max() >= num_persons:

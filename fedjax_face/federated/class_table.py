@@ -50,11 +50,6 @@ class ClassPlaces(NamedTuple):
   rows: np.ndarray
   dim: int
 
-  @property
-  def most_classes(self) -> int:
-    """C: classes of the silo that has most."""
-    return self.rows.shape[1]
-
   def communication(self) -> Communication:
     """Bytes of a silo's class embeddings, both ways, and of its mean cosine, up."""
     counts = (self.rows < len(self.owner)).sum(axis=1) * self.dim * 4

@@ -26,7 +26,7 @@ class Participation(NamedTuple):
     amplify: event of one round's noise -> event that counts the random choice of users.
     adjacency: what neighbouring populations differ in.
     rounds_per_event: rounds in which one user can take part at most once.
-    clients: K.
+    clients: K, the number that a mean over clients divides by.
     users_per_client: most users that one client can hold.
     own_classes: most classes that the users of one client can have.
     population: number of users.
@@ -34,6 +34,8 @@ class Participation(NamedTuple):
     lasting_clients: number of clients that keep their identity from round to round; 0 where
       clients are drawn anew.
     notes: sentences for the record.
+    not_covered: sentences for the privacy statement.
+    empty_slots: clients of a cohort beyond K that hold nobody.
   """
 
   cohort: Callable[[np.random.Generator, int], Cohort]
@@ -47,6 +49,19 @@ class Participation(NamedTuple):
   words: str
   lasting_clients: int = 0
   notes: tuple[str, ...] = ()
+  not_covered: tuple[str, ...] = ()
+  empty_slots: int = 0
+
+  @property
+  def slots(self) -> int:
+    """Clients of a cohort, the empty ones included."""
+    return self.clients + self.empty_slots
+
+
+_SILOS_NOT_COVERED = (
+    "Each silo's numbers of images and of people go to the server without noise; the summary shows "
+    "what follows from them (padding, bytes of the largest silo, silos of a single class).",
+)
 
 
 class _Scheme(NamedTuple):
@@ -153,14 +168,16 @@ def silo_participation(options: Mapping[str, Any], dataset: FaceDataset, silos: 
       amplify=lambda event: event,
       adjacency=Adjacency.REPLACE_ONE,
       rounds_per_event=1,
-      clients=slots,
+      clients=size,
       users_per_client=int(np.bincount(held).max()),
       own_classes=int(np.bincount(labels_of_silo).max()),
       population=len(np.unique(dataset.person)),
       words=f"{size} of {silos.num_silos} silos a round, uniformly without replacement, each with "
             "all its people",
       lasting_clients=silos.num_silos,
-      notes=(*silos.notes, _padding_note(users.counts, slots, options, clients_per_chunk)))
+      notes=(*silos.notes, _padding_note(users.counts, slots, options, clients_per_chunk)),
+      not_covered=_SILOS_NOT_COVERED,
+      empty_slots=slots - size)
 
 
 def _padding_note(counts: np.ndarray, slots: int, options: Mapping[str, Any], chunk: int) -> str:
@@ -220,7 +237,7 @@ def expected_dropped_share(population: int, probability: float, clients: int, ca
   Args:
     population: N.
     probability: q, of a user in a round (cyclic: over its group as well).
-    clients: K.
+    clients: K, the number that a mean over clients divides by.
     capacity: M.
   """
   if capacity >= population:

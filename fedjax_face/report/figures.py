@@ -143,7 +143,8 @@ def training_curves(
     metrics: path of a metrics.csv, or its columns; `round` is the horizontal axis, and each other
       column is drawn over the rounds where it is present.
     panels: columns by panel title. Default: columns that contain 'loss'; evaluation metrics (a name
-      with '@' or '/'); columns that contain 'epsilon'. Panels without a column are left out.
+      with '@' or '/'); columns that contain 'epsilon'. Columns without a
+      finite value (epsilon of a run without noise) and panels without a column are left out.
   """
   columns = metrics if isinstance(metrics, Mapping) else read_metrics(metrics)
   chosen = {
@@ -337,11 +338,12 @@ def _markers() -> list[str]:
 
 
 def _default_panels(columns: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-  """Loss, evaluation and epsilon columns, by their names."""
-  epsilon = [name for name in columns if "epsilon" in name]
-  loss = [name for name in columns if "loss" in name]
+  """Loss, evaluation and epsilon columns, by their names, as far as they have a finite value."""
+  names = [name for name in columns if np.isfinite(columns[name]).any()]
+  epsilon = [name for name in names if "epsilon" in name]
+  loss = [name for name in names if "loss" in name]
   evaluation = [
-    name for name in columns if ("@" in name or "/" in name) and name not in epsilon + loss
+    name for name in names if ("@" in name or "/" in name) and name not in epsilon + loss
   ]
   return {"Loss": loss, "Evaluation": evaluation, "Epsilon": epsilon}
 

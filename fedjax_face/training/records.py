@@ -111,9 +111,10 @@ class TensorBoard:
     self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """One scalar for each value."""
+    """One scalar for each finite value; TensorBoard has no axis for the others."""
     for name, value in values.items():
-      self._writer.add_scalar(name, float(value), step)
+      if math.isfinite(value):
+        self._writer.add_scalar(name, float(value), step)
 
   def close(self) -> None:
     """Flushes the file."""

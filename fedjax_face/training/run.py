@@ -136,10 +136,10 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
     return state, experiment.evaluator.outcome(state)
   saved_every, evaluated_every = options.training.checkpoint_every, options.evaluation.every
   with _outputs(experiment, before.round, workdir) as (write, display):
-    for release in experiment.algorithm.releases:
-      adjacency = release.adjacency.value.replace("_", "-")
-      display.say(
-        f"epsilon is for each {release.unit}, {adjacency}, at delta {options.privacy.delta:g}")
+    for unit, adjacency in dict.fromkeys(
+        (release.unit, release.adjacency) for release in experiment.algorithm.releases):
+      display.say(f"epsilon is for each {unit}, {adjacency.value.replace('_', '-')}, "
+                  f"at delta {options.privacy.delta:g}")
     for progress in loop.train(
         experiment.algorithm, experiment.sources.train.images, rounds=options.rounds,
         seed=options.seed, noise_root=noise_key(before.noise_words),

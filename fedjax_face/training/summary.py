@@ -131,7 +131,7 @@ def print_results(workdir: pathlib.Path, summary: Mapping[str, Any],
   for unit in privacy["units"]:
     epsilon = statement.epsilon_words(unit["epsilon"]["best"], unit["epsilon"]["note"])
     print(f"epsilon {epsilon} for each {unit['unit']} at delta {unit['delta']:g}, "
-          f"{unit['adjacency']}")
+          f"{unit['adjacency'].replace('_', '-')}")
   print(f"results: {workdir}/summary.json  privacy: {workdir}/PRIVACY.md  "
         f"figures: {workdir}/figures")
 

@@ -16,11 +16,11 @@ from fedjax_face.training.mesh import clients_mesh, gathered
 from tests.algorithms import tiny
 from tests.algorithms.test_silos import TINY
 
-def trained(devices, chunk):
+def trained(devices, chunk, **overrides):
   config = fedgc.base()
   config.update_from_flattened_dict(TINY | {
       "silos.by": "dirichlet", "silos.num_silos": 5, "local.drift": "scaffold",
-      "training.clients_per_chunk": chunk, "hparams.correction_strength": 5.0})
+      "training.clients_per_chunk": chunk, "hparams.correction_strength": 5.0} | overrides)
   mesh = clients_mesh(jax.devices()[:devices])
   sources = tiny.sources()._replace(train=tiny.people(13))
   algorithm = registry.build(config, sources, mesh)
@@ -38,6 +38,11 @@ def trained(devices, chunk):
 one = trained(1, 1)
 for other in (trained(4, 1), trained(4, 2)):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), one, other)
+
+# Empty slots do not make a mean over clients smaller.
+clipped = {"algorithm": "fedpe", "privacy.aggregator": "clipped", "local.drift": "none"}
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+             trained(1, 1, **clipped), trained(4, 1, **clipped))
 """
 
 

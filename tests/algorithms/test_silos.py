@@ -146,9 +146,22 @@ def test_control_variates_are_on_the_ledger_even_where_the_update_is_noised():
   noised = {"privacy.aggregator": "gaussian", "hparams.noise_multiplier": 20.0}
   plain = build(algorithm="fedpe", **noised)
   assert [release.channel for release in plain.releases] == ["backbone"]
+  assert plain.releases[0].event.noise_multiplier == 10  # of four people a silo: sensitivity 2C
   algorithm = build(algorithm="fedpe", **noised, **{"local.drift": "scaffold"})
   assert [release.channel for release in algorithm.releases] == ["backbone", "control variates"]
   assert is_non_private(algorithm.releases[1].event)
+
+
+@pytest.mark.parametrize("num_silos", [3, 12])
+def test_dp_fedemb_over_silos_is_accounted_at_twice_the_clip_norm(num_silos):
+  """Several people in a silo, or one who is replaced: either moves the sum by 2C."""
+  algorithm = build(algorithm="dp_fedemb", **{
+      "silos.num_silos": num_silos, "privacy.aggregator": "gaussian",
+      "hparams.noise_multiplier": 3.0})
+  (release,) = algorithm.releases
+  assert (release.unit, release.event.noise_multiplier) == ("person", 1.5)
+  assert any("numbers of images" in sentence for sentence in algorithm.not_covered)
+  run(algorithm)
 
 
 def test_a_silo_with_one_class_is_noted():

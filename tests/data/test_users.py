@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedjax_face.data.users import Users, cap_examples
+from fedjax_face.data.users import Users
 
 
 def test_from_person_groups_rows():
@@ -32,32 +32,3 @@ def test_index_is_small():
   """A thousandth of 1e6 users with 1e7 examples, whose index must stay below 100 MB."""
   users = Users.from_person(np.repeat(np.arange(1000), 10))
   assert sum(array.nbytes for array in users) * 1000 < 100e6
-
-
-def test_cap_keeps_a_random_subset_of_large_users_only():
-  users = Users.from_person(np.repeat([0, 1, 2], [50, 3, 10]))
-  capped = cap_examples(users, 4, np.random.default_rng(0))
-  np.testing.assert_array_equal(capped.counts, [4, 3, 4])
-  np.testing.assert_array_equal(capped.examples(1), [50, 51, 52])
-  for u in range(3):
-    assert set(capped.examples(u)) <= set(users.examples(u))
-    assert (np.diff(capped.examples(u)) > 0).all()
-  assert (capped.index.dtype, capped.offset.dtype) == (np.int32, np.int64)
-  other = cap_examples(users, 4, np.random.default_rng(1))
-  assert not np.array_equal(capped.examples(0), other.examples(0))
-  uncapped = cap_examples(users, 99, np.random.default_rng(0))
-  np.testing.assert_array_equal(uncapped.index, users.index)
-
-
-def test_cap_is_uniform():
-  users = Users.from_person(np.repeat([0, 1], [5, 2]))
-  kept = np.zeros(7)
-  for seed in range(2000):
-    kept[cap_examples(users, 2, np.random.default_rng(seed)).index] += 1
-  assert np.abs(kept[:5] - 800).max() < 5 * np.sqrt(2000 * .4 * .6)
-  np.testing.assert_array_equal(kept[5:], 2000)
-
-
-def test_cap_below_one_is_refused():
-  with pytest.raises(ValueError, match="is 0; expected at least 1"):
-    cap_examples(Users.from_person(np.array([0])), 0, np.random.default_rng(0))

@@ -41,7 +41,6 @@ def test_places_pack_silos_without_gaps_and_fill_up_to_the_devices():
   where = class_table.places(OWNER, dim=2, devices=4)
   np.testing.assert_array_equal(where.owner, [0, 0, 0, 1, 2, 2] + [-1] * 58)
   np.testing.assert_array_equal(where.rows, [[0, 1, 2], [3, 64, 64], [4, 5, 64]])
-  assert where.most_classes == 3
   assert where.communication() == Communication(16, 20, 24, 28)
 
 

@@ -113,6 +113,7 @@ def test_every_silo_takes_part_with_all_its_images_largest_first():
   assert (who.own_classes, who.users_per_client) == (5, 5)
   assert (who.population, who.lasting_clients) == (9, 3)
   assert who.adjacency is Adjacency.REPLACE_ONE
+  assert "numbers of images" in who.not_covered[0]
 
 
 def test_slots_are_filled_up_for_devices_and_chunks():
@@ -120,7 +121,7 @@ def test_slots_are_filled_up_for_devices_and_chunks():
   dataset, silos = silos_of([1, 2, 3, 4, 5])
   who = silo_participation(SILO_OPTIONS, dataset, silos, devices=3, clients_per_chunk=2)
   cohort = who.cohort(np.random.default_rng(0), 0)
-  assert who.clients == 6
+  assert (who.clients, who.slots) == (5, 6)
   assert cohort.client.tolist() == [4, 3, 2, 1, 0, -1]
   who = silo_participation(SILO_OPTIONS, dataset, silos, devices=2, clients_per_chunk=1)
   cohort = who.cohort(np.random.default_rng(0), 0)

@@ -40,6 +40,12 @@ def test_training_curves_from_a_file(tmp_path):
   assert texts(fig.axes[1]) == ["recall@far=0.01"]
 
 
+def test_training_curves_have_no_panel_for_an_infinite_epsilon():
+  columns = {"round": np.arange(3.0), "loss": np.ones(3), "epsilon": np.full(3, np.inf)}
+  fig = figures.training_curves(columns)
+  assert [axes.get_title(loc="left") for axes in fig.axes] == ["Loss"]
+
+
 def test_training_curves_with_chosen_panels():
   columns = {"round": np.arange(3.0), "accuracy": np.array([-0.1, 0.2, 0.3])}
   fig = figures.training_curves(columns, {"Accuracy": ["accuracy"], "Empty": []})
