@@ -51,7 +51,9 @@ def embedding_algorithm(
     ValueError: the devices cannot share the clients evenly, or the privacy section is inconsistent.
   """
   check_divides(who.slots, given.mesh)
-  hparams = parts.with_noise(given.config, aggregator, who, given.progress)
+  beside = (*client_update.releases, *heads.releases, *releases)
+  hparams = parts.with_noise(given.config, aggregator, who, given.progress, beside)
+  hparams |= heads.hparams
   round_ = federated_round(
       client_update=client_update,
       heads=heads,
@@ -73,9 +75,9 @@ def embedding_algorithm(
       cohort=who.cohort,
       step=round_.step,
       hparams=hparams,
-      releases=(parts.backbone_release(aggregator, who, hparams), *client_update.releases,
-                *releases),
-      not_covered=(*parts.NOT_COVERED, *who.not_covered, *not_covered),
+      releases=(parts.backbone_release(aggregator, who, hparams), *beside),
+      not_covered=(*parts.NOT_COVERED, *(parts.TRUSTED_SUM if aggregator.adds_noise else ()),
+                   *who.not_covered, *not_covered),
       embed=lambda state, images: model.embed(state.params["backbone"], images),
       communication=round_.communication,
       sampling=who.words,
@@ -84,4 +86,5 @@ def embedding_algorithm(
       forget=round_.forget,
       class_embeddings=class_embeddings,
       sharding=round_.sharding,
+      needs_all_images=heads.needs_all_images,
   )

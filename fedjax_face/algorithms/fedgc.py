@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.algorithms.silos import corrected_silos
 from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.losses.class_pairs import Correction
 from fedjax_face.losses.gradient_correction import gradient_correction
 from fedjax_face.models.margins import arcface_margin, cosface_margin
 
@@ -17,8 +20,18 @@ def fedgc(given: Ingredients) -> Algorithm:
   images and moves every class embedding by the gradient of a softmax in which the other silos'
   class embeddings stand in for the features of their classes (Algorithm 1).
   """
-  options, head = given.config.correction, given.config.model.head
-  return corrected_silos("fedgc", given, gradient_correction(
-      options.form, normalised=head != "linear", block=options.block, axis_name="clients",
+  return corrected_silos("fedgc", given, correction(given.config, axis_name="clients"))
+
+
+def correction(config: Any, axis_name: str | None = None) -> Correction:
+  """The correction of the config's `correction` section for its head.
+
+  Args:
+    config: with sections `correction` and `model`.
+    axis_name: mesh axis over which the class embeddings are divided, or None.
+  """
+  options, head = config.correction, config.model.head
+  return gradient_correction(
+      options.form, normalised=head != "linear", block=options.block, axis_name=axis_name,
       self_term=head == "linear",
-      with_margin=arcface_margin if head == "arcface" else cosface_margin))
+      with_margin=arcface_margin if head == "arcface" else cosface_margin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dp_accounting
@@ -23,10 +23,11 @@ from fedjax_face.federated.participation import (
     silo_participation,
 )
 from fedjax_face.federated.scaffold import scaffold
+from fedjax_face.losses.consensus import Consensus, consensus
 from fedjax_face.models import registry as models
-from fedjax_face.privacy import calibration, noise
+from fedjax_face.privacy import accounting, calibration, noise
 from fedjax_face.privacy.clipping import UpdateClip
-from fedjax_face.privacy.ledger import Release
+from fedjax_face.privacy.ledger import Release, events_used, is_non_private
 
 Progress = Callable[[float, float], None]
 
@@ -41,6 +42,7 @@ class Ingredients(NamedTuple):
     train: the private training set.
     mesh: devices, axis `clients`.
     backbone: parameters to start from, or None for a random start.
+    public: a set declared public, or None.
     progress: called with (noise multiplier, epsilon) while noise is calibrated.
   """
 
@@ -48,6 +50,7 @@ class Ingredients(NamedTuple):
   train: FaceDataset
   mesh: Mesh
   backbone: Any = None
+  public: FaceDataset | None = None
   progress: Progress | None = None
 
 
@@ -108,7 +111,29 @@ def model(config: Any, train: FaceDataset, num_classes: int) -> EmbeddingModel:
   head = models.head(options.head, num_classes, options.embedding_dim, **scalars)
   augment = pixels.random_flip if options.flip else no_augmentation
   return embedding_model(
-      backbone, head, train.images.shape[1:], options.embedding_dim, augment)
+      backbone, head, train.images.shape[1:], options.embedding_dim, augment,
+      consensus_loss(config))
+
+
+def consensus_loss(config: Any) -> Consensus | None:
+  """`exchange.loss`, where the config has an exchange.
+
+  Raises:
+    ValueError: another form, a head without margin and scale, or an angle or weight out of range.
+  """
+  options, hparams = config.get("exchange"), config.hparams
+  if not options:
+    return None
+  if "scale" not in models.head_scalars(config.model.head):
+    raise ValueError(f"model.head={config.model.head}: the consensus-aware loss adds to a margin "
+                     "head; expected cosface or arcface")
+  if not 0 < hparams.cap_angle <= math.pi / 2:
+    raise ValueError(f"hparams.cap_angle={hparams.cap_angle}: expected an angle in (0, pi/2]")
+  if not 0 < hparams.foreign_weight < math.inf:
+    raise ValueError(f"hparams.foreign_weight={hparams.foreign_weight}: expected a number above 0")
+  if not 0 <= hparams.hinge_weight < math.inf:
+    raise ValueError(f"hparams.hinge_weight={hparams.hinge_weight}: expected a number, at least 0")
+  return consensus(options.loss)
 
 
 def stages(options: Any) -> tuple[client.Stage, ...]:
@@ -172,9 +197,13 @@ def backbone_release(chosen: Aggregator, who: Participation, hparams: Mapping[st
 
 
 def with_noise(
-    config: Any, chosen: Aggregator, who: Participation, progress: Progress | None
+    config: Any, chosen: Aggregator, who: Participation, progress: Progress | None,
+    beside: Sequence[Release] = ()
 ) -> dict[str, float]:
   """The config's hyperparameters, with the noise multiplier that a target epsilon asks for.
+
+  The target, `privacy.epsilon`, is the total of a person over the aggregated update and every
+  release beside it.
 
   Raises:
     ValueError: both or neither of privacy.epsilon and hparams.noise_multiplier are given for an
@@ -197,13 +226,32 @@ def with_noise(
 
   def run_event(noise_multiplier: float) -> dp_accounting.DpEvent:
     release = backbone_release(chosen, who, hparams | {"noise_multiplier": noise_multiplier})
-    return dp_accounting.SelfComposedDpEvent(
-        release.event, math.ceil(config.rounds / release.covers))
+    return dp_accounting.ComposedDpEvent([
+        dp_accounting.SelfComposedDpEvent(r.event, events_used(config.rounds, r.covers))
+        for r in (release, *beside)])
 
+  for release in beside:
+    if is_non_private(release.event):
+      raise ValueError(f"privacy.epsilon={config.privacy.epsilon} cannot be had: channel "
+                       f"{release.channel!r} has no guarantee ({release.note})")
+  if beside:
+    alone = accounting.epsilon(dp_accounting.ComposedDpEvent([
+        dp_accounting.SelfComposedDpEvent(r.event, events_used(config.rounds, r.covers))
+        for r in beside]), config.privacy.delta, who.adjacency).best
+    if alone >= config.privacy.epsilon:
+      raise ValueError(f"privacy.epsilon={config.privacy.epsilon} is the total, and channel "
+                       f"{beside[0].channel!r} alone takes {alone:.3g} of it: raise it, or lower "
+                       "exchange.epsilon")
   multiplier = calibration.calibrate_noise(
       run_event, config.privacy.epsilon, config.privacy.delta, who.adjacency, progress=progress,
       largest_noise=min(10_000.0, 0.999 * chosen.largest_noise))
   return hparams | {"noise_multiplier": multiplier}
+
+
+TRUSTED_SUM = (
+    "The server that sums the clients' clipped updates and adds the noise sees them before the "
+    "noise: it is trusted, or replaced by secure aggregation with the noise inside.",
+)
 
 
 def refuse_noise(config: Any, what: str) -> None:

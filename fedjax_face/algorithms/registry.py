@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from fedjax_face.algorithms.centralized import centralized
+from fedjax_face.algorithms.composed import composed
 from fedjax_face.algorithms.dp_fedemb import dp_fedemb
 from fedjax_face.algorithms.fedavg import fedavg
 from fedjax_face.algorithms.fedaws import fedaws
@@ -15,17 +16,20 @@ from fedjax_face.algorithms.fedgc import fedgc
 from fedjax_face.algorithms.fedpe import fedpe
 from fedjax_face.algorithms.local_only import local_only
 from fedjax_face.algorithms.parts import Ingredients, Progress
+from fedjax_face.algorithms.privacyface import privacyface
 from fedjax_face.data.sources import Sources
 from fedjax_face.federated.algorithm import Algorithm
 
 ALGORITHMS: dict[str, Callable[[Ingredients], Algorithm]] = {
     "centralized": centralized,
+    "composed": composed,
     "dp_fedemb": dp_fedemb,
     "fedavg": fedavg,
     "fedaws": fedaws,
     "fedgc": fedgc,
     "fedpe": fedpe,
     "local_only": local_only,
+    "privacyface": privacyface,
 }
 
 
@@ -46,4 +50,5 @@ def build(config: Any, sources: Sources, mesh: Mesh, initial_backbone: Any = Non
   name = config.algorithm
   if name not in ALGORITHMS:
     raise ValueError(f"algorithm {name!r} is not one of {', '.join(sorted(ALGORITHMS))}")
-  return ALGORITHMS[name](Ingredients(config, sources.train, mesh, initial_backbone, progress))
+  return ALGORITHMS[name](Ingredients(
+      config, sources.train, mesh, initial_backbone, sources.public, progress))

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.federated import embedding_algorithm
 from fedjax_face.algorithms.parts import Ingredients
+from fedjax_face.algorithms.prototypes import of_public_backbone
 from fedjax_face.data.silos import class_rows
 from fedjax_face.federated import class_table
 from fedjax_face.federated.algorithm import Algorithm, ClassRows
 from fedjax_face.federated.class_table import ClassPlaces
+from fedjax_face.federated.embedding_model import EmbeddingModel
 from fedjax_face.federated.heads import HeadStrategy, InitHead
 from fedjax_face.losses.class_pairs import Correction
+from fedjax_face.models.heads import COSINE_INIT_STD
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release, non_private
 
 SERVER_SEES_CLASSES = non_private(
-    "class embeddings", "person", Adjacency.REPLACE_ONE, "the server",
+    "class embeddings", "person", Adjacency.ADD_OR_REMOVE_ONE, "the server",
     "the server receives the class embedding of every person and every silo's mean training "
     "cosine, without noise")
 CLIENTS_SEE_CORRECTIONS = non_private(
-    "corrections", "person", Adjacency.REPLACE_ONE, "every silo",
+    "corrections", "person", Adjacency.ADD_OR_REMOVE_ONE, "every silo",
     "the correction that a silo receives is a mix of the class embeddings of other silos, from "
     "which it can recover them (fedjax_face.attacks.leak_back)")
 NOT_COVERED = (
@@ -37,10 +42,19 @@ NOT_COVERED = (
 
 
 class Table(NamedTuple):
-  """How the class embeddings of a run's silos are kept: key -> head of all classes, and places."""
+  """How the class embeddings of a run's silos are kept.
+
+  Attributes:
+    init: key -> head of all classes.
+    places: of the classes in the table.
+    row_of_label: int32 [L], row of each label in the table.
+    embed: (backbone parameters, uint8 [B, H, W, C]) -> unit f32 [B, D].
+  """
 
   init: InitHead
   places: ClassPlaces
+  row_of_label: np.ndarray
+  embed: Callable[[Any, jax.Array], jax.Array]
 
 
 def corrected_silos(name: str, given: Ingredients, correction: Correction) -> Algorithm:
@@ -60,7 +74,7 @@ def corrected_silos(name: str, given: Ingredients, correction: Correction) -> Al
 
 
 def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadStrategy],
-                   releases: Sequence[Release] = ()) -> Algorithm:
+                   releases: Sequence[Release] = (), not_covered: Sequence[str] = ()) -> Algorithm:
   """Silos train backbone and own class embeddings; the backbone is aggregated.
 
   Args:
@@ -68,6 +82,7 @@ def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadS
     given: config with a `silos` section, training set, devices.
     heads: what becomes of the class embeddings.
     releases: what a round reveals beside the aggregated update.
+    not_covered: sentences for the privacy statement.
 
   Raises:
     ValueError: no `silos` section, or heads that are not a silo's own.
@@ -79,13 +94,16 @@ def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadS
     raise ValueError(f"cohort.classes={config.cohort.classes!r}: algorithm={name} gives every silo "
                      "a head for its own classes, so only 'own' is accepted")
   for key in ("correction_strength", "correction_learning_rate", "spreadout_margin"):
-    if not 0 <= config.hparams[key] < math.inf:
+    if key in config.hparams and not 0 <= config.hparams[key] < math.inf:
       raise ValueError(f"hparams.{key}={config.hparams[key]}: expected a number, at least 0")
   who = parts.participants(given)
   model = parts.client_model(given, who)
-  owner = class_rows(parts.silos(given).silo, given.train.label).owner
-  places = class_table.places(owner, config.model.embedding_dim, given.mesh.size)
-  table = Table(parts.model(config, given.train, len(owner)).init_head, places)
+  held = class_rows(parts.silos(given).silo, given.train.label)
+  places = class_table.places(held.owner, config.model.embedding_dim, given.mesh.size)
+  row_of_label = np.zeros(given.train.num_labels, np.int32)
+  row_of_label[held.label] = np.arange(len(held.label))
+  table = Table(_init_classes(given, model, row_of_label, len(held.owner)), places, row_of_label,
+                model.embed)
   return embedding_algorithm(
       name, given, model, who,
       client_update=parts.client_update(config, model, who),
@@ -95,4 +113,17 @@ def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadS
       class_embeddings=lambda state: ClassRows(
           state.heads.class_embeddings, jnp.asarray(places.owner)),
       releases=releases,
-      not_covered=NOT_COVERED)
+      not_covered=(*NOT_COVERED, *not_covered))
+
+
+def _init_classes(given: Ingredients, model: EmbeddingModel, row_of_label: np.ndarray, size: int
+                  ) -> InitHead:
+  """Class embeddings as the head starts them, or (`model.head_init=prototypes`) each person's
+  prototype under the public backbone, as long as a cosine head starts class embeddings.
+  """
+  if given.config.model.head_init != "prototypes":
+    return parts.model(given.config, given.train, size).init_head
+  means = of_public_backbone(
+      given, model.embed, given.train.images, row_of_label[given.train.label], size)
+  length = COSINE_INIT_STD * math.sqrt(means.shape[1])
+  return lambda key: {"params": {"class_embeddings": length * means}}

@@ -96,6 +96,7 @@ class Algorithm:
     notes: sentences for the record.
     class_embeddings: State -> class embeddings that outlive a round, or None where there are none.
     sharding: State (or its shapes) -> a `PartitionSpec` for each array of it.
+    needs_all_images: a step reads the whole set, so `Data` must hold all of it.
   """
 
   name: str
@@ -113,6 +114,7 @@ class Algorithm:
   notes: tuple[str, ...] = ()
   class_embeddings: ClassEmbeddings | None = None
   sharding: Callable[[State], Any] = _replicated
+  needs_all_images: bool = False
 
 
 def tree_bytes(tree: Any) -> int:

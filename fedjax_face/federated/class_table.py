@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 from fedjax_face.federated import memory
 from fedjax_face.federated.algorithm import NO_COMMUNICATION, Communication
 from fedjax_face.federated.client import ClientResult
-from fedjax_face.federated.heads import HeadStrategy, InitHead
-from fedjax_face.federated.memory import Memory
+from fedjax_face.federated.exchange import SILENT, Exchange
+from fedjax_face.federated.heads import HeadStrategy, InitHead, replicated
+from fedjax_face.federated.memory import Ending, Memory
 from fedjax_face.losses.class_pairs import Anchors, Correction, own_anchors
 
 _ROW_SPEC = P("clients")
@@ -31,7 +32,16 @@ class ClassTable(NamedTuple):
     class_embeddings: f32 [R, D], sorted by silo, without padding between silos; rows are divided
       over the devices, and the last ones may be padding.
     cosine: f32 [N], each silo's mean cosine of embedding and class embedding in its last training.
+    exchanged: what silos have told each other, kept by the exchange.
   """
+
+  class_embeddings: jax.Array
+  cosine: jax.Array
+  exchanged: Any = ()
+
+
+class _Rows(NamedTuple):
+  """What a silo has of the table: its class embeddings [C, D] and its mean cosine."""
 
   class_embeddings: jax.Array
   cosine: jax.Array
@@ -50,9 +60,14 @@ class ClassPlaces(NamedTuple):
   rows: np.ndarray
   dim: int
 
+  @property
+  def real(self) -> np.ndarray:
+    """bool [N, C], False where a silo has fewer than C classes."""
+    return self.rows < len(self.owner)
+
   def communication(self) -> Communication:
     """Bytes of a silo's class embeddings, both ways, and of its mean cosine, up."""
-    counts = (self.rows < len(self.owner)).sum(axis=1) * self.dim * 4
+    counts = self.real.sum(axis=1) * self.dim * 4
     mean, largest = round(counts.mean()), int(counts.max())
     return Communication(mean, mean + 4, largest, largest + 4)
 
@@ -77,16 +92,33 @@ def places(owner: np.ndarray, dim: int, devices: int) -> ClassPlaces:
 
 
 Correct = Callable[[ClassTable, Mapping[str, Any]], tuple[ClassTable, dict[str, jax.Array]]]
+PublishedAnchors = Callable[[Any, Mapping[str, Any]], Anchors]
 
 
-def private(init_table: InitHead, where: ClassPlaces) -> HeadStrategy:
-  """Every silo keeps its class embeddings to itself: nothing of them is sent or averaged (FedPE).
+def private(init_table: InitHead, where: ClassPlaces, exchange: Exchange = SILENT
+            ) -> HeadStrategy:
+  """Every silo keeps its class embeddings to itself: none is sent or averaged (FedPE).
 
   Args:
     init_table: key -> head parameters with the class embeddings of all silos, without padding.
     where: places of the silos' classes.
+    exchange: what silos tell each other of them; default nothing.
   """
-  return _table(init_table, where, lambda table, hparams: (table, {}), NO_COMMUNICATION)
+  return _table(init_table, where, lambda table, hparams: (table, {}), NO_COMMUNICATION, exchange)
+
+
+def corrected_at_home(init_table: InitHead, where: ClassPlaces, correct: Correct,
+                      exchange: Exchange) -> HeadStrategy:
+  """Every silo corrects its own class embeddings by what others have published, and sends none.
+
+  Args:
+    init_table: key -> head parameters with the class embeddings of all silos, without padding.
+    where: places of the silos' classes.
+    correct: (table, hparams) -> (table, metrics), as from `steps_at_home`: what it makes of a
+      silo's rows may depend on these and on `table.exchanged` alone.
+    exchange: what silos tell each other.
+  """
+  return _table(init_table, where, correct, NO_COMMUNICATION, exchange)
 
 
 def corrected(init_table: InitHead, where: ClassPlaces, correct: Correct) -> HeadStrategy:
@@ -97,45 +129,58 @@ def corrected(init_table: InitHead, where: ClassPlaces, correct: Correct) -> Hea
     where: places of the silos' classes.
     correct: (table, hparams) -> (table, metrics), the server's step.
   """
-  return _table(init_table, where, correct, where.communication())
+  return _table(init_table, where, correct, where.communication(), SILENT)
 
 
 def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
-           communication: Communication) -> HeadStrategy:
+           communication: Communication, exchange: Exchange) -> HeadStrategy:
   slots = jnp.asarray(where.rows)
   size, silos = len(where.owner), len(where.rows)
 
   def init(key):
     embeddings = _only_class_embeddings(init_table(key))
     padding = size - len(embeddings)
-    return {}, ClassTable(jnp.pad(embeddings, ((0, padding), (0, 0))), jnp.zeros(silos))
+    return {}, ClassTable(jnp.pad(embeddings, ((0, padding), (0, 0))), jnp.zeros(silos),
+                          exchange.init())
 
   def rows_of(clients: jax.Array) -> jax.Array:
     return jnp.where(clients[:, None] >= 0, slots[clients], size)
 
-  def own(table: ClassTable, clients: jax.Array) -> ClassTable:
-    embeddings = table.class_embeddings.at[rows_of(clients)].get(mode="fill", fill_value=0)
-    return ClassTable(embeddings, memory.take(table.cosine, clients))
+  def held(table: ClassTable, rows: jax.Array) -> jax.Array:
+    return table.class_embeddings.at[rows].get(mode="fill", fill_value=0)
 
-  def finish(table: ClassTable, entries: ClassTable, clients: jax.Array, hparams):
+  def own(table: ClassTable, clients: jax.Array) -> _Rows:
+    return _Rows(held(table, rows_of(clients)), memory.take(table.cosine, clients))
+
+  def finish(table: ClassTable, entries: _Rows, clients: jax.Array, ending: Ending):
     embeddings = table.class_embeddings.at[rows_of(clients)].set(
         entries.class_embeddings, mode="drop")
     cosine = memory.put(table.cosine, entries.cosine, clients)
-    return correct(ClassTable(embeddings, cosine), hparams)
+    table, of_correction = correct(
+        ClassTable(embeddings, cosine, table.exchanged), ending.hparams)
+    exchanged, of_exchange = exchange.publish(table.exchanged, held(table, slots), ending)
+    return table._replace(exchanged=exchanged), of_correction | of_exchange
 
-  def entry(result: ClientResult) -> ClassTable:
+  def start(public, exchanged, own: _Rows, client, key):
+    head = {"params": {"class_embeddings": own.class_embeddings}}
+    return {"head": head, **exchange.select(exchanged, client)}
+
+  def entry(result: ClientResult) -> _Rows:
     totals = result.totals
-    return ClassTable(_only_class_embeddings(result.params["head"]),
+    return _Rows(_only_class_embeddings(result.params["head"]),
                       totals.cosine / jnp.maximum(totals.examples, 1.0))
 
   return HeadStrategy(
       init=init,
-      memory=Memory(common=lambda table: (), own=own, finish=finish),
-      start=lambda public, common, own, key: {"params": {"class_embeddings": own.class_embeddings}},
+      memory=Memory(common=lambda table: table.exchanged, own=own, finish=finish),
+      start=start,
       released=lambda before, after: {},
       entry=entry,
-      communication=communication,
-      sharding=lambda leaf: _ROW_SPEC if leaf.ndim == 2 else P(),
+      communication=communication.plus(exchange.communication),
+      sharding=lambda table: replicated(table)._replace(class_embeddings=_ROW_SPEC),
+      releases=exchange.releases,
+      hparams=exchange.hparams,
+      needs_all_images=exchange.needs_all_images,
   )
 
 
@@ -147,33 +192,29 @@ def _only_class_embeddings(head: Any) -> jax.Array:
   return head["params"]["class_embeddings"]
 
 
-def gradient_steps(correction: Correction, where: ClassPlaces, mesh: Mesh, steps: int,
-                   anchors: Callable[..., Anchors] = own_anchors) -> Correct:
+def gradient_steps(correction: Correction, where: ClassPlaces, mesh: Mesh, steps: int) -> Correct:
   """W <- W - hparams `correction_strength` * `correction_learning_rate` * gradient, `steps` times.
 
   The table is divided over the devices, as in a partially connected layer of classes; anchors are
-  taken anew before every step.
+  the class embeddings themselves, taken anew before every step.
 
   Args:
     correction: the gradient, for rows and anchors divided over the mesh axis `clients`.
     where: places of the silos' classes.
     mesh: devices.
     steps: server steps a round.
-    anchors: (class embeddings [R, D], owner [R], mean cosine [N]) -> Anchors, from which the
-      rows of other silos are pushed away; default: the class embeddings themselves.
 
   Raises:
     ValueError: `steps` below 1.
   """
-  if steps < 1:
-    raise ValueError(f"correction.steps={steps}: expected at least 1")
+  _check_steps(steps)
   owner = jnp.asarray(where.owner)
 
   def on_one_device(embeddings, owner, cosine, hparams):
     rate = hparams["correction_strength"] * hparams["correction_learning_rate"]
 
     def one_step(_, embeddings):
-      gradient = correction(embeddings, owner, anchors(embeddings, owner, cosine), hparams)
+      gradient = correction(embeddings, owner, own_anchors(embeddings, owner, cosine), hparams)
       return embeddings - rate * gradient
 
     return jax.lax.fori_loop(0, steps, one_step, embeddings)
@@ -185,8 +226,54 @@ def gradient_steps(correction: Correction, where: ClassPlaces, mesh: Mesh, steps
   def correct(table: ClassTable, hparams) -> tuple[ClassTable, dict[str, jax.Array]]:
     before = jax.lax.with_sharding_constraint(
         table.class_embeddings, NamedSharding(mesh, _ROW_SPEC))
-    after = spread(before, owner, table.cosine, hparams)
-    moved = jnp.linalg.norm(after - before) / jnp.maximum(jnp.linalg.norm(before), 1e-12)
-    return table._replace(class_embeddings=after), {"correction_norm": moved}
+    return _corrected(table, spread(before, owner, table.cosine, hparams))
 
   return correct
+
+
+def steps_at_home(correction: Correction, where: ClassPlaces, steps: int,
+                  published: PublishedAnchors) -> Correct:
+  """The steps of `gradient_steps`, made by every silo for itself from what others have published.
+
+  An anchor's push is shared out over the rows that it is held against: here those of one silo, so
+  that nothing of a silo depends on the class embeddings of another.
+
+  Args:
+    correction: the gradient, for all rows of a silo on one device.
+    where: places of the silos' classes.
+    steps: a round.
+    published: (what the exchange keeps, hparams) -> Anchors.
+
+  Raises:
+    ValueError: `steps` below 1.
+  """
+  _check_steps(steps)
+  slots, real = jnp.asarray(where.rows), jnp.asarray(where.real)
+
+  def correct(table: ClassTable, hparams) -> tuple[ClassTable, dict[str, jax.Array]]:
+    rate = hparams["correction_strength"] * hparams["correction_learning_rate"]
+    anchors = published(table.exchanged, hparams)
+
+    def one_silo(silo):
+      number, rows, real = silo
+      owner = jnp.where(real, number, -1)
+      one_step = lambda _, rows: rows - rate * correction(rows, owner, anchors, hparams)
+      return jax.lax.fori_loop(0, steps, one_step, rows)
+
+    before = table.class_embeddings
+    held = before.at[slots].get(mode="fill", fill_value=0)
+    after = jax.lax.map(one_silo, (jnp.arange(len(slots)), held, real))
+    return _corrected(table, before.at[slots].set(after, mode="drop"))
+
+  return correct
+
+
+def _corrected(table: ClassTable, after: jax.Array) -> tuple[ClassTable, dict[str, jax.Array]]:
+  before = table.class_embeddings
+  moved = jnp.linalg.norm(after - before) / jnp.maximum(jnp.linalg.norm(before), 1e-12)
+  return table._replace(class_embeddings=after), {"correction_norm": moved}
+
+
+def _check_steps(steps: int) -> None:
+  if steps < 1:
+    raise ValueError(f"correction.steps={steps}: expected at least 1")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from fedjax_face.data import pixels
 from fedjax_face.federated.client import Batch, Params, Totals
+from fedjax_face.losses.consensus import Consensus
 from fedjax_face.losses.softmax import masked_cross_entropy
 from fedjax_face.models.embedding import l2_normalise, unit_embeddings
 
@@ -41,7 +42,7 @@ def no_augmentation(images: jax.Array, key: jax.Array) -> jax.Array:
 
 def embedding_model(
     backbone: nn.Module, head: nn.Module, image_shape: tuple[int, int, int], embedding_dim: int,
-    augment: Augment = no_augmentation,
+    augment: Augment = no_augmentation, consensus: Consensus | None = None,
 ) -> EmbeddingModel:
   """Softmax training of raw embeddings, as in Xu et al. 2023; unit embeddings at inference.
 
@@ -52,6 +53,8 @@ def embedding_model(
     image_shape: (H, W, C).
     embedding_dim: D.
     augment: (uint8 [B, H, W, C], key) -> images of the same shape, in training only.
+    consensus: what the points `foreign` among a client's parameters, where it has some, add to its
+      loss; None adds nothing.
   """
 
   def init_backbone(key):
@@ -65,7 +68,11 @@ def embedding_model(
     embeddings: Any = backbone.apply(params["backbone"], images)
     scalars = {name: hparams[name] for name in head.hparams}
     logits: Any = head.apply(params["head"], embeddings, batch.labels, **scalars)
-    mean, seen = masked_cross_entropy(logits, batch.labels, batch.mask, batch.num_classes)
+    negatives = None
+    if consensus is not None and "foreign" in params:
+      negatives = consensus(l2_normalise(embeddings), params["foreign"], hparams)
+    mean, seen = masked_cross_entropy(
+        logits, batch.labels, batch.mask, batch.num_classes, negatives)
     count = seen["count"]
     cosine = jnp.sum(_true_class_cosine(params["head"], embeddings, batch))
     return mean, Totals(mean * count, seen["accuracy"] * count, cosine, count)

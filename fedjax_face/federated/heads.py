@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from fedjax_face.federated import memory
 from fedjax_face.federated.algorithm import NO_COMMUNICATION, Communication
 from fedjax_face.federated.client import ClientResult
 from fedjax_face.federated.memory import Memory
+from fedjax_face.privacy.ledger import Release
 
 InitHead = Callable[[jax.Array], Any]
+
+
+def replicated(kept: Any) -> Any:
+  """Every device has all of it."""
+  return jax.tree.map(lambda leaf: PartitionSpec(), kept)
 
 
 class HeadStrategy(NamedTuple):
@@ -23,21 +31,28 @@ class HeadStrategy(NamedTuple):
     init: key -> (public, kept): parts that join the aggregated parameters ({} for none), and what
       is kept beside them.
     memory: how `kept` is handed out and taken back.
-    start: (public, common, own entry, key) -> the head that a client starts from.
-    released: (head at the start, head at the end) -> what joins the client's clipped update;
+    start: (public, common, own entry, client id, key) -> what a client has beside the backbone:
+      the `head` that it starts from, and what its loss only reads.
+    released: (that at the start, the parts at the end) -> what joins the client's clipped update;
       the same structure as `public`.
     entry: result of local training -> the client's new own entry.
     communication: what of `kept` a client and the server exchange in a round, in bytes.
-    sharding: an array of `kept` -> how it is divided over the devices.
+    sharding: kept -> how each array of it is divided over the devices.
+    releases: what of `kept` leaves a client in a round.
+    hparams: values that its mechanisms were calibrated to.
+    needs_all_images: its memory reads the whole set, not only the images of a cohort.
   """
 
   init: Callable[[jax.Array], tuple[dict[str, Any], Any]]
   memory: Memory
-  start: Callable[[dict[str, Any], Any, Any, jax.Array], Any]
-  released: Callable[[Any, Any], dict[str, Any]]
+  start: Callable[[dict[str, Any], Any, Any, jax.Array, jax.Array], dict[str, Any]]
+  released: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
   entry: Callable[[ClientResult], Any]
   communication: Communication = NO_COMMUNICATION
-  sharding: Callable[[jax.Array], PartitionSpec] = lambda leaf: PartitionSpec()
+  sharding: Callable[[Any], Any] = replicated
+  releases: tuple[Release, ...] = ()
+  hparams: Mapping[str, float] = types.MappingProxyType({})
+  needs_all_images: bool = False
 
 
 def fresh(init_head: InitHead, start: str) -> HeadStrategy:
@@ -62,7 +77,7 @@ def fresh(init_head: InitHead, start: str) -> HeadStrategy:
   return HeadStrategy(
       init=lambda key: ({}, init_head(key) if keeps_frame else ()),
       memory=memory.constant(kept_by_all=True),
-      start=lambda public, frame, own, key: starts[start](frame, key),
+      start=lambda public, frame, own, client, key: {"head": starts[start](frame, key)},
       released=lambda before, after: {},
       entry=lambda result: (),
   )
@@ -73,7 +88,8 @@ def shared(init_head: InitHead) -> HeadStrategy:
   return HeadStrategy(
       init=lambda key: ({"head": init_head(key)}, ()),
       memory=memory.constant(kept_by_all=False),
-      start=lambda public, common, own, key: public["head"],
-      released=lambda before, after: {"head": jax.tree.map(lambda b, a: b - a, before, after)},
+      start=lambda public, common, own, client, key: {"head": public["head"]},
+      released=lambda before, after: {
+          "head": jax.tree.map(jnp.subtract, before["head"], after["head"])},
       entry=lambda result: (),
   )

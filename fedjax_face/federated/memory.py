@@ -9,20 +9,36 @@ import jax
 import jax.numpy as jnp
 
 
+class Ending(NamedTuple):
+  """What is at hand when a round ends.
+
+  Attributes:
+    params: what the server has just arrived at and sends to every client next.
+    images: uint8 [N, H, W, C], the images that the round's cohort points into.
+    hparams: of the step.
+    key: for noise, of this use alone.
+  """
+
+  params: Mapping[str, Any]
+  images: jax.Array
+  hparams: Mapping[str, Any]
+  key: jax.Array
+
+
 class Memory(NamedTuple):
   """How entries of clients are handed out for a round and taken back after it.
 
   Attributes:
     common: kept -> what every client of a round gets.
     own: (kept, client ids [K]) -> what each of them gets alone, arrays [K, ...].
-    finish: (kept, entries [K, ...] in the structure of `own`, client ids [K], hparams) ->
+    finish: (kept, entries [K, ...] in the structure of `own`, client ids [K], Ending) ->
       (kept, metrics). The entry of a client that did not take part is what it was given; a client
       id of -1 is an empty slot.
   """
 
   common: Callable[[Any], Any]
   own: Callable[[Any, jax.Array], Any]
-  finish: Callable[[Any, Any, jax.Array, Mapping[str, Any]], tuple[Any, dict[str, jax.Array]]]
+  finish: Callable[[Any, Any, jax.Array, Ending], tuple[Any, dict[str, jax.Array]]]
 
 
 def constant(kept_by_all: bool) -> Memory:
@@ -30,7 +46,7 @@ def constant(kept_by_all: bool) -> Memory:
   return Memory(
       common=lambda kept: kept if kept_by_all else (),
       own=lambda kept, clients: (),
-      finish=lambda kept, entries, clients, hparams: (kept, {}),
+      finish=lambda kept, entries, clients, ending: (kept, {}),
   )
 
 

@@ -126,7 +126,8 @@ def silo_participation(options: Mapping[str, Any], dataset: FaceDataset, silos: 
   """Silos that last: all of them every round, or some, each with all the images that it holds.
 
   Slots are filled largest first, so that clients that run side by side are of similar size, and in
-  turn over the devices; empty slots make their number fit.
+  turn over the devices; empty slots make their number fit. Neighbours differ in a person added to
+  or removed from one silo: a person replaced by one of another silo would change two updates.
 
   Args:
     options: the config's `cohort` section: `silos_per_round` (0: all), `batch_size`, `epochs`,
@@ -166,10 +167,10 @@ def silo_participation(options: Mapping[str, Any], dataset: FaceDataset, silos: 
   return Participation(
       cohort=cohort,
       amplify=lambda event: event,
-      adjacency=Adjacency.REPLACE_ONE,
+      adjacency=Adjacency.ADD_OR_REMOVE_ONE,
       rounds_per_event=1,
       clients=size,
-      users_per_client=int(np.bincount(held).max()),
+      users_per_client=_displacing(int(np.bincount(held).max())),
       own_classes=int(np.bincount(labels_of_silo).max()),
       population=len(np.unique(dataset.person)),
       words=f"{size} of {silos.num_silos} silos a round, uniformly without replacement, each with "
@@ -224,7 +225,9 @@ def _per_round(options: Mapping[str, Any], population: int) -> int:
 
 
 def _displacing(capacity: int) -> int:
-  """Users whose data a client may hold over both neighbours: a new one may push another out."""
+  """Users whose data a client may hold over both neighbours: a new one may push another out, or
+  join it.
+  """
   return max(capacity, 2)
 
 

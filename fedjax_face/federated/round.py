@@ -16,6 +16,7 @@ from fedjax_face.federated.aggregators import Aggregator, Sums
 from fedjax_face.federated.algorithm import Communication, Data, Metrics, StepKeys, tree_bytes
 from fedjax_face.federated.client import ClientBatches, ClientUpdate, Totals
 from fedjax_face.federated.heads import HeadStrategy
+from fedjax_face.federated.memory import Ending
 from fedjax_face.privacy.clipping import zero_if_not_finite
 
 ServerOptimizer = Callable[[Mapping[str, Any]], optax.GradientTransformation]
@@ -97,14 +98,15 @@ def federated_round(
                           aggregator.init(params, hparams), server_optimizer(hparams).init(params))
 
   def one_client(server: FederatedState, common: _Given, own: _Given, images, cohort, key, hparams):
-    head = heads.start(server.params, common.heads, own.heads, jax.random.fold_in(key, 0))
+    given = heads.start(server.params, common.heads, own.heads, cohort.client,
+                        jax.random.fold_in(key, 0))
     batches = ClientBatches(cohort.examples, cohort.labels, cohort.mask, cohort.num_classes)
-    start = {"backbone": server.params["backbone"], "head": head}
+    start = {"backbone": server.params["backbone"], **given}
     result = client_update.run(start, common.clients, own.clients, images, batches, hparams,
                                jax.random.fold_in(key, 1))
     update = {
         "backbone": jax.tree.map(jnp.subtract, start["backbone"], result.params["backbone"]),
-        **heads.released(head, result.params["head"]),
+        **heads.released(given, result.params),
     }
     entries = _Given(heads.entry(result), result.entry)
     (update, _), finite = zero_if_not_finite((update, entries))
@@ -140,12 +142,14 @@ def federated_round(
     server = state._replace(heads=(), clients=(), server=())
     total, entries = spread(server, common, own, data.images, cohort, client_keys, hparams)
     mean, aggregator_state, released = aggregator.release(
-        total.sums, state.aggregator, hparams, keys.noise)
+        total.sums, state.aggregator, hparams, jax.random.fold_in(keys.noise, 0))
     update, server_state = server_optimizer(hparams).update(mean, state.server, state.params)
     params = optax.apply_updates(state.params, update)
-    kept_heads, of_heads = heads.memory.finish(state.heads, entries.heads, cohort.client, hparams)
+    ending = lambda use: Ending(params, data.images, hparams, jax.random.fold_in(keys.noise, use))
+    kept_heads, of_heads = heads.memory.finish(
+        state.heads, entries.heads, cohort.client, ending(1))
     kept_clients, of_clients = client_update.memory.finish(
-        state.clients, entries.clients, cohort.client, hparams)
+        state.clients, entries.clients, cohort.client, ending(2))
     new_state = FederatedState(params, kept_heads, kept_clients, aggregator_state, server_state)
     return new_state, _metrics(total) | released | of_heads | of_clients
 
@@ -159,7 +163,7 @@ def federated_round(
 
   def sharding(state: FederatedState) -> FederatedState:
     specs = jax.tree.map(lambda leaf: P(), state)
-    return specs._replace(heads=jax.tree.map(heads.sharding, state.heads))
+    return specs._replace(heads=heads.sharding(state.heads))
 
   return FederatedRound(init, step, communication, forget, sharding)
 

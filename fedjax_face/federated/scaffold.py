@@ -82,13 +82,13 @@ def scaffold(loss: Loss, optimizers: Optimizers, stages: Sequence[Stage],
       memory=Memory(
           common=lambda kept: jax.tree.map(lambda leaf: leaf.mean(axis=0), kept),
           own=memory.take,
-          finish=lambda kept, entries, clients, hparams: (
+          finish=lambda kept, entries, clients, ending: (
               memory.put(kept, entries, clients), {})),
       run=run,
       communication=lambda params: Communication.equal(
           tree_bytes(params["backbone"]), tree_bytes(params["backbone"])),
       releases=(non_private(
-          "control variates", "person", Adjacency.REPLACE_ONE, "everyone",
+          "control variates", "person", Adjacency.ADD_OR_REMOVE_ONE, "everyone",
           "SCAFFOLD: every silo sends its mean gradient and receives the mean of all, neither "
           "clipped nor noised"),),
   )

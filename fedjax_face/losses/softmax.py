@@ -5,9 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from fedjax_face.losses.consensus import Negatives
+
 
 def masked_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array,
                          num_classes: int | jax.Array | None = None,
+                         negatives: Negatives | None = None,
                          ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Mean softmax cross-entropy over real examples.
 
@@ -20,6 +23,7 @@ def masked_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array,
     mask: bool [B], True for real examples.
     num_classes: classes in use, the first of the C columns; the others get probability 0. May be
       traced. None uses all.
+    negatives: further mass in every example's denominator, and a penalty; None for none.
 
   Returns:
     The mean loss (0 where no example is real), and 'accuracy' (the fraction of real examples whose
@@ -31,7 +35,10 @@ def masked_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array,
     logits = jnp.where(columns < num_classes, logits, jnp.finfo(logits.dtype).min)
   logits = jnp.where(mask[:, None], logits, 0)
   label_logits = jnp.sum(jnp.where(labels[:, None] == columns, logits, 0), axis=-1)
-  losses = jnp.where(mask, jax.nn.logsumexp(logits, axis=-1) - label_logits, 0)
+  log_mass = jax.nn.logsumexp(logits, axis=-1)
+  if negatives is not None:
+    log_mass = jnp.logaddexp(log_mass, negatives.log_mass) + negatives.penalty
+  losses = jnp.where(mask, log_mass - label_logits, 0)
   correct = mask & (jnp.argmax(logits, axis=-1) == labels)
   count = jnp.sum(mask, dtype=jnp.float32)
   divisor = jnp.maximum(count, 1)

@@ -31,7 +31,7 @@ def require_exactly_one(**values: float | None) -> tuple[str, float]:
 
 def calibrate_noise(
     make_event: Callable[[float], dp_accounting.DpEvent], target_epsilon: float, delta: float,
-    adjacency: Adjacency, accountant: str = "pld",
+    adjacency: Adjacency, accountant: str | None = None,
     progress: Callable[[float, float], None] | None = None,
     largest_noise: float = 10_000.0) -> float:
   """Smallest noise multiplier, to three decimals rounded up, with epsilon <= target_epsilon.
@@ -41,7 +41,7 @@ def calibrate_noise(
     target_epsilon: > 0.
     delta: in (0, 1).
     adjacency: the relation under which the guarantee is meant.
-    accountant: "pld" (tighter) or "rdp".
+    accountant: "pld" (tighter) or "rdp"; None: the tighter one that can account for the event.
     progress: called with (candidate multiplier, its epsilon) after every evaluation.
     largest_noise: where the search gives up.
 
@@ -54,6 +54,9 @@ def calibrate_noise(
   """
   if not target_epsilon > 0:
     raise ValueError(f"target_epsilon must be positive, got {target_epsilon}")
+
+  if accountant is None:
+    accountant = "rdp" if accounting.unsupported(make_event(1.0), adjacency, "pld") else "pld"
 
   def evaluate(steps: int) -> float:
     noise = steps / _PER_UNIT

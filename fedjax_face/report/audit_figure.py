@@ -20,7 +20,8 @@ class Claim(NamedTuple):
 
 @style()
 def claimed_and_measured(
-  claims: Sequence[Claim], *, delta: float, unit: str, adjacency: str, confidence: float
+  claims: Sequence[Claim], *, delta: float, unit: str, adjacency: str, confidence: float,
+  channel: str
 ) -> Figure:
   """A row for each mechanism: the claim as a line, the measured lower bound as an arrow head.
 
@@ -32,15 +33,17 @@ def claimed_and_measured(
     unit: what is protected, e.g. 'person'.
     adjacency: neighbouring relation, in words.
     confidence: of the lower bound, in (0, 1).
+    channel: what leaves, e.g. 'backbone'.
   """
   if not claims:
     raise ValueError("claimed_and_measured needs at least one claim")
-  fig = new_figure(7.6, 1.3 + 0.55 * len(claims))
+  fig = new_figure(7.6, 1.5 + 0.36 * len(claims))
   axes = fig.subplots()
   right = 1.15 * max(max(claim.claimed, claim.measured) for claim in claims)
   for row, claim in enumerate(claims):
     colour = WRONG if claim.measured > claim.claimed else RIGHT
-    axes.plot([claim.measured, right], [row, row], color=GRID, lw=6, solid_capstyle="butt")
+    axes.plot([claim.measured, right], [row, row], color=GRID, lw=6, solid_capstyle="butt",
+              label="where the true $\\epsilon$ may lie" if row == 0 else None)
     axes.plot([claim.claimed] * 2, [row - 0.3, row + 0.3], color=INK, lw=2.4,
               label="claimed: at most" if row == 0 else None)
     axes.plot(claim.measured, row, ">", color=colour, ms=9, ls="none")
@@ -51,8 +54,9 @@ def claimed_and_measured(
   axes.set(
     xlim=(0, right),
     ylim=(len(claims) - 0.5, -0.5),
-    xlabel=f"$\\epsilon$ at $\\delta$ = {delta:g}, unit: {unit}, {adjacency}",
   )
+  guarantee = f"unit: {unit}, {adjacency}, channel: {channel}"
+  axes.set_xlabel(f"$\\epsilon$ at $\\delta$ = {delta:g}, {guarantee}", loc="right")
   axes.grid(axis="y", visible=False)
   axes.tick_params(axis="y", length=0, labelcolor=MUTED)
   fig.legend(loc="outside upper center", ncols=2, fontsize=8.5)

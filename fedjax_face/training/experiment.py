@@ -39,6 +39,7 @@ class Experiment(NamedTuple):
     ledger: before the first round: what pre-training cost, what is not covered.
     evaluator: on the evaluation set.
     resident: whether the training images live on the device.
+    backbone: pre-trained parameters that the algorithm starts from, or None.
   """
 
   config: Any
@@ -48,6 +49,7 @@ class Experiment(NamedTuple):
   ledger: Ledger
   evaluator: Evaluator
   resident: bool
+  backbone: Any = None
 
 
 def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = print,
@@ -84,7 +86,8 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   evaluator = Evaluator(algorithm, config.evaluation, sources.evaluation, sources.pairs,
                         config.seed)
   return Experiment(config, mesh, sources, algorithm, ledger, evaluator,
-                    _is_resident(config.training.get("resident", "auto"), sources.train.images))
+                    _is_resident(config.training.get("resident", "auto"), sources.train.images),
+                    backbone)
 
 
 def load_sources(config: Any, data: Mapping[str, Any] | None = None) -> Sources:

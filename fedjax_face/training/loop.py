@@ -84,12 +84,17 @@ def train(
 
   Raises:
     NonFiniteState: naming the rounds.
-    ValueError: another noise multiplier than that of `algorithm.releases`.
+    ValueError: another noise multiplier than that of `algorithm.releases`, or an algorithm that
+      needs all images where they are not resident.
   """
-  if hparams and hparams.get("noise_multiplier") != algorithm.hparams.get("noise_multiplier"):
-    raise ValueError(
-        f"noise_multiplier={hparams.get('noise_multiplier')}, but the releases of this algorithm "
-        f"are those of {algorithm.hparams.get('noise_multiplier')}: build it with the other one")
+  for name in ("noise_multiplier", "cluster_noise_multiplier"):
+    if hparams and hparams.get(name) != algorithm.hparams.get(name):
+      raise ValueError(
+          f"{name}={hparams.get(name)}, but the releases of this algorithm are those of "
+          f"{algorithm.hparams.get(name)}: build it with the other one")
+  if algorithm.needs_all_images and not resident:
+    raise ValueError(f"algorithm={algorithm.name} embeds the whole training set within a step "
+                     "(exchange.every above 0): set training.resident=true")
   mesh = clients_mesh() if mesh is None else mesh
   if state is None:
     state = initial_state(algorithm, seed, mesh)

@@ -13,17 +13,19 @@ from configs import fedgc
 from fedjax_face.algorithms import registry
 from fedjax_face.training import loop, streams
 from fedjax_face.training.mesh import clients_mesh, gathered
+from tests.algorithms import test_privacyface as privacyface_tests
 from tests.algorithms import tiny
 from tests.algorithms.test_silos import TINY
 
-def trained(devices, chunk, **overrides):
-  config = fedgc.base()
+def trained(devices, chunk, page=fedgc, **overrides):
+  config = page.base() if page is fedgc else page.get_config()
   config.update_from_flattened_dict(TINY | {
       "silos.by": "dirichlet", "silos.num_silos": 5, "local.drift": "scaffold",
       "training.clients_per_chunk": chunk, "hparams.correction_strength": 5.0} | overrides)
   mesh = clients_mesh(jax.devices()[:devices])
-  sources = tiny.sources()._replace(train=tiny.people(13))
-  algorithm = registry.build(config, sources, mesh)
+  sources = privacyface_tests.sources(tiny.people(13))
+  algorithm = registry.build(config, sources, mesh,
+                             None if page is fedgc else privacyface_tests.backbone())
   for progress in loop.train(algorithm, sources.train.images, rounds=3, seed=0, mesh=mesh,
                              noise_root=streams.noise_key((0, 0)), rounds_per_dispatch=2):
     state = progress.state
@@ -38,6 +40,16 @@ def trained(devices, chunk, **overrides):
 one = trained(1, 1)
 for other in (trained(4, 1), trained(4, 2)):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), one, other)
+
+# Published anchors count once, however many devices share them.
+def composed(devices):
+  return trained(devices, 1, page=privacyface_tests.composed, **privacyface_tests.TINY | {
+      "silos.num_silos": 5, "exchange.clusters": 1, "exchange.mechanism": "client_mean",
+      "cohort.batch_size": 4, "local.drift": "none",
+      "privacy.epsilon": None, "hparams.noise_multiplier": 0.1})
+
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
+             composed(1), composed(4))
 
 # Empty slots do not make a mean over clients smaller.
 clipped = {"algorithm": "fedpe", "privacy.aggregator": "clipped", "local.drift": "none"}

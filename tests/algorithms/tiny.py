@@ -1,5 +1,6 @@
 """A config and a made-up set small enough to compile and run in a second."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -18,6 +19,17 @@ def config(**overrides):
       "hparams.noise_multiplier": 0.5,
   } | overrides)
   return made
+
+
+class OneLayer(nn.Module):
+  """A backbone that compiles in no time; tests put it into `registry.BACKBONES` as `one_layer`."""
+
+  embedding_dim: int
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps float [B, H, W, C] to [B, D]."""
+    return nn.Dense(self.embedding_dim)(x.reshape(len(x), -1))
 
 
 def people(persons=12, images=4, size=12, seed=0):

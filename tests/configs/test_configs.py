@@ -11,7 +11,9 @@ from fedjax_face.training import config as configs
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIANTS = {
     "dp_fedemb": ("synthetic", "femnist", "lfw", "digiface", "emnist", "gld", "inaturalist"),
-    "fedgc": ("synthetic", "lfw", "casia")}
+    "fedgc": ("synthetic", "lfw", "casia"),
+    "privacyface": ("synthetic", "silos36", "lfw", "bupt"),
+    "composed": ("synthetic",)}
 OF_ATTACKS = {"leak_back"}  # for experiments.attack, of another structure
 EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 

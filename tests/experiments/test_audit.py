@@ -3,12 +3,24 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
-from experiments import audit
+from experiments import audit, audit_games
+from fedjax_face.attacks import cluster_audit
+from fedjax_face.attacks.audit import Audit
 from fedjax_face.federated import aggregators
+from fedjax_face.privacy import clustering
 
 TINY = str(pathlib.Path(__file__).with_name("tiny_config.py"))
+SILOS = """
+import ml_collections
+
+def get_config():
+  return ml_collections.ConfigDict({
+      "seed": 0, "silos": {"by": "random"}, "cohort": {"silos_per_round": 0},
+      "privacy": {"aggregator": "mean"}, "exchange": {"mechanism": "client_mean"}})
+"""
 
 
 def command(workdir, *overrides):
@@ -61,6 +73,74 @@ def test_a_violated_claim_is_exit_status_1(tmp_path, monkeypatch, capfd):
   monkeypatch.setattr(aggregators, "noised_mean", quiet)
   assert audit.main(command(tmp_path)) == 1
   assert "VIOLATED" in capfd.readouterr().out
+
+
+def client_mean_game(less_noise=1.0):
+  """A client mean, with a share of the noise that its event claims."""
+  honest = clustering.client_mean()
+  mechanism = honest._replace(publish=lambda rows, real, noise, key: honest.publish(
+      rows, real, noise * less_noise, key))
+  return cluster_audit.table_game("client mean", mechanism, np.ones(2, np.float32))
+
+
+@pytest.fixture
+def few_games(monkeypatch):
+  """A mechanism that keeps its promise and one that does not."""
+  monkeypatch.setattr(cluster_audit, "games", lambda epsilon, delta: (
+      client_mean_game(), cluster_audit.published_blob(epsilon, delta)))
+
+
+@pytest.fixture
+def silos(tmp_path):
+  path = tmp_path / "silos.py"
+  path.write_text(SILOS)
+  return [f"--config={path}", f"--workdir={tmp_path}/w", "--cluster_trials=4000",
+          "--compilation_cache=off"]
+
+
+def test_silos_that_exchange_clusters_are_audited_for_these(tmp_path, silos, few_games, capfd):
+  assert audit.main(silos) == 0
+  assert sorted(path.name for path in (tmp_path / "w").iterdir()) == [
+      "audit_clusters.json", "audit_clusters.png"]
+  record = json.loads((tmp_path / "w" / "audit_clusters.json").read_text())
+  assert (record["channel"], record["unit"], record["adjacency"], record["delta"]) == (
+      "clusters", "person", "add_or_remove_one", 1e-2)
+  assert [(game["mechanism"], game["broken"], game["violated"]) for game in record["games"]] == [
+      ("client mean", False, False), ("DPLC as published, a blob", True, True),
+      ("half the noise: client mean", True, True)]
+  assert record["games"][1]["measured_epsilon"] <= record["largest_measurable_epsilon"]
+  said = capfd.readouterr().out
+  assert "channel backbone is not audited: cohort.sampling is absent" in said
+  assert "clusters: epsilon for a person at delta 0.01, add-or-remove-one" in said
+
+
+def test_a_violated_claim_about_clusters_is_exit_status_1(silos, monkeypatch, capfd):
+  game = client_mean_game(less_noise=0.25)
+  monkeypatch.setattr(cluster_audit, "games", lambda epsilon, delta: (game,))
+  assert audit.main(silos) == 1
+  assert "VIOLATED" in capfd.readouterr().out
+
+
+def test_a_noised_backbone_is_audited_beside_the_clusters(tmp_path, few_games, monkeypatch):
+  """DP-FedEmb's aggregator and sampling with an exchange."""
+  played = audit_games.Played("canaries", False, 8, Audit(2.5, 2.0, 1e-2, 0.99, 400, 0.1))
+  monkeypatch.setattr(audit_games.CanaryGame, "play", lambda self, noise: [played])
+  path = tmp_path / "composed.py"
+  path.write_text(pathlib.Path(TINY).read_text().replace(
+      '"rounds": 6,', '"rounds": 6, "exchange": {"mechanism": "client_mean"},'))
+  assert audit.main([f"--config={path}", *command(tmp_path / "w", "--cluster_trials=4000")[1:]]
+                    ) == 0
+  records = [json.loads((tmp_path / "w" / name).read_text())
+             for name in ("audit.json", "audit_clusters.json")]
+  assert [record["channel"] for record in records] == ["backbone", "clusters"]
+
+
+def test_nothing_to_audit_is_one_line(tmp_path, silos, capfd):
+  assert audit.main([*silos, "--config.exchange.mechanism=none"]) == 2
+  said = capfd.readouterr().err.strip().splitlines()
+  assert len(said) == 1 and "cohort.sampling is absent" in said[0]
+  assert "exchange.mechanism is none" in said[0]
+  assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.parametrize("overrides, message", [

@@ -9,11 +9,13 @@ import pytest
 from fedjax_face.federated import class_table
 from fedjax_face.federated.algorithm import Communication
 from fedjax_face.federated.client import ClientResult, Totals
-from fedjax_face.losses.class_pairs import own_anchors
+from fedjax_face.federated.memory import Ending
+from fedjax_face.losses.class_pairs import Anchors, own_anchors
 from fedjax_face.losses.gradient_correction import gradient_correction
 from tests.federated import toys
 
 OWNER = np.array([0, 0, 0, 1, 2, 2])
+ENDING = Ending({}, jnp.zeros((0, 1, 1, 1)), {}, jax.random.key(0))
 HPARAMS = {"correction_strength": 2.0, "correction_learning_rate": 0.1}
 
 
@@ -66,7 +68,7 @@ def test_entries_go_back_to_their_rows_and_an_empty_slot_changes_nothing():
   _, table = heads.init(jax.random.key(0))
   entries = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[
       heads.entry(result_of(jnp.full((3, 1), value))) for value in (50.0, 60.0, 70.0)])
-  after, metrics = heads.memory.finish(table, entries, jnp.array([2, 1, -1]), {})
+  after, metrics = heads.memory.finish(table, entries, jnp.array([2, 1, -1]), ENDING)
   np.testing.assert_array_equal(after.class_embeddings[:, 0], [1, 2, 3, 60, 50, 50] + [0] * 58)
   np.testing.assert_array_equal(after.cosine, [0, 0.5, 0.5])
   assert metrics == {}
@@ -103,16 +105,12 @@ def test_without_strength_the_corrected_table_is_the_private_one():
 def test_other_anchors_can_stand_in_for_the_class_embeddings():
   """A single anchor of silo 1 pushes the rows of silos 0 and 2, and nothing pushes silo 1."""
   where = class_table.places(OWNER, dim=3, devices=1)
-  one = jnp.array([[1.0, 0.0, 0.0]])
-
-  def anchors(embeddings, owner, cosine):
-    real = own_anchors(embeddings, owner, cosine)
-    return jax.tree.map(lambda leaf: leaf[3:4], real)._replace(vectors=one)
-
+  published = lambda exchanged, hparams: Anchors(
+      exchanged, jnp.array([1]), jnp.ones(1), jnp.zeros(1))
   correct = class_table.gradient_steps(
       gradient_correction("as_written", normalised=False, axis_name="clients"), where,
-      toys.one_device(), 1, anchors)
-  table = class_table.ClassTable(some_rows(where), jnp.zeros(3))
+      toys.one_device(), 1, published)
+  table = class_table.ClassTable(some_rows(where), jnp.zeros(3), jnp.array([[1.0, 0.0, 0.0]]))
   moved = correct(table, HPARAMS)[0].class_embeddings - table.class_embeddings
   moved, owner = np.asarray(moved), where.owner
   assert (moved[(owner == 0) | (owner == 2)][:, 0] < 0).all()

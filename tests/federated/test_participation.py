@@ -112,7 +112,7 @@ def test_every_silo_takes_part_with_all_its_images_largest_first():
     assert set(silos.silo[cohort.examples[k][cohort.mask[k]]]) == {silo}
   assert (who.own_classes, who.users_per_client) == (5, 5)
   assert (who.population, who.lasting_clients) == (9, 3)
-  assert who.adjacency is Adjacency.REPLACE_ONE
+  assert who.adjacency is Adjacency.ADD_OR_REMOVE_ONE
   assert "numbers of images" in who.not_covered[0]
 
 
