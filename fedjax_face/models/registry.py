@@ -1,4 +1,4 @@
-"""Backbones and heads by the names that configs use."""
+"""Backbones, heads and networks of several tasks by the names that configs use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 
 from fedjax_face.models import heads
+from fedjax_face.models.hyperface import HyperFace, hyperface_small
+from fedjax_face.models.hyperface_resnet import HyperFaceResNet
 from fedjax_face.models.iresnet import iresnet18, iresnet50
 from fedjax_face.models.lenet import LeNet
 from fedjax_face.models.mobilenet import MobileNetV2, mobile_small
@@ -32,6 +34,12 @@ HEADS: Mapping[str, Callable[..., nn.Module]] = {
     "normalised": heads.Normalised,
     "cosface": heads.CosFace,
     "arcface": heads.ArcFace,
+}
+
+TASK_NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "hyperface": HyperFace,
+    "hyperface_small": hyperface_small,
+    "hyperface_resnet": HyperFaceResNet,
 }
 
 
@@ -63,6 +71,20 @@ def head(name: str, num_classes: int, embedding_dim: int, **options: Any) -> nn.
     ValueError: the name or an option is unknown, or a required option is missing.
   """
   return _make("head", HEADS, name, num_classes=num_classes, embedding_dim=embedding_dim, **options)
+
+
+def task_network(name: str, landmarks: int, **options: Any) -> nn.Module:
+  """Makes a network of the five face tasks: images float32 [B, H, W, C] -> `TaskOutputs`.
+
+  Args:
+    name: a key of `TASK_NETWORKS`.
+    landmarks: L.
+    **options: further attributes of that network, e.g. `width` of 'hyperface'.
+
+  Raises:
+    ValueError: the name or an option is unknown.
+  """
+  return _make("task network", TASK_NETWORKS, name, landmarks=landmarks, **options)
 
 
 def head_scalars(name: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from fedjax_face.models.normalisation import GroupNorm
 from fedjax_face.models.pooling import max_pool
 
 
-class _ConvNorm(nn.Module):
+class ConvNorm(nn.Module):
   """Convolution without bias, padded by (kernel - 1) / 2 on every side, and GroupNorm."""
 
   features: int
@@ -21,13 +21,14 @@ class _ConvNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, H, W, C] to [B, H', W', features]."""
     side = (self.kernel - 1) // 2
     x = Conv(self.features, (self.kernel, self.kernel), (self.stride, self.stride),
              ((side, side), (side, side)), use_bias=False, name="conv")(x)
     return GroupNorm(self.groups, 1e-5, name="norm")(x)
 
 
-class _Bottleneck(nn.Module):
+class Bottleneck(nn.Module):
   """1x1, 3x3 (with the stride), 1x1 to four times the channels, plus the shortcut."""
 
   features: int
@@ -36,11 +37,12 @@ class _Bottleneck(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    y = nn.relu(_ConvNorm(self.features, 1, 1, self.groups, name="reduce")(x))
-    y = nn.relu(_ConvNorm(self.features, 3, self.stride, self.groups, name="spatial")(y))
-    y = _ConvNorm(4 * self.features, 1, 1, self.groups, name="expand")(y)
+    """Maps [B, H, W, C] to [B, H', W', 4 features]."""
+    y = nn.relu(ConvNorm(self.features, 1, 1, self.groups, name="reduce")(x))
+    y = nn.relu(ConvNorm(self.features, 3, self.stride, self.groups, name="spatial")(y))
+    y = ConvNorm(4 * self.features, 1, 1, self.groups, name="expand")(y)
     if x.shape != y.shape:
-      x = _ConvNorm(4 * self.features, 1, self.stride, self.groups, name="shortcut")(x)
+      x = ConvNorm(4 * self.features, 1, self.stride, self.groups, name="shortcut")(x)
     return nn.relu(x + y)
 
 
@@ -68,11 +70,11 @@ class ResNet(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps images float32 [B, H, W, C] to raw embeddings float32 [B, D]."""
     require_images(x, "ResNet")
-    x = nn.relu(_ConvNorm(self.channels, 7, 2, self.groups, name="stem")(x))
+    x = nn.relu(ConvNorm(self.channels, 7, 2, self.groups, name="stem")(x))
     x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     for stage, count in enumerate(self.blocks):
       for index in range(count):
         stride = 2 if stage > 0 and index == 0 else 1
-        x = _Bottleneck(self.channels * 2**stage, stride, self.groups,
+        x = Bottleneck(self.channels * 2**stage, stride, self.groups,
                         name=f"stage{stage}_block{index}")(x)
     return nn.Dense(self.embedding_dim, name="embedding")(x.mean((1, 2)))

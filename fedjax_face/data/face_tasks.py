@@ -1,0 +1,225 @@
+"""Readers of uncropped photographs with labels of some of the five face tasks.
+
+No set has all labels; what a set lacks is unknown in `Photographs.known`. Landmarks are the 21 of
+AFLW in the order of `rendering.landmarks.LANDMARK_NAMES`.
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+import zipfile
+
+import numpy as np
+
+from fedjax_face.data.boxes import box_from_eyes
+from fedjax_face.data.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
+from fedjax_face.data.folders import listing
+from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY, Photographs
+
+_POINTS = 21
+_LFW_POINTS = {"left_eye": 7, "right_eye": 10, "nose": 14, "mouth_left": 17, "mouth_right": 19}
+_GENDER = {"M": 0, "F": 1}
+_LARGEST_ANGLE = 99.          # degrees
+_BOX_SIDE = 1.15              # of the longer side of the tight box of the 68 points
+_AFLW2000_ARRAYS = ("name", "pitch_yaw_roll_deg", "pt2d_21", "bbox_from_pt68")
+
+
+def read_aflw2000(root: str | pathlib.Path, *, archive: str = "AFLW2000_subset.zip",
+                  annotations: str = "annotations.npz", limit: int | None = None,
+                  on_bad: OnBad = "skip") -> tuple[Photographs, ReadReport]:
+  """Reads AFLW2000-3D: landmarks, visibility, pose; gender is unknown; every image is a person.
+
+  The box is a square on the chin line: 1.15 times the longer side of the tight box of the 68
+  points, with the same lower edge, which is near AFLW's own box where that is defined. Poses with
+  an angle beyond 99 degrees, which the set's users leave out as fits gone wrong, are unknown.
+
+  Args:
+    root: folder of `archive` and `annotations`.
+    archive: zip archive (or folder) of `<...>/<name>.jpg`.
+    annotations: npz of name [N], pitch_yaw_roll_deg [N, 3], pt2d_21 [N, 2, 21] (x -1 = not
+      visible), bbox_from_pt68 [N, 4] (left, top, right, bottom).
+    limit: only the first so many images.
+    on_bad: 'skip' leaves out images that cannot be read and warns, 'refuse' raises.
+
+  Raises:
+    FileNotFoundError: a file is absent.
+    ValueError: a damaged file, or a bad image and `on_bad` is 'refuse'.
+
+  Source: Zhu et al., Face Alignment Across Large Poses, CVPR 2016.
+  """
+  root = pathlib.Path(root)
+  table = _read_annotations(root / annotations)
+  stems = [str(name) for name in table["name"]]
+  images, rows, report = _read_images(root / archive, stems, ".jpg", limit, on_bad)
+  points = table["pt2d_21"][rows].transpose(0, 2, 1)
+  degrees = table["pitch_yaw_roll_deg"][rows][:, [2, 0, 1]]
+  visible = points[..., 0] >= 0
+  box = _square_on_chin(table["bbox_from_pt68"][rows])
+  centre = (box[:, :2] + .5 * box[:, 2:])[:, None]
+  return _one_face_each(
+      "aflw2000", images, box=box, visible=visible, pose=np.deg2rad(degrees),
+      landmarks=np.where(visible[..., None], points, centre),
+      known={DETECTION: True, LANDMARKS: True, VISIBILITY: True,
+             POSE: (np.abs(degrees) <= _LARGEST_ANGLE).all(-1)}), report
+
+
+def read_lfw_originals(root: str | pathlib.Path, *,
+                       archive: str = "lfw-250x250-originals-600.zip",
+                       limit: int | None = None,
+                       on_bad: OnBad = "skip") -> tuple[Photographs, ReadReport]:
+  """Reads uncropped LFW with images.csv: box, five landmarks, gender.
+
+  The box follows from the eyes (`boxes.box_from_eyes`). Of the 21 landmarks five have a place (eye
+  centres, nose, mouth corners, found by a detector); the others are not visible, and visibility
+  itself is unknown. People in the background are not annotated.
+
+  Args:
+    root: folder of `archive` and images.csv (columns file, person, gender, left_eye_x, ...).
+    archive: zip archive (or folder) of `lfw/<Person>/<Person>_<NNNN>.jpg`.
+    limit: only the first so many images.
+    on_bad: 'skip' leaves out images that cannot be read or have no row in images.csv and warns,
+      'refuse' raises.
+
+  Raises:
+    FileNotFoundError: a file is absent.
+    ValueError: images.csv lacks a column or has no number, or bad images and `on_bad` is 'refuse'.
+
+  Source: Huang et al., UMass Amherst Technical Report 07-49, 2007.
+  """
+  root = pathlib.Path(root)
+  table = _read_table(root / "images.csv")
+  images, rows, report = _read_images(root / archive, sorted(table), "", limit, on_bad)
+  files = sorted(table)
+  annotated = [table[files[row]] for row in rows]
+  landmarks, visible = _five_points(root / "images.csv", annotated)
+  box = box_from_eyes(landmarks[:, _LFW_POINTS["left_eye"]], landmarks[:, _LFW_POINTS["right_eye"]])
+  centre = (box[:, :2] + .5 * box[:, 2:])[:, None]
+  gender = np.array([_GENDER.get(row["gender"], -1) for row in annotated], np.int32)
+  person = np.unique([row["person"] for row in annotated], return_inverse=True)[1]
+  return _one_face_each(
+      "lfw_originals", images, box=box, visible=visible, gender=np.maximum(gender, 0),
+      landmarks=np.where(visible[..., None], landmarks, centre), person=person.astype(np.int32),
+      known={DETECTION: True, LANDMARKS: True, GENDER: gender >= 0}), report
+
+
+def read_utkface(path: str | pathlib.Path, *, limit: int | None = None,
+                 on_bad: OnBad = "skip") -> tuple[Photographs, ReadReport]:
+  """Reads UTKFace chips: gender; the box is the whole chip; every image is a person.
+
+  Args:
+    path: zip archive or folder of `[age]_[gender]_[race]_[time].jpg.chip.jpg`, gender 0 male, 1
+      female.
+    limit: only the first so many images, in order of the file names.
+    on_bad: 'skip' leaves out files that cannot be read or are named otherwise and warns, 'refuse'
+      raises.
+
+  Raises:
+    FileNotFoundError: nothing at `path`.
+    ValueError: no readable image, or a bad file and `on_bad` is 'refuse'.
+
+  Source: Zhang, Song, Qi, Age Progression/Regression by CAAE, CVPR 2017.
+  """
+  check_on_bad(on_bad)
+  with listing(path) as content:
+    gender = {name: _utkface_gender(name) for name in content.files}
+    files = [name for name, value in gender.items() if value is not None][:limit]
+    images, rows, bad = decode_images(str(path), files, content.read)
+  bad += [(name, "name does not tell a gender") for name, value in gender.items() if value is None]
+  kept = [files[row] for row in rows]
+  report = settle(ReadReport(str(path), tuple(kept), tuple(bad)), on_bad)
+  box = np.tile(np.array([0, 0, images.shape[2], images.shape[1]], np.float32), (len(kept), 1))
+  return _one_face_each(
+      "utkface", images, box=box, gender=np.array([gender[name] for name in kept], np.int32),
+      known={DETECTION: True, GENDER: True}), report
+
+
+def _one_face_each(name: str, images: np.ndarray, *, box: np.ndarray, known: dict[int, object],
+                   landmarks: np.ndarray | None = None, visible: np.ndarray | None = None,
+                   pose: np.ndarray | None = None, gender: np.ndarray | None = None,
+                   person: np.ndarray | None = None) -> Photographs:
+  """Photographs with one face each; what is not given is zero and unknown."""
+  count = len(images)
+  labelled = np.zeros((count, 5), bool)
+  for task, rows in known.items():
+    labelled[:, task] = rows
+
+  def given(value: np.ndarray | None, *shape: int) -> np.ndarray:
+    return np.zeros((count, *shape)) if value is None else value
+
+  number = np.arange(count, dtype=np.int32)
+  return Photographs(
+      name=name, images=images, image=number, person=number.copy() if person is None else person,
+      box=box.astype(np.float32), landmarks=given(landmarks, _POINTS, 2).astype(np.float32),
+      visible=given(visible, _POINTS).astype(bool), pose=given(pose, 3).astype(np.float32),
+      gender=given(gender).astype(np.int32), known=labelled)
+
+
+def _read_images(path: pathlib.Path, names: list[str], suffix: str, limit: int | None,
+                 on_bad: OnBad) -> tuple[np.ndarray, np.ndarray, ReadReport]:
+  """Images of an archive whose file names (plus suffix) are among `names`; rows of `names`."""
+  check_on_bad(on_bad)
+  row_of = {name + suffix: row for row, name in enumerate(names)}
+  with listing(path) as content:
+    pictures = [f for f in content.files if f.lower().endswith((".jpg", ".jpeg", ".png"))]
+    files = [f for f in pictures if _last(f) in row_of]
+    images, rows, bad = decode_images(str(path), files[:limit], content.read)
+  unknown = [(f, "no annotation") for f in pictures if _last(f) not in row_of]
+  kept = [files[row] for row in rows]
+  report = settle(ReadReport(str(path), tuple(kept), tuple([*bad, *unknown])), on_bad)
+  return images, np.array([row_of[_last(f)] for f in kept]), report
+
+
+def _last(file: str) -> str:
+  return pathlib.PurePosixPath(file).name
+
+
+def _read_annotations(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The arrays of the AFLW2000-3D annotations."""
+  if not path.exists():
+    raise FileNotFoundError(f"{path} does not exist; expected {', '.join(_AFLW2000_ARRAYS)}")
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      return {name: stored[name] for name in _AFLW2000_ARRAYS}
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(f"{path}: damaged annotations ({error}); "
+                     f"expected {', '.join(_AFLW2000_ARRAYS)}") from None
+
+
+def _read_table(path: pathlib.Path) -> dict[str, dict[str, str]]:
+  """Rows of images.csv by file name."""
+  if not path.exists():
+    raise FileNotFoundError(f"{path} does not exist; expected a row per image")
+  with path.open(newline="", encoding="utf-8") as stream:
+    reader = csv.DictReader(stream)
+    needed = ["file", "person", "gender", *(f"{p}_{axis}" for p in _LFW_POINTS for axis in "xy")]
+    absent = [column for column in needed if column not in (reader.fieldnames or ())]
+    if absent:
+      raise ValueError(f"{path}: no column {absent[0]}; expected {', '.join(needed)}")
+    return {row["file"]: row for row in reader}
+
+
+def _five_points(path: pathlib.Path, rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+  """(landmarks [N, 21, 2], visible [N, 21]) with the five points of images.csv."""
+  landmarks = np.zeros((len(rows), _POINTS, 2), np.float32)
+  visible = np.zeros((len(rows), _POINTS), bool)
+  for point, column in _LFW_POINTS.items():
+    try:
+      landmarks[:, column] = [[float(row[f"{point}_{axis}"]) for axis in "xy"] for row in rows]
+    except ValueError as error:
+      raise ValueError(f"{path}: column {point}_x or {point}_y has no number ({error})") from None
+    visible[:, column] = True
+  return landmarks, visible
+
+
+def _square_on_chin(tight: np.ndarray) -> np.ndarray:
+  """Boxes [N, 4] from tight (left, top, right, bottom) of the 68 points."""
+  side = _BOX_SIDE * (tight[:, 2:] - tight[:, :2]).max(-1)
+  middle = .5 * (tight[:, 0] + tight[:, 2])
+  return np.stack([middle - .5 * side, tight[:, 3] - side, side, side], -1)
+
+
+def _utkface_gender(name: str) -> int | None:
+  """0 male, 1 female, None where the file name does not say."""
+  fields = _last(name).split("_")
+  return int(fields[1]) if len(fields) >= 3 and fields[1] in ("0", "1") else None

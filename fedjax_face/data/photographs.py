@@ -1,0 +1,179 @@
+"""Photographs with any number of faces, what is known about each face, and splits of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+DETECTION, LANDMARKS, VISIBILITY, POSE, GENDER = range(5)
+"""Columns of `known`, in the order of `losses.multi_task.TASKS`."""
+
+_FACE_FIELDS = {"image": (np.int32, ()), "person": (np.int32, ()), "box": (np.float32, (4,)),
+                "landmarks": (np.float32, (None, 2)), "visible": (np.bool_, (None,)),
+                "pose": (np.float32, (3,)), "gender": (np.int32, ()), "known": (np.bool_, (5,))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Photographs:
+  """M uncropped photographs with F annotated faces.
+
+  Attributes:
+    name: where the photographs come from.
+    images: M arrays, uint8 [H, W, C], C 1 or 3; sizes may differ. Any sequence, also one that
+      decodes a photograph when it is asked for.
+    image: int32 [F], the photograph that a face is on, ascending.
+    person: int32 [F], whose face it is, 0 or more.
+    box: float32 [F, 4], left, top, width, height in pixels; may reach over the border.
+    landmarks: float32 [F, L, 2], (x, y) in pixels; any finite number where not visible.
+    visible: bool [F, L], False also where a point is not annotated.
+    pose: float32 [F, 3], roll, pitch, yaw in radians.
+    gender: int32 [F], 0 male, 1 female.
+    known: bool [F, 5], whether a task has a label: detection, landmarks, visibility, pose, gender.
+
+  Raises:
+    ValueError: an array has the wrong shape, dtype or range, or a box has no size.
+  """
+
+  name: str
+  images: Sequence[np.ndarray] | np.ndarray
+  image: np.ndarray
+  person: np.ndarray
+  box: np.ndarray
+  landmarks: np.ndarray
+  visible: np.ndarray
+  pose: np.ndarray
+  gender: np.ndarray
+  known: np.ndarray
+
+  def __post_init__(self):
+    for field, (dtype, shape) in _FACE_FIELDS.items():
+      _check_array(self.name, field, getattr(self, field), dtype, (len(self.image), *shape))
+    if self.landmarks.shape[1] != self.visible.shape[1]:
+      raise ValueError(f"{self.name}: {self.landmarks.shape[1]} landmarks but visible has "
+                       f"{self.visible.shape[1]}; expected the same number")
+    if len(self.image) and (self.image.min() < 0 or self.image.max() >= len(self.images)
+                            or (np.diff(self.image) < 0).any()):
+      raise ValueError(f"{self.name}: image numbers of the faces must be ascending in "
+                       f"0..{len(self.images) - 1}")
+    if len(self.person) and self.person.min() < 0:
+      raise ValueError(f"{self.name}: person {self.person.min()}; expected 0 or more")
+    for field in ("box", "landmarks", "pose"):
+      if not np.isfinite(getattr(self, field)).all():
+        raise ValueError(f"{self.name}: {field} has a number that is not finite")
+    bad = np.flatnonzero((self.box[:, 2:] <= 0).any(-1))
+    if bad.size:
+      raise ValueError(f"{self.name}: face {bad[0]} has the box {self.box[bad[0]].tolist()}; "
+                       "expected a width and height above 0")
+
+  def __len__(self) -> int:
+    return len(self.images)
+
+  @property
+  def num_faces(self) -> int:
+    """F."""
+    return len(self.image)
+
+  @property
+  def num_landmarks(self) -> int:
+    """L."""
+    return self.landmarks.shape[1]
+
+  def faces_of(self, image: int) -> slice:
+    """Rows of the faces on one photograph."""
+    first, last = np.searchsorted(self.image, [image, image + 1])
+    return slice(int(first), int(last))
+
+  def select(self, images: np.ndarray) -> Photographs:
+    """Some photographs (integers, in their order of `images`), numbered anew; persons keep theirs.
+
+    Raises:
+      ValueError: a number is out of range.
+    """
+    images = np.asarray(images, np.int64)
+    outside = images[(images < 0) | (images >= len(self))]
+    if outside.size:
+      raise ValueError(f"{self.name}: photograph {outside[0]} selected; "
+                       f"expected 0..{len(self) - 1}")
+    rows = [np.arange(faces.start, faces.stop) for faces in map(self.faces_of, images)]
+    row = np.concatenate([np.empty(0, np.int64), *rows])
+    number = np.repeat(np.arange(len(images), dtype=np.int32), [len(r) for r in rows])
+    faces = {field: getattr(self, field)[row] for field in _FACE_FIELDS}
+    pixels = (self.images[images] if isinstance(self.images, np.ndarray)
+              else [self.images[i] for i in images])
+    return dataclasses.replace(self, images=pixels, **(faces | {"image": number}))
+
+
+def split_by_image(photographs: Photographs, fraction: float,
+                   rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+  """(train, test) photograph numbers, ascending; a person may be on both sides.
+
+  Args:
+    photographs: M photographs.
+    fraction: of the photographs, rounded, for the test set.
+    rng: draws which.
+
+  Raises:
+    ValueError: the fraction is not between 0 and 1, or a side would be empty.
+  """
+  _check_fraction(photographs, fraction)
+  order = rng.permutation(len(photographs))
+  return _sides(photographs, order[:round(fraction * len(photographs))])
+
+
+def split_by_person(photographs: Photographs, fraction: float,
+                    rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+  """(train, test) photograph numbers, ascending, such that nobody is on both sides.
+
+  Photographs that share people stay together, so every photograph is used. Groups of them go to
+  the test set in random order until it has at least `fraction` of the photographs.
+
+  Raises:
+    ValueError: the fraction is not between 0 and 1, or a side would be empty (also because one
+      person or a chain of people connects all photographs).
+  """
+  _check_fraction(photographs, fraction)
+  group = _connected(photographs.image, photographs.person, len(photographs))
+  groups, size = np.unique(group, return_counts=True)
+  order = rng.permutation(len(groups))
+  count = np.searchsorted(np.cumsum(size[order]), fraction * len(photographs)) + 1
+  return _sides(photographs, np.flatnonzero(np.isin(group, groups[order[:count]])))
+
+
+def _connected(image: np.ndarray, person: np.ndarray, num_images: int) -> np.ndarray:
+  """int64 [M]: equal numbers for photographs that a chain of shared people connects."""
+  group = np.arange(num_images)
+  while True:
+    of_person = np.full(person.max(initial=-1) + 1, num_images)
+    np.minimum.at(of_person, person, group[image])
+    merged = group.copy()
+    np.minimum.at(merged, image, of_person[person])
+    if (merged == group).all():
+      return group
+    group = merged
+
+
+def _sides(photographs: Photographs, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers outside and inside `test`, both of which must have some."""
+  train = np.setdiff1d(np.arange(len(photographs)), test)
+  if not len(train) or not len(test):
+    raise ValueError(f"{photographs.name}: the {'test' if len(train) else 'training'} side of the "
+                     "split would be empty; expected photographs of unconnected people on both")
+  return train, np.sort(test)
+
+
+def _check_fraction(photographs: Photographs, fraction: float) -> None:
+  if not 0 < fraction < 1:
+    raise ValueError(f"{photographs.name}: test fraction is {fraction}; expected between 0 and 1")
+
+
+def _check_array(source, field, array, dtype, sizes):
+  """Refuses an array of another dtype, rank or shape."""
+  expected = f"{np.dtype(dtype)} [{', '.join('L' if s is None else str(s) for s in sizes)}]"
+  if not isinstance(array, np.ndarray):
+    raise ValueError(f"{source}: {field} is {type(array).__name__}; expected a numpy {expected}")
+  fits = array.ndim == len(sizes) and all(
+      s in (None, a) for s, a in zip(sizes, array.shape, strict=True))
+  if not fits or array.dtype != dtype:
+    raise ValueError(f"{source}: {field} is {array.dtype} {list(array.shape)}; expected {expected}")

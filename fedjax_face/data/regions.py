@@ -1,0 +1,253 @@
+"""Labelled candidate regions, cut out of photographs and resized: what HyperFace trains on.
+
+Sources: Ranjan, Patel, Chellappa, HyperFace, TPAMI 2017, section 3.2; Zhang et al., DPLH, 2020.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from fedjax_face.data.boxes import Frame, clip_boxes, iou, to_region
+from fedjax_face.data.photographs import DETECTION, LANDMARKS, Photographs
+from fedjax_face.data.proposals import Proposer, jittered_boxes
+
+
+class Regions(NamedTuple):
+  """N regions of one size and their labels; a photograph's regions are neighbours.
+
+  Attributes:
+    images: uint8 [N, S, S, C].
+    image: int32 [N], the photograph that a region comes from, ascending.
+    person: int32 [N], whose face it is; -1 = no face.
+    box: float32 [N, 4], left, top, width, height in pixels of the photograph.
+    face: int32 [N], 1 = a face, 0 = none.
+    landmarks: float32 [N, L, 2], in the region's frame; 0 where there is no face.
+    visible: bool [N, L]; False outside the region.
+    pose: float32 [N, 3], roll, pitch, yaw in radians.
+    gender: int32 [N], 1 = female.
+    known: bool [N, 5], tasks that apply and have a label; regions without a face: detection only.
+  """
+
+  images: np.ndarray
+  image: np.ndarray
+  person: np.ndarray
+  box: np.ndarray
+  face: np.ndarray
+  landmarks: np.ndarray
+  visible: np.ndarray
+  pose: np.ndarray
+  gender: np.ndarray
+  known: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionOptions:
+  """Which candidates become regions.
+
+  Attributes:
+    size: S, side of the resized regions in pixels.
+    positives_per_face: at most so many regions of a face.
+    negatives_per_image: at most so many regions without a face.
+    jittered_per_face: boxes near each face that join the proposer's candidates; 0 = none, and a
+      face that the proposer misses has no region.
+    frame: coordinates of the landmarks, 'corner' (DPLH) or 'centre' (HyperFace).
+    positive_iou: a candidate that overlaps a face by more than this is that face.
+    negative_iou: a candidate that overlaps every face by less than this is none; between, ignored.
+
+  Raises:
+    ValueError: a number is out of range.
+  """
+
+  size: int
+  positives_per_face: int
+  negatives_per_image: int
+  jittered_per_face: int
+  frame: Frame = "corner"
+  positive_iou: float = .5
+  negative_iou: float = .35
+
+  def __post_init__(self):
+    for field, least in (("size", 1), ("positives_per_face", 0), ("negatives_per_image", 0),
+                         ("jittered_per_face", 0)):
+      if getattr(self, field) < least:
+        raise ValueError(f"{field} is {getattr(self, field)}; expected at least {least}")
+    if not 0 < self.negative_iou <= self.positive_iou <= .95:
+      raise ValueError(f"negative_iou is {self.negative_iou}, positive_iou {self.positive_iou}; "
+                       "expected 0 < negative_iou <= positive_iou <= 0.95")
+
+
+def assign(candidates: np.ndarray, faces: np.ndarray, positive_iou: float,
+           negative_iou: float) -> np.ndarray:
+  """Which face each candidate is.
+
+  Args:
+    candidates: [P, 4].
+    faces: [F, 4], F may be 0.
+    positive_iou: more than this overlap with the best face: that face.
+    negative_iou: less than this overlap with every face: no face.
+
+  Returns:
+    int64 [P]: row of the face, -1 = no face, -2 = between the two, to be ignored.
+  """
+  if not len(faces):
+    return np.full(len(candidates), -1)
+  overlap = iou(candidates, faces)
+  best = overlap.max(-1)
+  return np.where(best > positive_iou, overlap.argmax(-1), np.where(best < negative_iou, -1, -2))
+
+
+def extract_regions(photographs: Photographs, proposer: Proposer, options: RegionOptions,
+                    rng: np.random.Generator) -> Regions:
+  """Cuts labelled regions out of photographs.
+
+  A face's box is cut to the photograph before it is compared, so a face at the border is found by
+  what is inside. Where faces are not annotated (people in the background), a region without an
+  annotated face is not known to be empty: use negatives_per_image=0 there.
+
+  Args:
+    photographs: M photographs of C channels; ones without a face give negatives only.
+    proposer: gives the candidates.
+    options: which of them become regions.
+    rng: a generator for each photograph is spawned from it, so the regions of one depend on its
+      number and not on the others.
+
+  Returns:
+    Regions; landmarks are known where at least one is visible inside the region.
+
+  Raises:
+    ValueError: a face's box is outside its photograph, or no photograph gives a region.
+  """
+  def cut(number: int) -> Regions:
+    return _regions_of(photographs, number, proposer, options, generators[number])
+
+  generators = rng.spawn(len(photographs))
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    parts = [part for part in pool.map(cut, range(len(photographs))) if len(part.image)]
+  if not parts:
+    raise ValueError(f"{photographs.name}: no region from {len(photographs)} photographs; "
+                     "expected more candidates or faces")
+  return Regions(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def crop(image: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
+  """Boxes of one image, each stretched to `size` x `size` pixels (antialiased bilinear).
+
+  The filter sees the pixels just outside a box where the image has them.
+
+  Args:
+    image: uint8 [H, W, C], C 1 or 3.
+    boxes: float [N, 4] inside the image; parts outside are cut off.
+    size: S.
+
+  Returns:
+    uint8 [N, S, S, C].
+
+  Raises:
+    ValueError: a box has no part inside the image.
+  """
+  height, width, channels = image.shape
+  inside = clip_boxes(boxes, width, height).astype(np.float64)
+  empty = np.flatnonzero((inside[:, 2:] <= 0).any(-1))
+  if empty.size:
+    raise ValueError(f"box {np.asarray(boxes)[empty[0]].tolist()} is outside the image of "
+                     f"{width} x {height} pixels")
+  picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+  out = np.empty((len(inside), size, size, channels), np.uint8)
+  for i, (left, top, wide, high) in enumerate(inside):
+    area = (left, top, min(left + wide, width), min(top + high, height))
+    part = picture.resize((size, size), Image.Resampling.BILINEAR, box=area)
+    out[i] = np.asarray(part).reshape(size, size, channels)
+  return out
+
+
+def select(regions: Regions, rows: np.ndarray) -> Regions:
+  """The regions of `rows` (integers or a mask); numbers of photographs and persons stay."""
+  return Regions(*(field[rows] for field in regions))
+
+
+def of_photographs(regions: Regions, images: np.ndarray) -> Regions:
+  """The regions of some photographs, for the sides of a split (`photographs.split_by_person`)."""
+  return select(regions, np.isin(regions.image, images))
+
+
+def mixture(sources: Sequence[Regions]) -> Regions:
+  """All regions of several sources; their photographs and persons never collide.
+
+  Raises:
+    ValueError: no sources, or they differ in size, channels or number of landmarks.
+  """
+  if not sources:
+    raise ValueError("mixture: no sources given; expected at least one")
+  shapes = {(s.images.shape[1:], s.landmarks.shape[1]) for s in sources}
+  if len(shapes) > 1:
+    raise ValueError(f"mixture: regions of (shape, landmarks) {sorted(shapes)}; expected one kind")
+  shifted, image, person = [], 0, 0
+  for source in sources:
+    shifted.append(source._replace(
+        image=source.image + np.int32(image),
+        person=np.where(source.person < 0, -1, source.person + person).astype(np.int32)))
+    image += int(source.image.max(initial=-1)) + 1
+    person += int(source.person.max(initial=-1)) + 1
+  return Regions(*map(np.concatenate, zip(*shifted, strict=True)))
+
+
+def _regions_of(photographs: Photographs, number: int, proposer: Proposer,
+                options: RegionOptions, rng: np.random.Generator) -> Regions:
+  """The regions of one photograph, positives before negatives."""
+  image = photographs.images[number]
+  faces = photographs.faces_of(number)
+  truth = _inside(photographs, number, image)
+  candidates = np.concatenate([
+      jittered_boxes(truth, options.jittered_per_face, image.shape[1], image.shape[0],
+                     options.positive_iou, rng),
+      proposer(image, rng)])
+  owner = assign(candidates, truth, options.positive_iou, options.negative_iou)
+  wanted = [(face, options.positives_per_face) for face in range(len(truth))]
+  rows = np.concatenate([_sample(np.flatnonzero(owner == face), count, rng)
+                         for face, count in [*wanted, (-1, options.negatives_per_image)]])
+  return _labelled(photographs, number, candidates[rows], faces.start + owner[rows],
+                   owner[rows] >= 0, crop(image, candidates[rows], options.size), options.frame)
+
+
+def _inside(photographs: Photographs, number: int, image: np.ndarray) -> np.ndarray:
+  """Boxes of a photograph's faces cut to the photograph, which must leave something."""
+  height, width = image.shape[:2]
+  boxes = photographs.box[photographs.faces_of(number)]
+  truth = clip_boxes(boxes, width, height)
+  outside = np.flatnonzero((truth[:, 2:] <= 0).any(-1))
+  if outside.size:
+    raise ValueError(f"{photographs.name}: the box {boxes[outside[0]].tolist()} is outside "
+                     f"photograph {number} of {width} x {height} pixels")
+  return truth
+
+
+def _sample(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+  """At most `count` of `rows`, in their order."""
+  return rows if len(rows) <= count else np.sort(rng.choice(rows, count, replace=False))
+
+
+def _labelled(photographs: Photographs, number: int, boxes: np.ndarray, face: np.ndarray,
+              positive: np.ndarray, images: np.ndarray, frame: Frame) -> Regions:
+  """Regions with the labels of their faces; `face` counts only where `positive`."""
+  count, points = len(boxes), photographs.num_landmarks
+  on_face = face[positive]
+  landmarks, visible = np.zeros((count, points, 2), np.float32), np.zeros((count, points), bool)
+  pose, known = np.zeros((count, 3), np.float32), np.zeros((count, 5), bool)
+  person, gender = np.full(count, -1, np.int32), np.zeros(count, np.int32)
+  corner = to_region(photographs.landmarks[on_face], boxes[positive], "corner")
+  inside = ((corner >= 0) & (corner <= 1)).all(-1)
+  landmarks[positive] = to_region(photographs.landmarks[on_face], boxes[positive], frame)
+  visible[positive] = photographs.visible[on_face] & inside
+  pose[positive], gender[positive] = photographs.pose[on_face], photographs.gender[on_face]
+  person[positive], known[positive] = photographs.person[on_face], photographs.known[on_face]
+  known[~positive, DETECTION] = True
+  known[:, LANDMARKS] &= visible.any(-1)
+  return Regions(images, np.full(count, number, np.int32), person, boxes.astype(np.float32),
+                 positive.astype(np.int32), landmarks, visible, pose, gender, known)

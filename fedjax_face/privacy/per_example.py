@@ -1,0 +1,357 @@
+"""Sums of clipped per-unit gradients, the deterministic half of DP-SGD.
+
+A unit is what the guarantee protects, an image say; it has several regions, whose losses are summed
+before its one gradient is clipped. The clip knows the sensitivity that it gives the sum. The sum is
+computed by one of three forms that agree up to rounding:
+
+  * `vmapped`: all gradients side by side;
+  * `scanned`: one gradient at a time;
+  * `ghost`: norms first (`fedjax_face.privacy.ghost_norm`), then one backward pass of the loss with
+    each unit weighted by how much it is clipped.
+
+Sources: Abadi et al., CCS 2016, Algorithm 1 (clipping); Lee and Kifer, PoPETs 2021 (the weighted
+loss); De et al., arXiv 2204.13650 (augmentation multiplicity).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.ghost_norm import Loss, ghost_norms
+
+Form = Literal["vmapped", "scanned", "ghost"]
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientClip:
+  """How a unit's gradient is clipped; made by `joint`, `grouped` or `per_task`.
+
+  Attributes:
+    adjacency: what neighbouring data sets differ in.
+    shares: (path prefix of the parameters, their clip norm over the clip norm S) of every group.
+    tasks: 0: the tasks' losses are summed first; else the number of tasks clipped one by one.
+    stacked: the tasks' sums stay apart, with a leading axis of tasks, to be noised apart.
+
+  Guarantees:
+    The sum of clipped gradients moves by at most `sensitivity * S` in L2 norm (a stacked sum: over
+    all its entries) between neighbouring data sets, up to rounding, as long as one unit's data
+    makes up one unit of the batch only, whatever the data are.
+  """
+
+  adjacency: Adjacency
+  shares: tuple[tuple[str, float], ...] = (("", 1.0),)
+  tasks: int = 0
+  stacked: bool = False
+
+  @property
+  def sensitivity(self) -> float:
+    """L2 sensitivity of the sum, in units of the clip norm.
+
+    One clipped gradient is at most as long as the root of the sum of its groups' squared shares.
+    Tasks that are summed may all point the same way; stacked ones are orthogonal. Replacing a unit
+    removes one gradient and adds another.
+    """
+    one = math.sqrt(sum(share**2 for _, share in self.shares))
+    together = math.sqrt(self.tasks) if self.stacked else self.tasks
+    return one * (together or 1.0) * (2.0 if self.adjacency is Adjacency.REPLACE_ONE else 1.0)
+
+  def groups(self, params: Any) -> tuple[int, ...]:
+    """For every leaf of params the index of its group: the longest prefix that fits.
+
+    Raises:
+      ValueError: a leaf without a group, or a group without leaves.
+    """
+    names = [jax.tree_util.keystr(path, simple=True, separator="/")
+             for path, _ in jax.tree.leaves_with_path(params)]
+    prefixes = [prefix for prefix, _ in self.shares]
+    chosen = []
+    for name in names:
+      fitting = [prefix for prefix in prefixes if f"{name}/".startswith(prefix and f"{prefix}/")]
+      if not fitting:
+        raise ValueError(f"parameter {name!r} is in none of the clip groups {prefixes}")
+      chosen.append(prefixes.index(max(fitting, key=len)))
+    for index, prefix in enumerate(prefixes):
+      if index not in chosen:
+        raise ValueError(f"clip group {prefix!r} holds no parameter; parameters are {names}")
+    return tuple(chosen)
+
+
+def joint(adjacency: Adjacency) -> GradientClip:
+  """All parameters together, clipped to S."""
+  return GradientClip(adjacency)
+
+
+def grouped(shares: Mapping[str, float], adjacency: Adjacency) -> GradientClip:
+  """Each group of parameters by itself: group g is clipped to shares[g] * S.
+
+  Args:
+    shares: by path prefix, e.g. {"": 1.0, "log_variances": 0.1}: a parameter belongs to the longest
+      prefix of its path, "" fits all.
+    adjacency: what neighbouring data sets differ in.
+
+  Raises:
+    ValueError: no group, or a share that is not positive.
+  """
+  if not shares or not all(share > 0 for share in shares.values()):
+    raise ValueError(f"shares of the clip norm must be positive, got {dict(shares)}")
+  return GradientClip(adjacency, tuple(shares.items()))
+
+
+def per_task(tasks: int, adjacency: Adjacency, stacked: bool = False) -> GradientClip:
+  """The gradient of every task's loss by itself, clipped to S; summed, or stacked and kept apart.
+
+  Raises:
+    ValueError: fewer than one task.
+  """
+  if tasks < 1:
+    raise ValueError(f"tasks must be at least 1, got {tasks}")
+  return GradientClip(adjacency, tasks=tasks, stacked=stacked)
+
+
+class ClippedSum(NamedTuple):
+  """Sums over the units of a batch. Only `gradient` is bounded; the rest is for private eyes.
+
+  Attributes:
+    gradient: sum of clipped gradients, as params (stacked: a leading axis of tasks).
+    norm: f32 [U], of all that is clipped, before clipping; 0 for a unit that adds nothing: without
+      regions, or with a gradient that is not finite.
+    loss: [T], sum over the other units; T is 1 for a loss [N].
+  """
+
+  gradient: Any
+  norm: jax.Array
+  loss: jax.Array
+
+
+ClippedGradientSum = Callable[[Any, Any, jax.Array, jax.typing.ArrayLike], ClippedSum]
+
+
+def clipped_gradient_sum(
+    loss: Loss,
+    clip: GradientClip,
+    form: Form,
+    views: int = 1,
+    units_at_once: int | None = None,
+) -> ClippedGradientSum:
+  """The sum of clipped per-unit gradients, as a function of parameters and a batch.
+
+  Args:
+    loss: (params, regions, arrays with a leading axis N) -> losses [N] or [N, T] of each region
+      (and task). Row n must depend on region n alone: `ghost` relies on it. See `ghost_norms` for
+      what else it asks of the loss.
+    clip: what is clipped together.
+    form: `vmapped`, `scanned` or `ghost`.
+    views: augmented views of each region among the R of a unit; their mean counts.
+    units_at_once: units of a physical batch, None for all; they are added up batch after batch.
+
+  Returns:
+    (params, batch of arrays [U, R, ...], mask bool [U, R] of what is not padding, clip_norm S) ->
+    ClippedSum. What padding holds does not matter. A unit with a gradient that is not finite counts
+    as one without regions, which costs `ghost` a second run of that batch.
+
+  Raises:
+    ValueError: unknown form, views or units_at_once below 1; on call, shapes that do not fit.
+  """
+  if form not in get_args(Form):
+    raise ValueError(f"form {form!r} is not one of {', '.join(get_args(Form))}")
+  if views < 1:
+    raise ValueError(f"views must be at least 1, got {views}")
+  if units_at_once is not None and units_at_once < 1:
+    raise ValueError(f"units_at_once must be at least 1, got {units_at_once}")
+  whole = _FORMS[form](_table(loss, clip), clip, views)
+
+  def clipped_sum(params, batch, mask, clip_norm) -> ClippedSum:
+    _check_batch(batch, mask, views)
+    if units_at_once is None or units_at_once == mask.shape[0]:
+      return whole(params, batch, mask, clip_norm)
+    if mask.shape[0] % units_at_once:
+      raise ValueError(f"units_at_once={units_at_once} does not divide {mask.shape[0]} units")
+    parts = jax.tree.map(lambda x: x.reshape(-1, units_at_once, *x.shape[1:]), (batch, mask))
+    return _summed(lambda part: whole(params, part[0], part[1], clip_norm), parts)
+
+  return clipped_sum
+
+
+def _table(loss: Loss, clip: GradientClip) -> Loss:
+  """The loss as [N, T], checked."""
+
+  def checked(params, rows):
+    losses = loss(params, rows)
+    regions = jax.tree.leaves(rows)[0].shape[0]
+    if losses.ndim not in (1, 2) or losses.shape[0] != regions:
+      raise ValueError(f"loss of {regions} regions has shape {losses.shape}, expected ({regions},) "
+                       f"or ({regions}, tasks)")
+    losses = losses.reshape(regions, -1)
+    if clip.tasks not in (0, losses.shape[1]):
+      raise ValueError(f"the clip is for {clip.tasks} tasks, the loss has {losses.shape[1]}")
+    return losses
+
+  return checked
+
+
+def _check_batch(batch: Any, mask: jax.Array, views: int) -> None:
+  for leaf in jax.tree.leaves(batch):
+    if leaf.shape[:2] != mask.shape or mask.ndim != 2:
+      raise ValueError(f"batch of {leaf.shape} and mask of {mask.shape} must both begin with "
+                       "[U, R], units and regions")
+  if mask.shape[1] % views:
+    raise ValueError(f"{mask.shape[1]} regions of a unit are not a multiple of views={views}")
+
+
+def _summed(function: Callable[[Any], ClippedSum], parts: Any) -> ClippedSum:
+  """Adds up the sums of all parts, one after the other."""
+  shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+  start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes.gradient, shapes.loss))
+
+  def body(totals, part):
+    one = function(part)
+    return jax.tree.map(jnp.add, totals, (one.gradient, one.loss)), one.norm
+
+  (gradient, loss), norm = jax.lax.scan(body, start, parts)
+  return ClippedSum(gradient, norm.reshape(-1), loss)
+
+
+def _vmapped(loss: Loss, clip: GradientClip, views: int) -> ClippedGradientSum:
+  one_unit = _one_unit(loss, clip, views)
+
+  def clipped_sum(params, batch, mask, clip_norm):
+    units = jax.vmap(one_unit, in_axes=(None, 0, 0, None))(params, batch, mask, clip_norm)
+    gradient, total = jax.tree.map(lambda x: x.sum(0), (units.gradient, units.loss))
+    return ClippedSum(gradient, units.norm, total)
+
+  return clipped_sum
+
+
+def _scanned(loss: Loss, clip: GradientClip, views: int) -> ClippedGradientSum:
+  one_unit = _one_unit(loss, clip, views)
+  return lambda params, batch, mask, clip_norm: _summed(
+      lambda unit: one_unit(params, unit[0], unit[1], clip_norm), (batch, mask))
+
+
+def _one_unit(loss: Loss, clip: GradientClip, views: int) -> ClippedGradientSum:
+  """The clipped gradient of one unit [R, ...], from the gradient itself."""
+
+  def clipped(params, unit, mask, clip_norm):
+    rows = jax.tree.map(lambda x: x[_filled(mask)], unit)
+    losses, vjp = jax.vjp(lambda params: loss(params, rows), params)
+    weight = mask[:, None] / views
+    gradients = jax.vmap(lambda tasks: vjp(weight * tasks)[0])(_selections(clip, losses.shape[1]))
+    leaves, structure = jax.tree.flatten(gradients)
+    groups = clip.groups(params)
+    scales, norm, adds = _scales(_squared_norms(leaves, groups), clip, clip_norm, mask.any())
+    clipped = [jnp.where(adds, jnp.einsum("k,k...->k...", scales[:, group], leaf), 0)
+               for leaf, group in zip(leaves, groups, strict=True)]
+    total = jnp.where(adds, (weight * losses).sum(0), 0)
+    return ClippedSum(jax.tree.unflatten(structure, _over_tasks(clipped, clip)), norm, total)
+
+  return clipped
+
+
+def _squared_norms(leaves: list[jax.Array], groups: Sequence[int]) -> jax.Array:
+  """[K, G] of leaves [K, ...]."""
+  squared = jnp.zeros((leaves[0].shape[0], max(groups) + 1))
+  for leaf, group in zip(leaves, groups, strict=True):
+    squared = squared.at[:, group].add(jnp.square(leaf).reshape(leaf.shape[0], -1).sum(1))
+  return squared
+
+
+def _over_tasks(leaves: list[jax.Array], clip: GradientClip) -> list[jax.Array]:
+  return leaves if clip.stacked else [leaf.sum(0) for leaf in leaves]
+
+
+def _ghost(loss: Loss, clip: GradientClip, views: int) -> ClippedGradientSum:
+
+  def clipped_sum(params, batch, mask, clip_norm):
+    batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    tasks = jax.eval_shape(loss, params, batch).shape[1]
+
+    def again(carry):
+      return ~carry[2]
+
+    def run(carry):
+      result, adds = _ghost_pass(loss, clip, params, batch, mask, carry[0], views, clip_norm)
+      return adds, result, (adds == carry[0]).all()
+
+    kinds = (tasks,) if clip.stacked else ()
+    nothing = ClippedSum(
+        jax.tree.map(lambda x: jnp.zeros((*kinds, *x.shape), x.dtype), params),
+        jnp.zeros(mask.shape[0]), jnp.zeros(tasks))
+    adds, result, _ = jax.lax.while_loop(again, run, (mask.any(1), nothing, jnp.array(False)))
+    return jax.tree.map(lambda x: jnp.where(adds.any(), x, 0), result)
+
+  return clipped_sum
+
+
+def _ghost_pass(loss, clip, params, batch, mask, keep, views, clip_norm):
+  """The sum over the units of `keep` [U], and which of them had a finite gradient.
+
+  Only if these are the same is the sum right: 0 times a gradient that is not finite is not 0, so
+  such a unit must be left out of `keep`, and then another one's regions are run in its place.
+  """
+  groups = clip.groups(params)
+  unit = _filled(keep)
+  source = (unit[:, None] * mask.shape[1] + _filled(mask)[unit]).reshape(-1)
+  rows = jax.tree.map(lambda x: x[source], batch)
+  losses, backward = ghost_norms(loss, params, rows, mask.shape[0], groups)
+  selections = _selections(clip, losses.shape[1])
+  weight = (mask & keep[:, None]) / views
+
+  def spread(by_unit: jax.Array) -> jax.Array:
+    """[U, T], [U, 1] or [T] -> [N, T], times the regions' own weights."""
+    by_region = weight[:, :, None] * by_unit[..., None, :]
+    return jnp.broadcast_to(by_region, (*weight.shape, losses.shape[1])).reshape(losses.shape)
+
+  squared = jnp.stack([backward(spread(tasks))[1] for tasks in selections], axis=1)
+  scales, norm, adds = _scales(squared, clip, clip_norm, keep)
+
+  def clipped_gradients(scales: jax.Array, selections: jax.Array) -> Any:
+    """Sum over units and selected tasks; a backward pass for each group of scales [U, K, G]."""
+    by_group = [jax.tree.leaves(backward(spread(scales[:, :, g] @ selections))[0])
+                for g in range(len(clip.shares))]
+    return jax.tree.unflatten(jax.tree.structure(params),
+                              [by_group[group][i] for i, group in enumerate(groups)])
+
+  if clip.stacked:
+    by_task = [clipped_gradients(scales[:, k:k + 1], selections[k:k + 1])
+               for k in range(selections.shape[0])]
+    gradient = jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_task)
+  else:
+    gradient = clipped_gradients(scales, selections)
+  return ClippedSum(gradient, norm, (spread(adds[:, None]) * losses).sum(0)), adds
+
+
+def _filled(mask: jax.Array) -> jax.Array:
+  """Places along the last axis [..., R], those of padding replaced by the first that is real."""
+  return jnp.where(mask, jnp.arange(mask.shape[-1]), mask.argmax(-1, keepdims=True))
+
+
+def _selections(clip: GradientClip, tasks: int) -> jax.Array:
+  """[K, T]: which tasks' losses make up each of the K gradients that a unit has."""
+  return jnp.eye(tasks) if clip.tasks else jnp.ones((1, tasks))
+
+
+def _scales(
+    squared: jax.Array, clip: GradientClip, clip_norm: jax.typing.ArrayLike, real: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """From squared norms [..., K, G] of units that are `real` [...] or not, what clipping does.
+
+  Returns:
+    Factors [..., K, G], norms before clipping [...], which units add to the sum [...].
+  """
+  adds = real & jnp.isfinite(squared).all((-2, -1))
+  squared = jnp.where(adds[..., None, None], squared, 0)
+  bound = jnp.maximum(clip_norm, 0) * jnp.array([share for _, share in clip.shares])
+  norms = jnp.sqrt(squared)
+  scales = jnp.where(norms > bound, bound / norms, 1)
+  return jnp.where(adds[..., None, None], scales, 0), jnp.sqrt(squared.sum((-2, -1))), adds
+
+
+_FORMS: dict[str, Callable[[Loss, GradientClip, int], ClippedGradientSum]] = {
+    "vmapped": _vmapped, "scanned": _scanned, "ghost": _ghost}

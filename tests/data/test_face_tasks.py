@@ -1,0 +1,112 @@
+import zipfile
+
+import numpy as np
+import pytest
+
+from fedjax_face.data.face_tasks import read_aflw2000, read_lfw_originals, read_utkface
+from fedjax_face.data.photographs import GENDER, POSE
+from fedjax_face.data.proposals import random_proposer
+from fedjax_face.data.regions import RegionOptions, extract_regions, mixture
+from tests.data.conftest import encoded
+
+HEADER = "file,person,gender,left_eye_x,left_eye_y,right_eye_x,right_eye_y,nose_x,nose_y," \
+         "mouth_left_x,mouth_left_y,mouth_right_x,mouth_right_y\n"
+
+
+def write_zip(path, files):
+  with zipfile.ZipFile(path, "w") as archive:
+    for name, content in files.items():
+      archive.writestr(name, content)
+
+
+def write_lfw(root, rows):
+  (root / "images.csv").write_text(HEADER + "".join(f"{row}\n" for row in rows))
+  write_zip(root / "lfw-250x250-originals-600.zip",
+            {f"lfw/{p}/{p}_0001.jpg": encoded(10, 100) for p in ("Ann", "Bo")})
+
+
+def test_lfw_by_hand(tmp_path):
+  write_lfw(tmp_path, ["Bo_0001.jpg,Bo,,40,50,60,50,50,60,42,70,58,71",
+                       "Ann_0001.jpg,Ann,F,30,30,70,30,50,50,35,65,66,65"])
+  faces, report = read_lfw_originals(tmp_path)
+  assert [name[-12:] for name in report.files] == ["Ann_0001.jpg", "/Bo_0001.jpg"]
+  np.testing.assert_array_equal(faces.person, [0, 1])
+  np.testing.assert_allclose(faces.box[1], [24.4, 34.4, 51.2, 51.2], rtol=1e-5)
+  assert np.flatnonzero(faces.visible[1]).tolist() == [7, 10, 14, 17, 19]
+  np.testing.assert_array_equal(faces.landmarks[1, 19], [58, 71])
+  np.testing.assert_array_equal(faces.known, [[True, True, False, False, True],
+                                              [True, True, False, False, False]])
+  assert faces.gender[0] == 1
+
+
+def test_lfw_bad_tables(tmp_path):
+  with pytest.raises(FileNotFoundError, match="images.csv"):
+    read_lfw_originals(tmp_path)
+  write_lfw(tmp_path, ["Ann_0001.jpg,Ann,F,30,30,70,30,50,50,35,65,66,65"])
+  with pytest.warns(UserWarning, match="Bo_0001.jpg: no annotation"):
+    assert len(read_lfw_originals(tmp_path)[0]) == 1
+  with pytest.raises(ValueError, match="no annotation"):
+    read_lfw_originals(tmp_path, on_bad="refuse")
+  write_lfw(tmp_path, [f"{p}_0001.jpg,{p},F,x,30,70,30,50,50,35,65,66,65" for p in ("Ann", "Bo")])
+  with pytest.raises(ValueError, match="left_eye_x or left_eye_y has no number"):
+    read_lfw_originals(tmp_path)
+  (tmp_path / "images.csv").write_text("file,person\n")
+  with pytest.raises(ValueError, match="no column gender"):
+    read_lfw_originals(tmp_path)
+
+
+def test_aflw2000_by_hand(tmp_path):
+  points = np.full((2, 2, 21), 40., np.float32)
+  points[1, :, 12] = (-1, 452)
+  tight = np.array([[20, 30, 60, 50], [20, 30, 40, 70]], np.float32)
+  np.savez(tmp_path / "annotations.npz", name=np.array(["a", "b"]), pt2d_21=points,
+           pitch_yaw_roll_deg=np.array([[10, 20, 30], [10, 120, 30]], np.float32),
+           bbox_from_pt68=tight)
+  write_zip(tmp_path / "AFLW2000_subset.zip",
+            {"AFLW2000/a.jpg": encoded(10, 100), "AFLW2000/b.jpg": encoded(20, 100),
+             "AFLW2000/a.mat": b"not read"})
+  faces, _ = read_aflw2000(tmp_path)
+  np.testing.assert_allclose(np.rad2deg(faces.pose[0]), [30, 10, 20], rtol=1e-5)
+  np.testing.assert_array_equal(faces.known[:, POSE], [True, False])
+  assert not faces.known[:, GENDER].any()
+  np.testing.assert_allclose(faces.box, [[17, 4, 46, 46], [7, 24, 46, 46]], rtol=1e-6)
+  np.testing.assert_array_equal(faces.visible[1], np.arange(21) != 12)
+  assert (faces.landmarks[1, 12] == [30, 47]).all()
+  (tmp_path / "annotations.npz").write_bytes(b"PK\x03\x04 cut off")
+  with pytest.raises(ValueError, match="damaged annotations"):
+    read_aflw2000(tmp_path)
+
+
+def test_utkface_by_hand(tmp_path):
+  write_zip(tmp_path / "utk.zip", {"UTKFace/30_1_2_2017.jpg.chip.jpg": encoded(1, 20),
+                                   "UTKFace/31_0_2_2017.jpg.chip.jpg": encoded(2, 20),
+                                   "UTKFace/32_3.jpg": encoded(3, 20)})
+  with pytest.warns(UserWarning, match="does not tell a gender"):
+    faces, report = read_utkface(tmp_path / "utk.zip")
+  np.testing.assert_array_equal(faces.gender, [1, 0])
+  np.testing.assert_array_equal(faces.box, [[0, 0, 20, 20]] * 2)
+  np.testing.assert_array_equal(faces.known, [[True, False, False, False, True]] * 2)
+  assert len(report.files) == 2 and len(report.skipped) == 1
+
+
+def test_real_sets_mix(real_data):
+  aflw, _ = read_aflw2000(real_data("aflw2000_3d"), limit=6)
+  lfw, _ = read_lfw_originals(real_data("lfw", "images.csv").parent, limit=6)
+  utkface, _ = read_utkface(real_data("utkface", "UTKFace-1000.zip"), limit=6)
+  assert [source.images.shape[1] for source in (aflw, lfw, utkface)] == [450, 250, 200]
+  options = RegionOptions(size=32, positives_per_face=2, negatives_per_image=2,
+                          jittered_per_face=2)
+  regions = mixture([extract_regions(source, random_proposer(40), options,
+                                     np.random.default_rng(0)) for source in (aflw, lfw, utkface)])
+  assert regions.images.shape[1:] == (32, 32, 3) and regions.face.sum() == 36
+  assert len(set(regions.image)) == 18
+  assert (regions.known[regions.face == 1].mean(0) > [.99, .6, .3, .1, .3]).all()
+  np.testing.assert_array_equal(regions.known[regions.face == 0].mean(0), [1, 0, 0, 0, 0])
+
+
+def test_aflw2000_landmarks_are_in_their_boxes(real_data):
+  faces, _ = read_aflw2000(real_data("aflw2000_3d"))
+  assert len(faces) == 78 and faces.known[:, POSE].sum() >= 70
+  relative = (faces.landmarks - faces.box[:, None, :2]) / faces.box[:, None, 2:]
+  inside = ((relative > -.1) & (relative < 1.1)).all(-1)
+  assert inside[faces.visible].mean() > .95
