@@ -92,9 +92,10 @@ def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]],
     gap: two names; then also the share of the way from the first to the second.
 
   Returns:
-    name -> {"epsilon": of the person, "metrics": {metric: {"mean", "low", "high", "difference",
-    "difference_low", "difference_high"}}}, with `gap` also "share", "share_low", "share_high"
-    where the interval of the gap itself does not contain zero; JSON types only.
+    name -> {"epsilon": of the person, "channels": {channel: its epsilon alone}, "metrics":
+    {metric: {"mean", "low", "high", "difference", "difference_low", "difference_high"}}}, with
+    `gap` also "share", "share_low", "share_high" where the interval of the gap itself does not
+    contain zero; JSON types only.
   """
   from fedjax_face.evaluation.confidence import mean_interval, paired_difference
   reference = next(iter(results))
@@ -115,7 +116,8 @@ def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]],
       if gap:
         metrics[metric] |= _share(values(name, metric), *(values(end, metric) for end in gap))
     units = runs[0][1]["units"]
-    table[name] = {"epsilon": units[0]["epsilon"]["best"] if units else None, "metrics": metrics}
+    table[name] = {"epsilon": units[0]["epsilon"]["best"] if units else None,
+                   "channels": _channels(units), "metrics": metrics}
   return table
 
 
@@ -157,7 +159,7 @@ def _print(table: Mapping[str, Any], metrics: Sequence[str], seeds: int, unit: s
     if has_gap:
       shown.add_column("share of gap", justify="right")
   for name, row in table.items():
-    cells = [name, _epsilon(row["epsilon"])]
+    cells = [name, _epsilon(row)]
     for metric in metrics:
       m = row["metrics"][metric]
       cells.append(f"{m['mean']:.3f} [{m['low']:.3f}, {m['high']:.3f}]")
@@ -190,8 +192,17 @@ def _draw(table: Mapping[str, Any], results: Mapping[str, Sequence[tuple[dict, d
     figures.save(silo_figures.overlap(shown), workdir / "overlap.png")
 
 
-def _epsilon(value: Any) -> str:
-  return "none" if value in (None, "infinite") else f"{float(value):.2f}"
+def _channels(units: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Epsilon of each channel of the first unit alone."""
+  return {c["channel"]: c["epsilon"]["best"] for unit in units[:1] for c in unit["channels"]}
+
+
+def _epsilon(row: Mapping[str, Any]) -> str:
+  """The total; where there is none, the channels that have one."""
+  number = lambda value: None if value in (None, "infinite") else f"{float(value):.2f}"
+  alone = [f"{channel} {number(value)}" for channel, value in row["channels"].items()
+           if number(value)]
+  return number(row["epsilon"]) or "; ".join(["none", *alone])
 
 
 def _compare(values: flags.FlagValues, arguments: Sequence[str]) -> None:

@@ -31,7 +31,8 @@ def test_settings_cover_the_method_its_baselines_and_no_privacy():
 
 
 def run(value, epsilon):
-  units = [] if epsilon is None else [{"unit": "person", "epsilon": {"best": epsilon}}]
+  units = [] if epsilon is None else [
+      {"unit": "person", "epsilon": {"best": epsilon}, "channels": []}]
   return {"metrics": {"accuracy": {"value": value}}}, {"units": units}
 
 
@@ -81,9 +82,10 @@ def test_the_gap_of_fedgc_lies_between_two_of_its_settings():
   assert len(forms) == 10
 
 
-def test_a_setting_without_an_epsilon_says_none():
-  assert [compare._epsilon(value) for value in (7.996, None, "infinite")] == [
-      "8.00", "none", "none"]
+def test_a_setting_without_an_epsilon_says_none_and_which_channels_have_one():
+  channels = {"backbone": "infinite", "clusters": 3.998}
+  assert [compare._epsilon({"epsilon": value, "channels": channels if value else {}})
+          for value in (7.996, None, "infinite")] == ["8.00", "none", "none; clusters 4.00"]
 
 
 def refused(capfd, tmp_path, config, *flags):
