@@ -56,7 +56,10 @@ def calibrate_noise(
     raise ValueError(f"target_epsilon must be positive, got {target_epsilon}")
 
   if accountant is None:
-    accountant = "rdp" if accounting.unsupported(make_event(1.0), adjacency, "pld") else "pld"
+    example = make_event(min(1.0, largest_noise))
+    able = [name for name in ("pld", "rdp")
+            if not accounting.unsupported(example, adjacency, name)]
+    accountant = able[0] if able else "pld"
 
   def evaluate(steps: int) -> float:
     noise = steps / _PER_UNIT
