@@ -26,7 +26,6 @@ from fedjax_face.training import loop, streams
 from tests.algorithms import tiny
 from tests.federated import toys
 
-models.BACKBONES["one_layer"] = tiny.OneLayer
 TINY = {"rounds": 4, "model.embedding_dim": 8, "model.backbone": "one_layer",
         "silos.num_silos": 3, "silos.by": "random",
         "cohort.batch_size": 4, "cohort.max_examples": 0, "exchange.clusters": 2,
@@ -35,6 +34,11 @@ TINY = {"rounds": 4, "model.embedding_dim": 8, "model.backbone": "one_layer",
 MECHANISMS = ("client_mean", "anchor_table", "dp_lloyd", "exponential_caps", "dplc_published",
               "kmeans", "all_rows")
 PRIVATE = MECHANISMS[:4]
+
+
+@pytest.fixture(autouse=True)
+def one_layer(monkeypatch):
+  monkeypatch.setitem(models.BACKBONES, "one_layer", tiny.OneLayer)
 
 
 @functools.cache

@@ -11,11 +11,14 @@ PROGRAM = """
 import jax, numpy as np
 from configs import fedgc
 from fedjax_face.algorithms import registry
+from fedjax_face.models import registry as models
 from fedjax_face.training import loop, streams
 from fedjax_face.training.mesh import clients_mesh, gathered
 from tests.algorithms import test_privacyface as privacyface_tests
 from tests.algorithms import tiny
 from tests.algorithms.test_silos import TINY
+
+models.BACKBONES["one_layer"] = tiny.OneLayer
 
 def trained(devices, chunk, page=fedgc, **overrides):
   config = page.base() if page is fedgc else page.get_config()

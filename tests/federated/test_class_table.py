@@ -102,17 +102,23 @@ def test_without_strength_the_corrected_table_is_the_private_one():
   chex.assert_trees_all_equal(after.class_embeddings, table.class_embeddings)
 
 
-def test_other_anchors_can_stand_in_for_the_class_embeddings():
+def test_published_anchors_push_every_silo_by_its_own_rows_alone():
   """A single anchor of silo 1 pushes the rows of silos 0 and 2, and nothing pushes silo 1."""
   where = class_table.places(OWNER, dim=3, devices=1)
   published = lambda exchanged, hparams: Anchors(
       exchanged, jnp.array([1]), jnp.ones(1), jnp.zeros(1))
-  correct = class_table.gradient_steps(
-      gradient_correction("as_written", normalised=False, axis_name="clients"), where,
-      toys.one_device(), 1, published)
+  correct = jax.jit(class_table.steps_at_home(
+      gradient_correction("as_written", normalised=False), where, 1, published))
   table = class_table.ClassTable(some_rows(where), jnp.zeros(3), jnp.array([[1.0, 0.0, 0.0]]))
-  moved = correct(table, HPARAMS)[0].class_embeddings - table.class_embeddings
-  moved, owner = np.asarray(moved), where.owner
+  owner = where.owner
+
+  def push(table):
+    return np.asarray(correct(table, HPARAMS)[0].class_embeddings - table.class_embeddings)
+
+  moved = push(table)
+  of_others = jnp.where((jnp.asarray(owner) == 0)[:, None], 5.0, table.class_embeddings)
+  np.testing.assert_array_equal(push(table._replace(class_embeddings=of_others))[owner == 2],
+                                moved[owner == 2])
   assert (moved[(owner == 0) | (owner == 2)][:, 0] < 0).all()
   assert not moved[(owner == 1) | (owner == -1)].any() and not moved[:, 1:].any()
 

@@ -302,7 +302,7 @@ def test_random_mirror_mirrors_some_regions_whole_and_leaves_the_others():
     (lambda: mirror(jnp.zeros((B, 2, 2, 1)), targets(), (1, 2, 0, 4, 3)),
      "mirror permutation (1, 2, 0, 4, 3): expected each of 0..4 once, and itself"),
     (lambda: mirror(jnp.zeros((B, 2, 2, 1)), targets(), FIVE_POINT_MIRROR, "middle"),
-     "frame 'middle': expected one of corner, centred"),
+     "frame 'middle': expected one of corner, centre"),
 ])
 def test_errors_name_what_is_wrong_on_one_line(call, message):
   with pytest.raises(ValueError) as error:

@@ -126,7 +126,7 @@ def test_shapes_and_ranges(name):
   np.testing.assert_allclose(np.linalg.norm(clusters.centres, axis=-1), present, atol=1e-5)
   assert (np.asarray(clusters.people)[present] >= 1).all()
   assert 0 <= np.min(clusters.concentration) <= np.max(clusters.concentration) <= 1
-  tables = len(transcript.tables) if mechanism.pooled else 1
+  tables = transcript.tables.shape[1] if mechanism.pooled else 1
   assert mechanism.numbers(DIMS) == tables * transcript.tables.shape[-1]
 
 
