@@ -33,6 +33,9 @@ def synthetic() -> ml_collections.ConfigDict:
   """36 silos of 20 synthetic people.
 
   python -m experiments.train --config=configs/composed.py --workdir=runs/composed
+  True accept rate at a false accept rate of 0.1 on 200 unseen people 0.493 [0.465, 0.515] (one
+  seed, interval over people) at a total epsilon of 8 (720 people, add-or-remove-one, delta 1e-5);
+  the public backbone alone 0.531.
   """
   config = privacyface.silos36()
   config.algorithm = "composed"
