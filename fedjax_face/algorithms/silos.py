@@ -36,8 +36,9 @@ CLIENTS_SEE_CORRECTIONS = non_private(
 NOT_COVERED = (
     "A histogram of the cosines between class embeddings of different silos, and how far a "
     "correction moved them, are written to the summary and the metrics without noise.",
-    "Checkpoints of this simulation hold the class embeddings of every silo, and its control "
-    "variate where it has one, also where these never leave a real silo.",
+    "Checkpoints of this simulation hold the class embeddings of every silo, and where it has them "
+    "its control variate and its own view of pooled clusters, also where these never leave a real "
+    "silo.",
 )
 
 

@@ -68,19 +68,19 @@ class FaceDataset:
   attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    _check_array(self.name, "images", self.images, np.uint8, (None, None, None))
+    check_array(self.name, "images", self.images, np.uint8, (None, None, None))
     if self.images.shape[-1] not in (1, 3):
       raise ValueError(f"{self.name}: images have {self.images.shape[-1]} channels; "
                        "expected 1 or 3")
     count = len(self.images)
     for field in ("label", "person"):
       array = getattr(self, field)
-      _check_array(self.name, field, array, np.int32, (), count)
+      check_array(self.name, field, array, np.int32, (), count)
       names = self.names if field == "label" else self.person_names
       _check_range(self.name, field, array, len(names))
     for field, (dtype, shape) in _ATTRIBUTES.items():
       if getattr(self, field) is not None:
-        _check_array(self.name, field, getattr(self, field), dtype, shape, count)
+        check_array(self.name, field, getattr(self, field), dtype, shape, count)
     if (self.landmarks is not None and self.visible is not None
         and self.landmarks.shape[1] != self.visible.shape[1]):
       raise ValueError(f"{self.name}: {self.landmarks.shape[1]} landmarks but visible has "
@@ -230,10 +230,20 @@ def _present_arrays(dataset: FaceDataset) -> dict[str, np.ndarray]:
   return {f: getattr(dataset, f) for f in fields if getattr(dataset, f) is not None}
 
 
-def _check_array(source, field, array, dtype, shape, count=None):
-  """Refuses an array of another dtype, rank, trailing shape or length."""
+def check_array(source: str, field: str, array: Any, dtype: Any, shape: tuple[int | None, ...],
+                count: int | None = None, free: str = "N") -> None:
+  """Raises ValueError for an array of another dtype, rank, trailing shape or length.
+
+  Args:
+    source, field: for the message.
+    array: what was given.
+    dtype: expected.
+    shape: expected after the first axis; None fits any size.
+    count: expected length, None for any.
+    free: letter for a size that may be any.
+  """
   sizes = (count, *shape)
-  expected = f"{np.dtype(dtype)} [{', '.join('N' if s is None else str(s) for s in sizes)}]"
+  expected = f"{np.dtype(dtype)} [{', '.join(free if s is None else str(s) for s in sizes)}]"
   if not isinstance(array, np.ndarray):
     raise ValueError(f"{source}: {field} is {type(array).__name__}; expected a numpy {expected}")
   fits = array.ndim == len(sizes) and all(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedjax_face.data.dataset import check_array
+
 DETECTION, LANDMARKS, VISIBILITY, POSE, GENDER = range(5)
 """Columns of `known`, in the order of `losses.multi_task.TASKS`."""
 
@@ -49,7 +51,7 @@ class Photographs:
 
   def __post_init__(self):
     for field, (dtype, shape) in _FACE_FIELDS.items():
-      _check_array(self.name, field, getattr(self, field), dtype, (len(self.image), *shape))
+      check_array(self.name, field, getattr(self, field), dtype, shape, len(self.image), free="L")
     if self.landmarks.shape[1] != self.visible.shape[1]:
       raise ValueError(f"{self.name}: {self.landmarks.shape[1]} landmarks but visible has "
                        f"{self.visible.shape[1]}; expected the same number")
@@ -166,14 +168,3 @@ def _sides(photographs: Photographs, test: np.ndarray) -> tuple[np.ndarray, np.n
 def _check_fraction(photographs: Photographs, fraction: float) -> None:
   if not 0 < fraction < 1:
     raise ValueError(f"{photographs.name}: test fraction is {fraction}; expected between 0 and 1")
-
-
-def _check_array(source, field, array, dtype, sizes):
-  """Refuses an array of another dtype, rank or shape."""
-  expected = f"{np.dtype(dtype)} [{', '.join('L' if s is None else str(s) for s in sizes)}]"
-  if not isinstance(array, np.ndarray):
-    raise ValueError(f"{source}: {field} is {type(array).__name__}; expected a numpy {expected}")
-  fits = array.ndim == len(sizes) and all(
-      s in (None, a) for s, a in zip(sizes, array.shape, strict=True))
-  if not fits or array.dtype != dtype:
-    raise ValueError(f"{source}: {field} is {array.dtype} {list(array.shape)}; expected {expected}")

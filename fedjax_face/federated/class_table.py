@@ -168,7 +168,7 @@ def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
   def entry(result: ClientResult) -> _Rows:
     totals = result.totals
     return _Rows(_only_class_embeddings(result.params["head"]),
-                      totals.cosine / jnp.maximum(totals.examples, 1.0))
+                 totals.cosine / jnp.maximum(totals.examples, 1.0))
 
   return HeadStrategy(
       init=init,

@@ -24,7 +24,8 @@ class EmbeddingModel(NamedTuple):
   Attributes:
     init_backbone: key -> backbone parameters.
     init_head: key -> head parameters.
-    loss: (params with `backbone` and `head`, Batch, hparams, key) -> (mean loss, Totals).
+    loss: (params with `backbone`, `head` and perhaps `foreign` points, Batch, hparams, key) ->
+      (mean loss, Totals).
     embed: (backbone parameters, uint8 [B, H, W, C]) -> unit-norm f32 [B, D].
   """
 
