@@ -140,7 +140,8 @@ def _unit(results: Mapping[str, Sequence[tuple[dict, dict]]]) -> str:
   """"each person, replace_one, delta 1e-05": what every epsilon of the table is for."""
   said = {f"each {unit['unit']}, {unit['adjacency']}, delta {unit['delta']:g}"
           for runs in results.values() for _, privacy in runs for unit in privacy["units"]
-          if unit["epsilon"]["best"] != "infinite"}
+          if any(part["epsilon"]["best"] not in (None, "infinite")
+                 for part in (unit, *unit["channels"]))}
   return " / ".join(sorted(said)) or "nobody"
 
 

@@ -68,9 +68,7 @@ def noise_for(game: Game, epsilon: float, delta: float) -> float:
   """Noise multiplier with which the mechanism claims `epsilon`; 0 where its noise is its own."""
   if not game.mechanism.adds_noise:
     return 0.0
-  by_pld = not accounting.unsupported(game.mechanism.event(1.0), ADJACENCY, "pld")
-  return calibration.calibrate_noise(
-      game.mechanism.event, epsilon, delta, ADJACENCY, "pld" if by_pld else "rdp")
+  return calibration.calibrate_noise(game.mechanism.event, epsilon, delta, ADJACENCY)
 
 
 def claimed_epsilon(game: Game, noise_multiplier: float, delta: float) -> float:

@@ -88,6 +88,16 @@ def test_a_setting_without_an_epsilon_says_none_and_which_channels_have_one():
           for value in (7.996, None, "infinite")] == ["8.00", "none", "none; clusters 4.00"]
 
 
+def test_the_table_says_whose_epsilon_it_is_also_where_only_a_channel_has_one():
+  unit = lambda total, clusters: {
+      "unit": "person", "adjacency": "add_or_remove_one", "delta": 1e-5,
+      "epsilon": {"best": total},
+      "channels": [{"channel": "clusters", "epsilon": {"best": clusters}}]}
+  said = lambda *units: compare._unit({"one": [({}, {"units": units})]})
+  assert said(unit("infinite", 4.0)) == "each person, add_or_remove_one, delta 1e-05"
+  assert said(unit("infinite", "infinite")) == "nobody"
+
+
 def refused(capfd, tmp_path, config, *flags):
   status = compare.main([f"--config={config}", f"--workdir={tmp_path}/w", *flags])
   said = capfd.readouterr().err.strip().splitlines()
