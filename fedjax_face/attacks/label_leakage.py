@@ -1,0 +1,102 @@
+"""Labels from the gradients at the cut: where the loss is on the other side, they give it away.
+
+With two classes the gradient of an example is (p - y) times a direction that changes slowly: the
+rarer class has the longer gradients, and those of the two classes point in opposite directions.
+With more classes, gradients of one class point the same way.
+
+Source: Li, Sun, Yang, Gao, Zhang, Xie, Smith and Wang, ICLR 2022 ("Label leakage and protection in
+two-party split learning"), sections 3.1 and 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedjax_face.attacks.error_rates import (
+    FALSE_POSITIVE_RATES,
+    LEVEL,
+    Bound,
+    Guess,
+    Separation,
+    guesses,
+    largest_label_accuracy,
+    separation,
+    unbounded,
+)
+
+
+def norm_attack(gradients: np.ndarray, positive: np.ndarray, bound: Bound = unbounded, *,
+                false_positive_rates: Sequence[float] = FALSE_POSITIVE_RATES,
+                level: float = LEVEL) -> Separation:
+  """Takes examples with long gradients for the rarer class.
+
+  Args:
+    gradients: float [B, ...], loss by activation of each example.
+    positive: bool [B], the rarer class.
+    bound: between the two labels.
+    false_positive_rates, level: as in `error_rates.separation`.
+  """
+  scores, positive = np.linalg.norm(_rows(gradients), axis=1), np.asarray(positive, bool)
+  return separation(scores[positive], scores[~positive], bound,
+                    false_positive_rates=false_positive_rates, level=level)
+
+
+def cosine_attack(gradients: np.ndarray, positive: np.ndarray, hint: np.ndarray,
+                  bound: Bound = unbounded, *,
+                  false_positive_rates: Sequence[float] = FALSE_POSITIVE_RATES,
+                  level: float = LEVEL) -> Separation:
+  """Takes examples whose gradients point along a known positive's for positive.
+
+  Args:
+    gradients: float [B, ...].
+    positive: bool [B].
+    hint: float [...], gradient of one example that is known to be positive.
+    bound, false_positive_rates, level: as in `norm_attack`.
+  """
+  scores = _unit(_rows(gradients)) @ _unit(np.asarray(hint, np.float64).reshape(-1))
+  positive = np.asarray(positive, bool)
+  return separation(scores[positive], scores[~positive], bound,
+                    false_positive_rates=false_positive_rates, level=level)
+
+
+def cluster_attack(gradients: np.ndarray, labels: np.ndarray, hints: np.ndarray,
+                   *, iterations: int, epsilon: float = math.inf, level: float = LEVEL) -> Guess:
+  """Clusters gradients by direction, from one known example of each class on.
+
+  Args:
+    gradients: float [B, ...].
+    labels: integer [B], below K; of other examples than the hints.
+    hints: float [K, ...], gradient of one example of each class, whose label is known.
+    iterations: of assignment and mean (k-means by cosine); 0 compares with the hints alone.
+    epsilon: of the label's own channel (randomised response); infinite where it is clear.
+    level: of the interval.
+
+  Returns:
+    Guess; chance is the share of the most frequent label.
+  """
+  rows, centres = _unit(_rows(gradients)), _unit(_rows(hints))
+  labels = np.asarray(labels)
+  classes = len(centres)
+  if labels.min() < 0 or labels.max() >= classes:
+    raise ValueError(f"labels run from {labels.min()} to {labels.max()}; expected 0 to "
+                     f"{classes - 1}, one for each of the {classes} hints")
+  for _ in range(iterations):
+    member = np.argmax(rows @ centres.T, axis=1) == np.arange(classes)[:, None]
+    centres = np.where(member.any(axis=1, keepdims=True), _unit(member @ rows), centres)
+  guessed = np.argmax(rows @ centres.T, axis=1)
+  shares = np.bincount(labels, minlength=classes) / len(labels)
+  return guesses(guessed == labels, float(shares.max()), largest_label_accuracy(shares, epsilon),
+                 level)
+
+
+def _rows(gradients: np.ndarray) -> np.ndarray:
+  return np.asarray(gradients, np.float64).reshape(len(gradients), -1)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+  """Along the last axis; a zero vector stays."""
+  norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
+  return vectors / np.where(norm > 0, norm, 1)
