@@ -18,6 +18,7 @@ from fedjax_face.models.lenet import LeNet
 from fedjax_face.models.mobilenet import MobileNetV2, mobile_small
 from fedjax_face.models.reddi_cnn import ReddiCNN
 from fedjax_face.models.resnet import ResNet
+from fedjax_face.models.vgg_face import VGGFace, vgg_face_small
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
@@ -27,6 +28,8 @@ BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "resnet50": ResNet,
     "iresnet18": iresnet18,
     "iresnet50": iresnet50,
+    "vgg_face": VGGFace,
+    "vgg_face_small": vgg_face_small,
 }
 
 HEADS: Mapping[str, Callable[..., nn.Module]] = {

@@ -1,0 +1,1 @@
+"""Split learning: device part, cut, mechanism and server part of one network as pure functions."""
