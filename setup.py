@@ -40,12 +40,13 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.9",
     ],
     extras_require={
-        "dev": ["chex", "ipykernel", "mypy", "nbclient", "nbformat", "pytest", "pytest-xdist",
-                "ruff", "setuptools", "tensorboard", "wheel"],
+        "dev": ["chex", "grpcio", "ipykernel", "mypy", "nbclient", "nbformat", "pytest",
+                "pytest-xdist", "ruff", "setuptools", "tensorboard", "wheel"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "vision": ["opencv-contrib-python-headless"],
         "sweep": ["optuna"],
+        "edge": ["grpcio>=1.60"],
         "notebooks": ["jupyterlab", "nbclient", "nbformat", "ipykernel"],
     },
 )

@@ -1,8 +1,9 @@
-r"""Plays the attack that a config names, and writes what it recovered as table and figure.
+r"""Plays the attacks that a config names, and writes what they recovered as tables and figures.
 
 python -m experiments.attack --config=configs/leak_back.py --workdir=runs/leak_back
+python -m experiments.attack --config=configs/activation_attacks.py --workdir=runs/attacks
 
-Writes attack.json and attack.png.
+Writes attack.json, attack.png and, where faces are reconstructed, grids of them.
 """
 
 from __future__ import annotations
@@ -83,7 +84,13 @@ def _print(outcomes: Sequence[Outcome], title: str) -> None:
   Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-ATTACKS: Mapping[str, Callable[[Any, pathlib.Path], None]] = {"leak_back": _leak_back}
+def _activations(config: Any, workdir: pathlib.Path) -> None:
+  from experiments.activation_attacks import play
+  play(config, workdir)
+
+
+ATTACKS: Mapping[str, Callable[[Any, pathlib.Path], None]] = {
+    "activations": _activations, "leak_back": _leak_back}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

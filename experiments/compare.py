@@ -73,13 +73,17 @@ def _overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
 
 def _run_all(configs: Mapping[str, Any], workdir: pathlib.Path, seeds: Sequence[int]
              ) -> dict[str, list[tuple[dict, dict]]]:
-  from fedjax_face.training import run
+  from fedjax_face.training import experiment, run
   results: dict[str, list[tuple[dict, dict]]] = {name: [] for name in configs}
+  loaded: tuple[str, Any] = ("", None)  # the settings of a seed mostly share their data
   for seed in seeds:
     for name, config in configs.items():
       config.seed = seed
       print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
-      results[name].append(run.run(config, workdir / name / f"seed{seed}"))
+      key = f"{config.data} {seed}"
+      if loaded[0] != key:
+        loaded = key, experiment.load_sources(config)
+      results[name].append(run.run(config, workdir / name / f"seed{seed}", loaded[1]))
   return results
 
 

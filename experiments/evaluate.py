@@ -78,6 +78,9 @@ def _config_of(workdir: pathlib.Path, values: flags.FlagValues) -> Any:
     raise FileNotFoundError(f"{path}: no such file; --workdir must be the folder of a run")
   config = ml_collections.ConfigDict(json.loads(path.read_text()))
   asked = config.evaluation
+  if not asked.get("protocols"):
+    raise ValueError(f"{workdir}: algorithm {config.algorithm} trains no embeddings; what it "
+                     "reaches is in the run's summary.json")
   asked.protocols = list(values.protocols or asked.protocols)
   asked.fars = [_number(far) for far in values.fars] or list(asked.fars)
   if values.bootstrap is not None:

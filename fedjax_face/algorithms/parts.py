@@ -26,6 +26,7 @@ from fedjax_face.federated.scaffold import scaffold
 from fedjax_face.losses.consensus import Consensus, consensus
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import accounting, calibration, noise
+from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
 from fedjax_face.privacy.ledger import Release, events_used, is_non_private
 
@@ -39,7 +40,7 @@ class Ingredients(NamedTuple):
 
   Attributes:
     config: the run's config (or any mapping of the same structure).
-    train: the private training set.
+    train: the private training set: a FaceDataset, or a RegionSet for a network of several tasks.
     mesh: devices, axis `clients`.
     backbone: parameters to start from, or None for a random start.
     public: a set declared public, or None.
@@ -47,7 +48,7 @@ class Ingredients(NamedTuple):
   """
 
   config: Any
-  train: FaceDataset
+  train: Any
   mesh: Mesh
   backbone: Any = None
   public: FaceDataset | None = None
@@ -216,13 +217,6 @@ def with_noise(
   if not chosen.adds_noise:
     refuse_noise(config, f"privacy.aggregator={config.privacy.aggregator}")
     return hparams | {"noise_multiplier": 0.0}
-  calibration.require_exactly_one(
-      epsilon=config.privacy.epsilon, noise_multiplier=config.hparams.noise_multiplier)
-  if config.privacy.epsilon is None:
-    multiplier = hparams["noise_multiplier"]
-    if not 0 <= multiplier < math.inf:
-      raise ValueError(f"hparams.noise_multiplier={multiplier}: expected a number, at least 0")
-    return hparams
 
   def run_event(noise_multiplier: float) -> dp_accounting.DpEvent:
     release = backbone_release(chosen, who, hparams | {"noise_multiplier": noise_multiplier})
@@ -230,6 +224,14 @@ def with_noise(
         dp_accounting.SelfComposedDpEvent(r.event, events_used(config.rounds, r.covers))
         for r in (release, *beside)])
 
+  if config.privacy.epsilon is not None:
+    _check_room(config, who, beside)
+  return hparams | {"noise_multiplier": noise_multiplier(
+      config, run_event, who.adjacency, progress, min(10_000.0, 0.999 * chosen.largest_noise))}
+
+
+def _check_room(config: Any, who: Participation, beside: Sequence[Release]) -> None:
+  """Refuses a total epsilon that the releases beside the update use up."""
   for release in beside:
     if is_non_private(release.event):
       raise ValueError(f"privacy.epsilon={config.privacy.epsilon} cannot be had: channel "
@@ -242,10 +244,33 @@ def with_noise(
       raise ValueError(f"privacy.epsilon={config.privacy.epsilon} is the total, and channel "
                        f"{beside[0].channel!r} alone takes {alone:.3g} of it: raise it, or lower "
                        "exchange.epsilon")
-  multiplier = calibration.calibrate_noise(
-      run_event, config.privacy.epsilon, config.privacy.delta, who.adjacency, progress=progress,
-      largest_noise=min(10_000.0, 0.999 * chosen.largest_noise))
-  return hparams | {"noise_multiplier": multiplier}
+
+
+def noise_multiplier(
+    config: Any, run_event: Callable[[float], dp_accounting.DpEvent], adjacency: Adjacency,
+    progress: Progress | None, largest: float = 10_000.0) -> float:
+  """`hparams.noise_multiplier`, or the smallest that reaches `privacy.epsilon`.
+
+  Args:
+    config: gives exactly one of the two.
+    run_event: noise multiplier -> event of the whole run.
+    adjacency: under which the target is meant.
+    progress: called with (noise multiplier, epsilon) while the noise is calibrated.
+    largest: where the search gives up.
+
+  Raises:
+    ValueError: both or neither are given, a multiplier out of range, or a target out of reach.
+  """
+  calibration.require_exactly_one(
+      epsilon=config.privacy.epsilon, noise_multiplier=config.hparams.noise_multiplier)
+  if config.privacy.epsilon is None:
+    multiplier = config.hparams.noise_multiplier
+    if not 0 <= multiplier < math.inf:
+      raise ValueError(f"hparams.noise_multiplier={multiplier}: expected a number, at least 0")
+    return multiplier
+  return calibration.calibrate_noise(
+      run_event, config.privacy.epsilon, config.privacy.delta, adjacency, progress=progress,
+      largest_noise=largest)
 
 
 TRUSTED_SUM = (

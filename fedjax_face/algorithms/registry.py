@@ -9,7 +9,9 @@ from jax.sharding import Mesh
 
 from fedjax_face.algorithms.centralized import centralized
 from fedjax_face.algorithms.composed import composed
+from fedjax_face.algorithms.dp_activations import dp_activations
 from fedjax_face.algorithms.dp_fedemb import dp_fedemb
+from fedjax_face.algorithms.dp_hyperface import dp_hyperface, face_detector, hyperface
 from fedjax_face.algorithms.fedavg import fedavg
 from fedjax_face.algorithms.fedaws import fedaws
 from fedjax_face.algorithms.fedgc import fedgc
@@ -17,29 +19,33 @@ from fedjax_face.algorithms.fedpe import fedpe
 from fedjax_face.algorithms.local_only import local_only
 from fedjax_face.algorithms.parts import Ingredients, Progress
 from fedjax_face.algorithms.privacyface import privacyface
-from fedjax_face.data.sources import Sources
 from fedjax_face.federated.algorithm import Algorithm
 
 ALGORITHMS: dict[str, Callable[[Ingredients], Algorithm]] = {
     "centralized": centralized,
     "composed": composed,
+    "dp_activations": dp_activations,
     "dp_fedemb": dp_fedemb,
+    "dp_hyperface": dp_hyperface,
+    "face_detector": face_detector,
     "fedavg": fedavg,
     "fedaws": fedaws,
     "fedgc": fedgc,
     "fedpe": fedpe,
+    "hyperface": hyperface,
     "local_only": local_only,
     "privacyface": privacyface,
 }
 
 
-def build(config: Any, sources: Sources, mesh: Mesh, initial_backbone: Any = None,
+def build(config: Any, sources: Any, mesh: Mesh, initial_backbone: Any = None,
           progress: Progress | None = None) -> Algorithm:
   """The algorithm that `config.algorithm` names, on the training set of `sources`.
 
   Args:
     config: a whole config.
-    sources: the data sets of the run.
+    sources: the data sets of the run: `sources.Sources`, or `region_sources.RegionSources` for a
+      network of several tasks.
     mesh: devices, axis `clients`.
     initial_backbone: parameters to start from (public pre-training), or None.
     progress: called with (noise multiplier, epsilon) while noise is calibrated.

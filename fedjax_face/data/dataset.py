@@ -92,6 +92,11 @@ class FaceDataset:
     return len(self.images)
 
   @property
+  def targets(self) -> tuple[()]:
+    """Nothing: the labels of a cohort travel with its examples."""
+    return ()
+
+  @property
   def num_labels(self) -> int:
     """Size of the label space: the number of names, or one more than the largest label."""
     return len(self.names) or int(self.label.max(initial=-1)) + 1

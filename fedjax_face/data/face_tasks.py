@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import pathlib
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,10 +18,16 @@ from fedjax_face.data.decode import OnBad, ReadReport, check_on_bad, decode_imag
 from fedjax_face.data.folders import listing
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY, Photographs
 
-_POINTS = 21
-_LFW_POINTS = {"left_eye": 7, "right_eye": 10, "nose": 14, "mouth_left": 17, "mouth_right": 19}
+POINTS = 21
+"""Landmarks of a face."""
+
+LFW_POINTS = {"left_eye": 7, "right_eye": 10, "nose": 14, "mouth_left": 17, "mouth_right": 19}
+"""Columns of the five points that detectors find; left is that of the image."""
+
+LARGEST_ANGLE = 99.
+"""Degrees; poses fitted beyond it are taken as wrong."""
+
 _GENDER = {"M": 0, "F": 1}
-_LARGEST_ANGLE = 99.          # degrees
 _BOX_SIDE = 1.15              # of the longer side of the tight box of the 68 points
 _AFLW2000_ARRAYS = ("name", "pitch_yaw_roll_deg", "pt2d_21", "bbox_from_pt68")
 
@@ -55,13 +62,13 @@ def read_aflw2000(root: str | pathlib.Path, *, archive: str = "AFLW2000_subset.z
   points = table["pt2d_21"][rows].transpose(0, 2, 1)
   degrees = table["pitch_yaw_roll_deg"][rows][:, [2, 0, 1]]
   visible = points[..., 0] >= 0
-  box = _square_on_chin(table["bbox_from_pt68"][rows])
+  box = square_on_chin(table["bbox_from_pt68"][rows])
   centre = (box[:, :2] + .5 * box[:, 2:])[:, None]
-  return _one_face_each(
+  return one_face_each(
       "aflw2000", images, box=box, visible=visible, pose=np.deg2rad(degrees),
       landmarks=np.where(visible[..., None], points, centre),
       known={DETECTION: True, LANDMARKS: True, VISIBILITY: True,
-             POSE: (np.abs(degrees) <= _LARGEST_ANGLE).all(-1)}), report
+             POSE: (np.abs(degrees) <= LARGEST_ANGLE).all(-1)}), report
 
 
 def read_lfw_originals(root: str | pathlib.Path, *,
@@ -93,11 +100,11 @@ def read_lfw_originals(root: str | pathlib.Path, *,
   files = sorted(table)
   annotated = [table[files[row]] for row in rows]
   landmarks, visible = _five_points(root / "images.csv", annotated)
-  box = box_from_eyes(landmarks[:, _LFW_POINTS["left_eye"]], landmarks[:, _LFW_POINTS["right_eye"]])
+  box = box_from_eyes(landmarks[:, LFW_POINTS["left_eye"]], landmarks[:, LFW_POINTS["right_eye"]])
   centre = (box[:, :2] + .5 * box[:, 2:])[:, None]
   gender = np.array([_GENDER.get(row["gender"], -1) for row in annotated], np.int32)
   person = np.unique([row["person"] for row in annotated], return_inverse=True)[1]
-  return _one_face_each(
+  return one_face_each(
       "lfw_originals", images, box=box, visible=visible, gender=np.maximum(gender, 0),
       landmarks=np.where(visible[..., None], landmarks, centre), person=person.astype(np.int32),
       known={DETECTION: True, LANDMARKS: True, GENDER: gender >= 0}), report
@@ -129,16 +136,26 @@ def read_utkface(path: str | pathlib.Path, *, limit: int | None = None,
   kept = [files[row] for row in rows]
   report = settle(ReadReport(str(path), tuple(kept), tuple(bad)), on_bad)
   box = np.tile(np.array([0, 0, images.shape[2], images.shape[1]], np.float32), (len(kept), 1))
-  return _one_face_each(
+  return one_face_each(
       "utkface", images, box=box, gender=np.array([gender[name] for name in kept], np.int32),
       known={DETECTION: True, GENDER: True}), report
 
 
-def _one_face_each(name: str, images: np.ndarray, *, box: np.ndarray, known: dict[int, object],
-                   landmarks: np.ndarray | None = None, visible: np.ndarray | None = None,
-                   pose: np.ndarray | None = None, gender: np.ndarray | None = None,
-                   person: np.ndarray | None = None) -> Photographs:
-  """Photographs with one face each; what is not given is zero and unknown."""
+def one_face_each(name: str, images: Sequence[np.ndarray] | np.ndarray, *, box: np.ndarray,
+                  known: dict[int, object], landmarks: np.ndarray | None = None,
+                  visible: np.ndarray | None = None, pose: np.ndarray | None = None,
+                  gender: np.ndarray | None = None,
+                  person: np.ndarray | None = None) -> Photographs:
+  """Photographs with one face each; what is not given is zero.
+
+  Args:
+    name: of the set.
+    images: M photographs, as in `Photographs`.
+    box: [M, 4].
+    known: column of `Photographs.known` -> True, or bool [M]; unknown where not given.
+    landmarks, visible, pose, gender: as in `Photographs`, of any dtype.
+    person: int32 [M]; everybody another one where not given.
+  """
   count = len(images)
   labelled = np.zeros((count, 5), bool)
   for task, rows in known.items():
@@ -150,8 +167,8 @@ def _one_face_each(name: str, images: np.ndarray, *, box: np.ndarray, known: dic
   number = np.arange(count, dtype=np.int32)
   return Photographs(
       name=name, images=images, image=number, person=number.copy() if person is None else person,
-      box=box.astype(np.float32), landmarks=given(landmarks, _POINTS, 2).astype(np.float32),
-      visible=given(visible, _POINTS).astype(bool), pose=given(pose, 3).astype(np.float32),
+      box=box.astype(np.float32), landmarks=given(landmarks, POINTS, 2).astype(np.float32),
+      visible=given(visible, POINTS).astype(bool), pose=given(pose, 3).astype(np.float32),
       gender=given(gender).astype(np.int32), known=labelled)
 
 
@@ -192,7 +209,7 @@ def _read_table(path: pathlib.Path) -> dict[str, dict[str, str]]:
     raise FileNotFoundError(f"{path} does not exist; expected a row per image")
   with path.open(newline="", encoding="utf-8") as stream:
     reader = csv.DictReader(stream)
-    needed = ["file", "person", "gender", *(f"{p}_{axis}" for p in _LFW_POINTS for axis in "xy")]
+    needed = ["file", "person", "gender", *(f"{p}_{axis}" for p in LFW_POINTS for axis in "xy")]
     absent = [column for column in needed if column not in (reader.fieldnames or ())]
     if absent:
       raise ValueError(f"{path}: no column {absent[0]}; expected {', '.join(needed)}")
@@ -201,9 +218,9 @@ def _read_table(path: pathlib.Path) -> dict[str, dict[str, str]]:
 
 def _five_points(path: pathlib.Path, rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
   """(landmarks [N, 21, 2], visible [N, 21]) with the five points of images.csv."""
-  landmarks = np.zeros((len(rows), _POINTS, 2), np.float32)
-  visible = np.zeros((len(rows), _POINTS), bool)
-  for point, column in _LFW_POINTS.items():
+  landmarks = np.zeros((len(rows), POINTS, 2), np.float32)
+  visible = np.zeros((len(rows), POINTS), bool)
+  for point, column in LFW_POINTS.items():
     try:
       landmarks[:, column] = [[float(row[f"{point}_{axis}"]) for axis in "xy"] for row in rows]
     except ValueError as error:
@@ -212,8 +229,12 @@ def _five_points(path: pathlib.Path, rows: list[dict[str, str]]) -> tuple[np.nda
   return landmarks, visible
 
 
-def _square_on_chin(tight: np.ndarray) -> np.ndarray:
-  """Boxes [N, 4] from tight (left, top, right, bottom) of the 68 points."""
+def square_on_chin(tight: np.ndarray) -> np.ndarray:
+  """Square boxes [N, 4] with the lower edge on the chin, from tight ones of the 68 points.
+
+  Args:
+    tight: [N, 4], left, top, right, bottom.
+  """
   side = _BOX_SIDE * (tight[:, 2:] - tight[:, :2]).max(-1)
   middle = .5 * (tight[:, 0] + tight[:, 2])
   return np.stack([middle - .5 * side, tight[:, 3] - side, side, side], -1)

@@ -24,7 +24,8 @@ class Photographs:
   Attributes:
     name: where the photographs come from.
     images: M arrays, uint8 [H, W, C], C 1 or 3; sizes may differ. Any sequence, also one that
-      decodes a photograph when it is asked for.
+      decodes a photograph when it is asked for; of such a one `select(numbers)` gives some, still
+      encoded, and without it they are decoded.
     image: int32 [F], the photograph that a face is on, ascending.
     person: int32 [F], whose face it is, 0 or more.
     box: float32 [F, 4], left, top, width, height in pixels; may reach over the border.
@@ -102,9 +103,15 @@ class Photographs:
     row = np.concatenate([np.empty(0, np.int64), *rows])
     number = np.repeat(np.arange(len(images), dtype=np.int32), [len(r) for r in rows])
     faces = {field: getattr(self, field)[row] for field in _FACE_FIELDS}
-    pixels = (self.images[images] if isinstance(self.images, np.ndarray)
-              else [self.images[i] for i in images])
-    return dataclasses.replace(self, images=pixels, **(faces | {"image": number}))
+    return dataclasses.replace(self, images=self._images_of(images), **(faces | {"image": number}))
+
+  def _images_of(self, images: np.ndarray) -> Sequence[np.ndarray] | np.ndarray:
+    """Images of which none is decoded that need not be."""
+    if isinstance(self.images, np.ndarray):
+      return self.images[images]
+    if hasattr(self.images, "select"):
+      return self.images.select(images)
+    return [self.images[i] for i in images]
 
 
 def split_by_image(photographs: Photographs, fraction: float,

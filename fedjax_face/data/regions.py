@@ -167,6 +167,22 @@ def crop(image: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
   return out
 
 
+def face_boxes(regions: Regions, photographs: Photographs) -> np.ndarray:
+  """float32 [N, 4]: the annotated box of each region's face; a region without one has its own.
+
+  Args:
+    regions: cut out of `photographs` by `extract_regions`.
+    photographs: their photographs, with the same numbers.
+  """
+  boxes = regions.box.copy()
+  positive = regions.face == 1
+  for number in np.unique(regions.image[positive]):
+    rows = np.flatnonzero(positive & (regions.image == number))
+    overlap = iou(regions.box[rows], _inside(photographs, number, photographs.images[number]))
+    boxes[rows] = photographs.box[photographs.faces_of(number)][overlap.argmax(-1)]
+  return boxes
+
+
 def select(regions: Regions, rows: np.ndarray) -> Regions:
   """The regions of `rows` (integers or a mask); numbers of photographs and persons stay."""
   return Regions(*(field[rows] for field in regions))
@@ -175,6 +191,35 @@ def select(regions: Regions, rows: np.ndarray) -> Regions:
 def of_photographs(regions: Regions, images: np.ndarray) -> Regions:
   """The regions of some photographs, for the sides of a split (`photographs.split_by_person`)."""
   return select(regions, np.isin(regions.image, images))
+
+
+def units_of(regions: Regions, unit: str) -> np.ndarray:
+  """int [N], the privacy unit that each region belongs to.
+
+  Args:
+    regions: N regions.
+    unit: `image`: all regions of a photograph; `region`: each by itself; `person`: all regions of
+      all photographs of a person.
+
+  Raises:
+    ValueError: another unit, or `person` where a photograph shows several people or nobody.
+  """
+  if unit == "image":
+    return regions.image
+  if unit == "region":
+    return np.arange(len(regions.image))
+  if unit != "person":
+    raise ValueError(f"unit {unit!r} is not one of image, region, person")
+  shown = np.unique(np.stack([regions.image, regions.person])[:, regions.person >= 0], axis=1)
+  count = np.bincount(shown[0], minlength=int(regions.image.max()) + 1)
+  wrong = np.flatnonzero(count[np.unique(regions.image)] != 1)
+  if wrong.size:
+    number = np.unique(regions.image)[wrong[0]]
+    raise ValueError(f"photograph {number} shows {count[number]} people in its regions; "
+                     "unit=person needs photographs of one person each")
+  person_of = np.zeros(len(count), int)
+  person_of[shown[0]] = shown[1]
+  return person_of[regions.image]
 
 
 def mixture(sources: Sequence[Regions]) -> Regions:

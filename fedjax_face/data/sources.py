@@ -70,9 +70,19 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
   sources = _call("data", PRIVATE, options, rng=rng)
   if not public_options:
     return sources
-  public, notes = _call("data.public", PUBLIC, dict(public_options))
-  notes = (*sources.notes, *notes, *_check_public(public, sources.train, sources.evaluation))
+  public, notes = whole_set("data.public", dict(public_options))
+  notes = (*sources.notes, *notes, *check_public(public, sources.train, sources.evaluation))
   return sources._replace(public=compact(public), notes=notes)
+
+
+def whole_set(section: str, options: dict[str, Any]) -> tuple[FaceDataset, tuple[str, ...]]:
+  """A set that is not split, and notes about it; `options`: `name`, one of `PUBLIC`, and more.
+
+  Raises:
+    ValueError: an unknown name or key.
+    FileNotFoundError: data that is not there.
+  """
+  return _call(section, PUBLIC, options)
 
 
 def _synthetic_faces(rng, *, num_people: int, evaluation_people: int, images_per_person: int,
@@ -278,15 +288,19 @@ def _checked_disjoint(train: FaceDataset, test: FaceDataset, what: str) -> tuple
   return (f"{train.name} and {test.name}: whether they share a {what} cannot be checked",)
 
 
-def _check_public(public, train, evaluation) -> tuple[str, ...]:
-  """Refuses a pre-training set of other image shape, or with a person of the other two sets."""
-  if public.images.shape[1:] != train.images.shape[1:]:
+def check_public(public: FaceDataset, *private: FaceDataset) -> tuple[str, ...]:
+  """Notes about a set that is taken as public beside private ones, training images first.
+
+  Raises:
+    ValueError: it has another image shape, or a person of the private sets.
+  """
+  shape = list(private[0].images.shape[1:])
+  if list(public.images.shape[1:]) != shape:
     raise ValueError(f"data.public images are {list(public.images.shape[1:])} but training images "
-                     f"are {list(train.images.shape[1:])}; expected one shape")
+                     f"are {shape}; expected one shape")
+  unknown = [note for dataset in private for note in _checked_disjoint(public, dataset, "person")]
   return (f"{public.name}: {len(public)} images are taken as public; "
-          "the privacy guarantee does not cover them",
-          *_checked_disjoint(public, train, "person"),
-          *_checked_disjoint(public, evaluation, "person"))
+          "the privacy guarantee does not cover them", *unknown)
 
 
 def _channels(grayscale: bool) -> int:

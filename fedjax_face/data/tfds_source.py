@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,8 +82,8 @@ def read_tfds(name: str, *, split: str = "train", data_dir: str | pathlib.Path |
     raise ValueError(f"{name} in TFDS does not say whose image is whose (emnist has no writers); "
                      "use the LEAF reader (femnist), or person='each_image' to make every image a "
                      "privacy unit of its own")
-  builder = _builder(name, data_dir)
-  source = _source(builder, name, split, data_dir, features)
+  builder = prepared_builder(name, data_dir)
+  source = encoded_records(builder, name, split, data_dir, features)
   count = len(source) if limit is None else min(limit, len(source))
   wanted = [f for f in (features.label, features.person) if f != EACH_IMAGE]
   values: dict[str, list[Any]] = {feature: [None] * count for feature in wanted}
@@ -114,8 +114,13 @@ def _base(name: str) -> str:
   return name.split("/")[0].split(":")[0]
 
 
-def _builder(name, data_dir):
-  """The TFDS builder of a data set that exists and is prepared."""
+def prepared_builder(name: str, data_dir: str | pathlib.Path | None) -> Any:
+  """The TFDS builder of a data set that exists and is prepared.
+
+  Raises:
+    FileNotFoundError: it is not prepared; the message has the command to prepare it.
+    ValueError: no such data set.
+  """
   import tensorflow_datasets as tfds  # slow to import, and only needed here
   if _base(name) == "digiface":
     from fedjax_face.data import digiface_builder  # noqa: F401  registers the name with TFDS
@@ -132,8 +137,21 @@ def _builder(name, data_dir):
   return builder
 
 
-def _source(builder, name, split, data_dir, features):
-  """Random access to the records of a split, images still encoded."""
+def encoded_records(builder: Any, name: str, split: str, data_dir: str | pathlib.Path | None,
+                    features: FeatureNames) -> Sequence[Mapping[str, Any]]:
+  """Random access to the records of a split, images still encoded.
+
+  Args:
+    builder: of `prepared_builder`.
+    name: of the data set, for messages.
+    split: TFDS split, slices included.
+    data_dir: where TFDS keeps its data.
+    features: which must exist; that of the image stays encoded.
+
+  Raises:
+    FileNotFoundError: the data set is prepared without random access.
+    ValueError: no such split or feature.
+  """
   import tensorflow_datasets as tfds
   for feature in (features.image, features.label, features.person):
     if feature != EACH_IMAGE:

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fedjax_face.data.boxes import iou, to_region
+from fedjax_face.data.boxes import to_region
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY, Photographs
 from fedjax_face.data.regions import Regions
 from fedjax_face.evaluation.confidence import Equivalence, bootstrap_mean, tost
-from fedjax_face.evaluation.detection import Detection, Predict, annotated_boxes, match_faces
+from fedjax_face.evaluation.detection import Detection, Predict, match_faces
 from fedjax_face.losses.multi_task import Targets
 from fedjax_face.models.hyperface import TaskOutputs
 
@@ -80,7 +80,7 @@ def region_scores(outputs: TaskOutputs, regions: Regions,
   Args:
     outputs: of a network for the N regions.
     regions: N regions.
-    face_box: [N, 4], the whole face's box (`face_boxes`); counts for faces only.
+    face_box: [N, 4], the whole face's box (`regions.face_boxes`); counts for faces only.
 
   Raises:
     ValueError: outputs are not of N regions.
@@ -89,22 +89,6 @@ def region_scores(outputs: TaskOutputs, regions: Regions,
     raise ValueError(f"outputs of {len(outputs.detection)} regions, {len(regions.face)} regions "
                      "given; expected the same number")
   return _scores(outputs, regions, regions.box[:, 2:], np.asarray(face_box)[:, 2:])
-
-
-def face_boxes(regions: Regions, photographs: Photographs) -> np.ndarray:
-  """float32 [N, 4]: the annotated box of each region's face; a region without one has its own.
-
-  Args:
-    regions: cut out of `photographs` (`regions.extract_regions`).
-    photographs: their photographs, with the same numbers.
-  """
-  boxes = regions.box.copy()
-  positive = regions.face == 1
-  for number in np.unique(regions.image[positive]):
-    rows = np.flatnonzero(positive & (regions.image == number))
-    overlap = iou(regions.box[rows], annotated_boxes(photographs, number))
-    boxes[rows] = photographs.box[photographs.faces_of(number)][overlap.argmax(-1)]
-  return boxes
 
 
 def found_face_scores(detections: Sequence[Sequence[Detection]], photographs: Photographs,

@@ -19,13 +19,15 @@ Metrics = dict[str, jax.Array]
 
 
 class Data(NamedTuple):
-  """The images that a cohort's indices point into.
+  """The rows that a cohort's indices point into: all on the device, or those of this dispatch.
 
   Attributes:
-    images: uint8 [N, H, W, C]; the whole set on the device, or only the rows of this dispatch.
+    images: uint8 [N, H, W, C].
+    targets: a pytree of arrays [N, ...], where there is more to learn than the cohort's labels.
   """
 
   images: jax.Array
+  targets: Any = ()
 
 
 class StepKeys(NamedTuple):
@@ -88,15 +90,19 @@ class Algorithm:
     hparams: scalars of the step; a change of value never recompiles.
     releases: what ONE step reveals, for the ledger.
     not_covered: sentences for the privacy statement.
-    embed: (State, uint8 [B, H, W, C]) -> unit-norm f32 [B, D].
     communication: State (or its shapes) -> bytes per client and step.
     sampling: how the privacy units of a step are chosen, in words.
-    population: number of privacy units that can take part.
+    population: number of privacy units that can take part; of several units, unit -> number.
+    embed: (State, uint8 [B, H, W, C]) -> unit-norm f32 [B, D], of a method that trains embeddings.
+    predict: (State, uint8 [B, H, W, C]) -> what its network says, of any other method.
+    start: State -> what another run can start from; default the backbone.
     forget: State -> State without what only later noise needs; for what a finished run leaves.
     notes: sentences for the record.
     class_embeddings: State -> class embeddings that outlive a round, or None where there are none.
     sharding: State (or its shapes) -> a `PartitionSpec` for each array of it.
     needs_all_images: a step reads the whole set, so `Data` must hold all of it.
+    prepare: (Data, HParams, StepKeys) -> Data that the steps get instead, computed once before the
+      first round, and again alike where a run goes on; None where they get the data themselves.
   """
 
   name: str
@@ -106,15 +112,18 @@ class Algorithm:
   hparams: dict[str, float]
   releases: tuple[Release, ...]
   not_covered: tuple[str, ...]
-  embed: Callable[[State, jax.Array], jax.Array]
   communication: Callable[[State], Communication]
   sampling: str
-  population: int
+  population: int | Mapping[str, int]
+  embed: Callable[[State, jax.Array], jax.Array] | None = None
+  predict: Callable[[State, jax.Array], Any] | None = None
+  start: Callable[[State], Any] = lambda state: state.params["backbone"]
   forget: Callable[[State], State] = lambda state: state
   notes: tuple[str, ...] = ()
   class_embeddings: ClassEmbeddings | None = None
   sharding: Callable[[State], Any] = _replicated
   needs_all_images: bool = False
+  prepare: Callable[[Data, HParams, StepKeys], Data] | None = None
 
 
 def tree_bytes(tree: Any) -> int:

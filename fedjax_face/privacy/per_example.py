@@ -161,22 +161,48 @@ def clipped_gradient_sum(
   """
   if form not in get_args(Form):
     raise ValueError(f"form {form!r} is not one of {', '.join(get_args(Form))}")
-  if views < 1:
-    raise ValueError(f"views must be at least 1, got {views}")
-  if units_at_once is not None and units_at_once < 1:
-    raise ValueError(f"units_at_once must be at least 1, got {units_at_once}")
+  _check_sizes(views, units_at_once)
   whole = _FORMS[form](_table(loss, clip), clip, views)
 
   def clipped_sum(params, batch, mask, clip_norm) -> ClippedSum:
     _check_batch(batch, mask, views)
     if units_at_once is None or units_at_once == mask.shape[0]:
       return whole(params, batch, mask, clip_norm)
-    if mask.shape[0] % units_at_once:
-      raise ValueError(f"units_at_once={units_at_once} does not divide {mask.shape[0]} units")
-    parts = jax.tree.map(lambda x: x.reshape(-1, units_at_once, *x.shape[1:]), (batch, mask))
-    return _summed(lambda part: whole(params, part[0], part[1], clip_norm), parts)
+    parts = _parts(batch, mask, units_at_once)
+    return summed_over_parts(
+        lambda part: whole(params, part[0], part[1], clip_norm), parts, parts[1].any((1, 2)))
 
   return clipped_sum
+
+
+def unclipped_gradient_sum(loss: Loss, views: int = 1,
+                           units_at_once: int | None = None) -> ClippedGradientSum:
+  """The sum of gradients as they are, without any bound: what non-private training adds up.
+
+  Arguments, result and errors are those of `clipped_gradient_sum`, but there are no norms of units
+  (0), and losses and gradients must be finite, also of padding.
+  """
+  _check_sizes(views, units_at_once)
+
+  def whole(params, batch, mask) -> ClippedSum:
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    weight = mask.reshape(-1, 1) / views
+
+    def total(params):
+      losses = loss(params, rows)
+      losses = jnp.where(weight > 0, weight * losses.reshape(len(weight), -1), 0).sum(0)
+      return losses.sum(), losses
+
+    gradient, losses = jax.grad(total, has_aux=True)(params)
+    return ClippedSum(gradient, jnp.zeros(mask.shape[0]), losses)
+
+  def gradient_sum(params, batch, mask, clip_norm) -> ClippedSum:
+    del clip_norm
+    _check_batch(batch, mask, views)
+    parts = _parts(batch, mask, units_at_once or mask.shape[0])
+    return summed_over_parts(lambda part: whole(params, *part), parts, parts[1].any((1, 2)))
+
+  return gradient_sum
 
 
 def _table(loss: Loss, clip: GradientClip) -> Loss:
@@ -196,6 +222,20 @@ def _table(loss: Loss, clip: GradientClip) -> Loss:
   return checked
 
 
+def _check_sizes(views: int, units_at_once: int | None) -> None:
+  if views < 1:
+    raise ValueError(f"views must be at least 1, got {views}")
+  if units_at_once is not None and units_at_once < 1:
+    raise ValueError(f"units_at_once must be at least 1, got {units_at_once}")
+
+
+def _parts(batch: Any, mask: jax.Array, units_at_once: int) -> tuple[Any, jax.Array]:
+  """Batch and mask as [P, units_at_once, R, ...]."""
+  if mask.shape[0] % units_at_once:
+    raise ValueError(f"units_at_once={units_at_once} does not divide {mask.shape[0]} units")
+  return jax.tree.map(lambda x: x.reshape(-1, units_at_once, *x.shape[1:]), (batch, mask))
+
+
 def _check_batch(batch: Any, mask: jax.Array, views: int) -> None:
   for leaf in jax.tree.leaves(batch):
     if leaf.shape[:2] != mask.shape or mask.ndim != 2:
@@ -205,16 +245,19 @@ def _check_batch(batch: Any, mask: jax.Array, views: int) -> None:
     raise ValueError(f"{mask.shape[1]} regions of a unit are not a multiple of views={views}")
 
 
-def _summed(function: Callable[[Any], ClippedSum], parts: Any) -> ClippedSum:
-  """Adds up the sums of all parts, one after the other."""
+def summed_over_parts(function: Callable[[Any], ClippedSum], parts: Any,
+                      occupied: jax.Array) -> ClippedSum:
+  """Adds up the sums of all parts, one after the other; those not `occupied` [P] are not run."""
   shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
-  start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes.gradient, shapes.loss))
+  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-  def body(totals, part):
-    one = function(part)
+  def body(totals, item):
+    part, runs = item
+    one = jax.lax.cond(runs, function, lambda _: nothing, part)
     return jax.tree.map(jnp.add, totals, (one.gradient, one.loss)), one.norm
 
-  (gradient, loss), norm = jax.lax.scan(body, start, parts)
+  start = nothing.gradient, nothing.loss
+  (gradient, loss), norm = jax.lax.scan(body, start, (parts, occupied))
   return ClippedSum(gradient, norm.reshape(-1), loss)
 
 
@@ -231,8 +274,8 @@ def _vmapped(loss: Loss, clip: GradientClip, views: int) -> ClippedGradientSum:
 
 def _scanned(loss: Loss, clip: GradientClip, views: int) -> ClippedGradientSum:
   one_unit = _one_unit(loss, clip, views)
-  return lambda params, batch, mask, clip_norm: _summed(
-      lambda unit: one_unit(params, unit[0], unit[1], clip_norm), (batch, mask))
+  return lambda params, batch, mask, clip_norm: summed_over_parts(
+      lambda unit: one_unit(params, unit[0], unit[1], clip_norm), (batch, mask), mask.any(1))
 
 
 def _one_unit(loss: Loss, clip: GradientClip, views: int) -> ClippedGradientSum:

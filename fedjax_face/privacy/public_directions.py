@@ -65,8 +65,12 @@ def principal_directions(points: np.ndarray, dims: int) -> np.ndarray:
   if not 1 <= dims <= min(array.shape):
     raise ValueError(f"dims must be in 1..{min(array.shape)}, the smaller of the numbers of points "
                      f"and dimensions, got {dims}")
-  _, directions = np.linalg.eigh(array.T @ array)
-  basis = directions[:, ::-1][:, :dims]
+  if len(array) < array.shape[1]:
+    _, weights = np.linalg.eigh(array @ array.T)
+    basis = np.linalg.qr(array.T @ weights[:, ::-1][:, :dims])[0]
+  else:
+    _, directions = np.linalg.eigh(array.T @ array)
+    basis = directions[:, ::-1][:, :dims]
   largest = np.take_along_axis(basis, np.abs(basis).argmax(0, keepdims=True), 0)
   return (basis * np.sign(largest)).astype(np.float32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -31,12 +32,12 @@ class Batch(NamedTuple):
   Attributes:
     span: the rounds.
     cohorts: Cohort of arrays [R, K, ...]; rounds past the span are padding that no step reads.
-    images: None where the whole set is resident, else uint8 [R, K*S*B, H, W, C].
+    rows: None where the whole set is resident, else Data of arrays [R, K*S*B, ...].
   """
 
   span: Span
   cohorts: Cohort
-  images: jax.Array | None
+  rows: Data | None
 
 
 def spans(start: int, rounds: int, size: int, every: Sequence[int] = ()) -> list[Span]:
@@ -69,33 +70,34 @@ def host_batch(cohort: Callable[[np.random.Generator, int], Cohort], root: tuple
   return jax.tree.map(stack, *drawn)
 
 
-def gather(images: np.ndarray, cohorts: Cohort) -> tuple[Cohort, np.ndarray]:
+def gather(data: Data, cohorts: Cohort) -> tuple[Cohort, Data]:
   """Rows that the cohorts point into, and cohorts that point into those rows.
 
   Args:
-    images: uint8 [N, H, W, C], in memory or memory-mapped.
+    data: arrays [N, ...], in memory or memory-mapped.
     cohorts: Cohort with examples [R, K, S, B].
 
   Returns:
-    Cohorts with examples re-numbered 0 .. K*S*B-1 in each round, and uint8 [R, K*S*B, H, W, C].
+    Cohorts with examples re-numbered 0 .. K*S*B-1 in each round, and arrays [R, K*S*B, ...].
   """
   shape = cohorts.examples.shape
-  rows = images[cohorts.examples.reshape(-1)].reshape(shape[0], -1, *images.shape[1:])
-  numbers = np.arange(rows.shape[1], dtype=np.int32).reshape(shape[1:])
+  rows = jax.tree.map(
+      lambda leaf: leaf[cohorts.examples.reshape(-1)].reshape(shape[0], -1, *leaf.shape[1:]), data)
+  numbers = np.arange(math.prod(shape[1:]), dtype=np.int32).reshape(shape[1:])
   return cohorts._replace(examples=np.broadcast_to(numbers, shape)), rows
 
 
-def device_batch(cohorts: Cohort, span: Span, images: np.ndarray | None, mesh: Mesh) -> Batch:
+def device_batch(cohorts: Cohort, span: Span, data: Data | None, mesh: Mesh) -> Batch:
   """Places one dispatch: cohorts split over the mesh, rows (if not resident) replicated."""
-  if images is None:
+  if data is None:
     return Batch(span, shard_clients(cohorts, mesh), None)
-  cohorts, rows = gather(images, cohorts)
+  cohorts, rows = gather(data, cohorts)
   return Batch(span, shard_clients(cohorts, mesh), replicate(rows, mesh))
 
 
-def resident_data(images: np.ndarray, mesh: Mesh) -> Data:
-  """The whole image array on every device."""
-  return Data(replicate(np.ascontiguousarray(images), mesh))
+def resident_data(data: Data, mesh: Mesh) -> Data:
+  """The whole set on every device."""
+  return replicate(jax.tree.map(np.ascontiguousarray, data), mesh)
 
 
 def prefetch(produce: Callable[[T], Batch], items: Iterable[T]) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ from fedjax_face.training.records import write_json
 
 REQUIRED = ("algorithm", "rounds", "seed", "data", "model", "privacy", "hparams", "evaluation",
             "training")
-OPTIONAL = ("cohort", "local", "silos", "correction", "exchange", "pretrain")
+OPTIONAL = ("cohort", "local", "silos", "correction", "exchange", "pretrain", "split")
 
 
 def validate(config: Mapping[str, Any]) -> None:

@@ -12,14 +12,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.data.sources import Sources, load
 from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.training import checkpoint, loop
 from fedjax_face.training.config import as_dict, digest, validate
-from fedjax_face.training.evaluator import Evaluator
+from fedjax_face.training.families import family_of
 from fedjax_face.training.mesh import clients_mesh
 from fedjax_face.training.streams import noise_key
 
@@ -34,26 +32,26 @@ class Experiment(NamedTuple):
   Attributes:
     config: resolved.
     mesh: devices.
-    sources: data sets.
+    sources: data sets, `Sources` or `RegionSources`.
     algorithm: what is trained.
     ledger: before the first round: what pre-training cost, what is not covered.
-    evaluator: on the evaluation set.
+    evaluator: on the evaluation set: `values(state)`, `outcome(state)`.
     resident: whether the training images live on the device.
     backbone: pre-trained parameters that the algorithm starts from, or None.
   """
 
   config: Any
   mesh: Mesh
-  sources: Sources
+  sources: Any
   algorithm: Algorithm
   ledger: Ledger
-  evaluator: Evaluator
+  evaluator: Any
   resident: bool
   backbone: Any = None
 
 
 def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = print,
-          mesh: Mesh | None = None) -> Experiment:
+          mesh: Mesh | None = None, sources: Any = None) -> Experiment:
   """Loads data, pre-trains if asked, and builds the algorithm.
 
   Args:
@@ -61,6 +59,7 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
     workdir: where the pre-trained backbone is kept; None keeps it nowhere.
     say: told in one line what takes time.
     mesh: default all devices.
+    sources: what `load_sources(config)` returned, where several runs share it.
 
   Raises:
     ValueError: a config that some part refuses.
@@ -69,7 +68,7 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   from fedjax_face.algorithms import registry
   validate(config)
   mesh = clients_mesh() if mesh is None else mesh
-  sources = load_sources(config)
+  sources = load_sources(config) if sources is None else sources
   for note in sources.notes:
     say(note)
   ledger = Ledger()
@@ -83,15 +82,16 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
     _enter_pretraining(ledger, config, _pretraining_set(sources).name, algorithm)
   for sentence in (*algorithm.not_covered, *sources.not_covered):
     ledger.declare_not_covered(sentence)
-  evaluator = Evaluator(algorithm, config.evaluation, sources.evaluation, sources.pairs,
-                        config.seed)
+  evaluator = family_of(config.algorithm).evaluator(
+      algorithm, config, sources, backbone)
   return Experiment(config, mesh, sources, algorithm, ledger, evaluator,
                     _is_resident(config.training.get("resident", "auto"), sources.train.images),
                     backbone)
 
 
-def load_sources(config: Any, data: Mapping[str, Any] | None = None) -> Sources:
+def load_sources(config: Any, data: Mapping[str, Any] | None = None) -> Any:
   """The data sets of a run, or those of another `data` section split by the same seed."""
+  load = family_of(config.algorithm).load
   return load(as_dict(config.data) if data is None else data, config.seed)
 
 
@@ -107,9 +107,9 @@ def _calibration_line(say: Say) -> Callable[[float, float], None]:
   return line
 
 
-def _pretrain(config: Any, sources: Sources, mesh: Mesh, workdir: str | os.PathLike | None,
+def _pretrain(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike | None,
               say: Say) -> Any:
-  """Backbone parameters from centralised training on the public set; kept in the workdir."""
+  """Parameters from non-private training on the public set; kept in the workdir."""
   from fedjax_face.algorithms import registry
   public = _pretraining_set(sources)
   own = _pretraining_config(config)
@@ -118,32 +118,32 @@ def _pretrain(config: Any, sources: Sources, mesh: Mesh, workdir: str | os.PathL
   template = jax.eval_shape(algorithm.init, jax.random.key(0))
   kept = None if folder is None else checkpoint.restore(folder, template, say)
   if kept is not None and kept.config == digest(own) and kept.round == own.rounds:
-    return kept.state.params["backbone"]
+    return algorithm.start(kept.state)
   say(f"pre-training on {public.name}: {own.rounds} rounds")
   unused_noise = noise_key((0, 0))
   for progress in loop.train(
-      algorithm, public.images, rounds=own.rounds, seed=own.seed, noise_root=unused_noise,
-      rounds_per_dispatch=own.training.rounds_per_dispatch, mesh=mesh,
+      algorithm, public.images, targets=public.targets, rounds=own.rounds, seed=own.seed,
+      noise_root=unused_noise, rounds_per_dispatch=own.training.rounds_per_dispatch, mesh=mesh,
       resident=_is_resident(own.training.get("resident", "auto"), public.images)):
     state = progress.state
   state = jax.tree.map(np.asarray, state)
   if folder is not None:
     checkpoint.save(folder, checkpoint.Checkpoint(
       own.rounds, state, Ledger().to_json(), None, digest(own), "pretraining"), keep=1)
-  return state.params["backbone"]
+  return algorithm.start(state)
 
 
-def _pretraining_set(sources: Sources) -> FaceDataset:
+def _pretraining_set(sources: Any) -> Any:
   if sources.public is None:
     raise ValueError("config.pretrain needs data.public, the set to pre-train on")
   return sources.public
 
 
 def _pretraining_config(config: Any) -> Any:
-  """The config with `algorithm=centralized` and the values of its `pretrain` section.
+  """The config with the algorithm and the values of its `pretrain` section.
 
-  `pretrain.rounds` is required; `pretrain.hparams`, `.cohort`, `.local` and `.model` replace single
-  values of those sections.
+  `pretrain.algorithm` is `centralized` where it is not given. `pretrain.rounds` is required;
+  `pretrain.hparams`, `.cohort`, `.local` and `.model` replace single values of those sections.
   """
   own = copy.deepcopy(config)
   if hasattr(own, "unlock"):
@@ -151,7 +151,9 @@ def _pretraining_config(config: Any) -> Any:
   rounds = config.pretrain.get("rounds")
   if not isinstance(rounds, int) or rounds < 1:
     raise ValueError(f"config.pretrain.rounds={rounds!r}: expected a whole number, at least 1")
-  own.algorithm, own.rounds = "centralized", rounds
+  if "split" in own:
+    del own["split"]  # no part of the network is cut off yet
+  own.algorithm, own.rounds = config.pretrain.get("algorithm", "centralized"), rounds
   for section in ("hparams", "cohort", "local", "model"):
     for name, value in (config.pretrain.get(section) or {}).items():
       own[section][name] = value

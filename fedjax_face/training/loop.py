@@ -16,7 +16,7 @@ from fedjax_face.federated.algorithm import Algorithm, Data, State
 from fedjax_face.training import batches
 from fedjax_face.training.batches import Batch, Span
 from fedjax_face.training.mesh import clients_mesh, replicate
-from fedjax_face.training.streams import RootKeys, client_key, init_key
+from fedjax_face.training.streams import BEFORE_ROUNDS, RootKeys, client_key, init_key
 
 Dispatch = Callable[..., tuple[State, dict[str, jax.Array], jax.Array]]
 
@@ -51,6 +51,7 @@ def train(
     algorithm: Algorithm,
     images: np.ndarray,
     *,
+    targets: Any = (),
     rounds: int,
     seed: int,
     noise_root: jax.Array,
@@ -68,6 +69,7 @@ def train(
   Args:
     algorithm: what to train.
     images: uint8 [N, H, W, C], the rows that cohorts point into.
+    targets: arrays [N, ...] beside them (`Data.targets`).
     rounds: total number of rounds, counted from 0.
     seed: of initialisation and data order.
     noise_root: root key of the privacy noise (`streams.noise_key`).
@@ -87,27 +89,30 @@ def train(
     ValueError: another noise multiplier than that of `algorithm.releases`, or an algorithm that
       needs all images where they are not resident.
   """
-  for name in ("noise_multiplier", "cluster_noise_multiplier"):
+  for name in ("noise_multiplier", "cluster_noise_multiplier", "gradient_noise_multiplier"):
     if hparams and hparams.get(name) != algorithm.hparams.get(name):
       raise ValueError(
           f"{name}={hparams.get(name)}, but the releases of this algorithm are those of "
           f"{algorithm.hparams.get(name)}: build it with the other one")
   if algorithm.needs_all_images and not resident:
-    raise ValueError(f"algorithm={algorithm.name} embeds the whole training set within a step "
-                     "(exchange.every above 0): set training.resident=true")
+    raise ValueError(f"algorithm={algorithm.name} needs the whole training set on the device: set "
+                     "training.resident=true")
   mesh = clients_mesh() if mesh is None else mesh
   if state is None:
     state = initial_state(algorithm, seed, mesh)
   scalars = replicate({name: jnp.float32(value) for name, value in
                        (algorithm.hparams if hparams is None else hparams).items()}, mesh)
   roots = replicate(RootKeys(client_key(seed), noise_root), mesh)
-  data = batches.resident_data(images, mesh) if resident else None
+  rows = Data(images, targets)
+  data = batches.resident_data(rows, mesh) if resident else None
+  if algorithm.prepare is not None:
+    data = jax.jit(algorithm.prepare)(data, scalars, roots.at(BEFORE_ROUNDS))
   dispatch = compile_rounds(algorithm, mesh)
   root = (seed,) if cohort_root is None else cohort_root
 
   def prepare(span: Span) -> Batch:
     cohorts = batches.host_batch(algorithm.cohort, root, span, rounds_per_dispatch)
-    return batches.device_batch(cohorts, span, None if resident else images, mesh)
+    return batches.device_batch(cohorts, span, None if resident else rows, mesh)
 
   spans = batches.spans(start, rounds, rounds_per_dispatch, stop_every)
   for batch in batches.prefetch(prepare, spans):
@@ -115,7 +120,7 @@ def train(
     span = batch.span
     numbers = replicate(np.asarray(span, np.int32), mesh)
     state, metrics, finite = dispatch(
-      state, data, batch.cohorts, batch.images, numbers, scalars, roots)
+      state, data, batch.cohorts, batch.rows, numbers, scalars, roots)
     count = span.stop - span.start
     per_round = {name: np.asarray(value)[:count] for name, value in metrics.items()}
     if not bool(finite):
@@ -137,7 +142,7 @@ def _placement(algorithm: Algorithm, mesh: Mesh) -> State:
 
 
 def compile_rounds(algorithm: Algorithm, mesh: Mesh) -> Dispatch:
-  """(state, data, cohorts, images, span [2], hparams, roots) -> (state, metrics, all finite).
+  """(state, data, cohorts, rows, span [2], hparams, roots) -> (state, metrics, all finite).
 
   The number of rounds that run is a traced value, so a short last dispatch, another learning rate
   and a resumed run all use one compiled program. The state's memory is reused. Metrics are [R],
@@ -145,9 +150,9 @@ def compile_rounds(algorithm: Algorithm, mesh: Mesh) -> Dispatch:
   """
 
   @jax.jit  # traced once for the shapes of its metrics and for the loop
-  def one_round(index, state, data, cohorts, images, span, hparams, roots):
+  def one_round(index, state, data, cohorts, gathered, span, hparams, roots):
     cohort = jax.tree.map(lambda leaf: leaf[index], cohorts)
-    rows = data if images is None else Data(images[index])
+    rows = data if gathered is None else jax.tree.map(lambda leaf: leaf[index], gathered)
     state, metrics = algorithm.step(state, rows, cohort, hparams, roots.at(span[0] + index))
     return jax.tree.map(_strongly_typed, (state, metrics))
 

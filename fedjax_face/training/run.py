@@ -32,12 +32,14 @@ from fedjax_face.training.streams import cohort_root, noise_key, noise_words
 Values = dict[str, float]
 
 
-def run(options: Any, workdir: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(options: Any, workdir: str | os.PathLike,
+        sources: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
   """Runs, or continues, the run that `options` describe in `workdir`.
 
   Args:
     options: a whole config.
     workdir: made if absent; holds everything that the run leaves.
+    sources: what `experiment.load_sources(options)` returned, where several runs share it.
 
   Returns:
     summary.json and privacy.json.
@@ -52,7 +54,7 @@ def run(options: Any, workdir: str | os.PathLike) -> tuple[dict[str, Any], dict[
   if _is_finished(workdir, options.rounds):
     return _read(workdir / "summary.json"), _read(workdir / "privacy.json")
   say = Display(options.rounds, 0, is_main_process()).say
-  experiment = build(options, workdir, say)
+  experiment = build(options, workdir, say, sources=sources)
   before = _resume(experiment, workdir, say)
   if is_main_process():
     workdir.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,8 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
       display.say(f"epsilon is for each {unit}, {adjacency.value.replace('_', '-')}, "
                   f"at delta {options.privacy.delta:g}")
     for progress in loop.train(
-        experiment.algorithm, experiment.sources.train.images, rounds=options.rounds,
+        experiment.algorithm, experiment.sources.train.images,
+        targets=experiment.sources.train.targets, rounds=options.rounds,
         seed=options.seed, noise_root=noise_key(before.noise_words),
         cohort_root=cohort_root(options.seed, before.noise_words, _claims_nothing(experiment)),
         state=state,
@@ -261,10 +264,13 @@ def _stopped(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
 
 def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path) -> dict[str, Any]:
   options, algorithm = experiment.config, experiment.algorithm
+  population = algorithm.population
+  if not isinstance(population, Mapping):
+    population = dict.fromkeys(ledger.units, population)
   return summary.write_privacy(
     workdir, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
     noise_keys=_noise_keys(experiment),
-    population=dict.fromkeys(ledger.units, algorithm.population))
+    population=population)
 
 
 def _is_finished(workdir: pathlib.Path, rounds: int) -> bool:

@@ -16,6 +16,9 @@ import numpy as np
 from fedjax_face.federated.algorithm import StepKeys
 from fedjax_face.training.mesh import broadcast
 
+BEFORE_ROUNDS = 2**31 - 1
+"""Stands for the round in keys of what is drawn once, before the first round."""
+
 _INIT, _CLIENT = 0, 1
 _COHORT = 0x636F686F  # keeps the host stream apart from other uses of the same seed
 

@@ -13,7 +13,9 @@ VARIANTS = {
     "dp_fedemb": ("synthetic", "femnist", "lfw", "digiface", "emnist", "gld", "inaturalist"),
     "fedgc": ("synthetic", "lfw", "casia"),
     "privacyface": ("synthetic", "silos36", "lfw", "bupt"),
-    "composed": ("synthetic",)}
+    "composed": ("synthetic",),
+    "dp_hyperface": ("synthetic", "faces", "aflw"),
+    "dp_activations": ("synthetic", "lfw")}
 OF_ATTACKS = {"leak_back"}  # for experiments.attack, of another structure
 EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 
@@ -31,7 +33,7 @@ def test_every_config_file_is_listed():
 def test_variant_is_valid_and_survives_json(name, variant):
   config = load(name).get_config(variant)
   configs.validate(config)
-  assert config.data.name
+  assert config.data.get("name") or config.data.sources
   json.dumps(configs.as_dict(config))
 
 
@@ -47,7 +49,9 @@ def test_variants_have_the_names_of_the_first(name, variant):
 @pytest.mark.parametrize("name, variant", EVERY)
 def test_variant_asks_for_noise_in_one_way(name, variant):
   config = load(name).get_config(variant)
-  if config.privacy.aggregator in ("gaussian", "adaptive", "correlated"):
+  adds_noise = ("gaussian", "adaptive", "correlated")
+  if config.privacy.get("aggregator") in adds_noise or config.algorithm in (
+      "dp_hyperface", "dp_activations"):
     assert (config.privacy.epsilon is None) != (config.hparams.noise_multiplier is None)
 
 

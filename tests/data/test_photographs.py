@@ -43,6 +43,22 @@ def test_faces_of_a_photograph_and_selection():
     photographs.select(np.array([4]))
 
 
+class Lazy(list):
+  """Images that would be decoded one by one."""
+
+  def __getitem__(self, number):
+    raise AssertionError(f"photograph {number} decoded")
+
+  def select(self, numbers):
+    return ("chosen", *numbers)
+
+
+def test_selection_decodes_nothing_that_can_stay_encoded():
+  photographs = dataclasses.replace(make_photographs([0, 1, 2]), images=Lazy(range(3)))
+  some = photographs.select(np.array([2, 0]))
+  assert some.images == ("chosen", 2, 0) and some.person.tolist() == [2, 0]
+
+
 @pytest.mark.parametrize("changes, message", [
     (dict(image=np.array([1, 0], np.int32)), "ascending"),
     (dict(image=np.array([0, 5], np.int32)), r"0\.\.1"),

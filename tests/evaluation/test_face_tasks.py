@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.data.photographs import Photographs
-from fedjax_face.data.regions import Regions, select
+from fedjax_face.data.regions import Regions, face_boxes, select
 from fedjax_face.evaluation import face_tasks
 from fedjax_face.evaluation.detection import Detection
 from fedjax_face.evaluation.face_tasks import Score
@@ -217,7 +217,7 @@ def test_faces_of_regions_have_their_whole_boxes():
   cut = regions()._replace(
       image=np.array([0, 0, 0, 1], np.int32),
       box=np.array([[48, 42, 40, 40], [12, 9, 20, 20], [0, 70, 9, 9], [0, 0, 30, 40]], np.float32))
-  np.testing.assert_allclose(face_tasks.face_boxes(cut, truth),
+  np.testing.assert_allclose(face_boxes(cut, truth),
                              [truth.box[1], truth.box[0], cut.box[2], truth.box[2]])
 
 

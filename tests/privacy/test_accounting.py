@@ -47,6 +47,23 @@ def test_many_small_steps_need_the_fine_grid():
   assert accounting.epsilon_by("pld", event, 1e-5, ADD) == pytest.approx(.700, abs=.001)
 
 
+@pytest.mark.parametrize("noise, epsilon", [(.930, 5.0), (.697, 10.0)])
+def test_dp_hyperface_by_pld(noise, epsilon):
+  event = poisson(noise, 32 / 28_000, 437_500)
+  assert accounting.epsilon_by("pld", event, 1e-5, ADD) == pytest.approx(epsilon, rel=.001)
+
+
+@pytest.mark.parametrize("regions, epsilon", [(2, 11.5), (3, 19.3), (5, 38.7)])
+def test_regions_as_units_do_not_protect_a_photograph(regions, epsilon):
+  """Each of a photograph's regions by its own coin, with the noise of epsilon 5 for one."""
+  together = special.comb(regions, np.arange(regions + 1)) * (32 / 28_000)**np.arange(
+      regions + 1) * (1 - 32 / 28_000)**np.arange(regions, -1, -1)
+  event = dp_accounting.SelfComposedDpEvent(dp_accounting.dp_event.MixtureOfGaussiansDpEvent(
+      .93, list(range(regions + 1)), together.tolist()), 437_500)
+  found = accounting.PldAccountant(ADD, 1e-3).compose(event).get_epsilon(1e-5)
+  assert found == pytest.approx(epsilon, rel=.011)
+
+
 @pytest.mark.parametrize("noise, epsilon", [(4.31, .700), (.968, 5.00), (.715, 10.01)])
 def test_dp_hyperface_by_rdp(noise, epsilon):
   event = poisson(noise, 32 / 28_000, 437_500)

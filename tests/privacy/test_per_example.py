@@ -14,7 +14,13 @@ from fedjax_face.models.dense import Dense
 from fedjax_face.models.normalisation import GroupNorm, PReLU
 from fedjax_face.privacy import ghost_norm
 from fedjax_face.privacy.adjacency import Adjacency
-from fedjax_face.privacy.per_example import clipped_gradient_sum, grouped, joint, per_task
+from fedjax_face.privacy.per_example import (
+    clipped_gradient_sum,
+    grouped,
+    joint,
+    per_task,
+    unclipped_gradient_sum,
+)
 
 FORMS = ("vmapped", "scanned", "ghost")
 UNITS, REGIONS, TASKS = 4, 3, 2
@@ -164,6 +170,34 @@ def test_without_clipping_units_add_up_to_the_gradient_of_the_batch(form, params
   expected = jax.jit(jax.grad(lambda p: loss(p, flat).sum()))(params)
   result = jax.jit(clipped_gradient_sum(loss, joint(ADD), form))(params, batch, ALL, jnp.inf)
   close(result.gradient, expected)
+
+
+@pytest.mark.parametrize("units_at_once", [None, 1, 2])
+def test_sums_without_a_bound_are_gradients_of_the_batch(units_at_once, params, batch):
+  """Empty units, one of which is a part of its own, add nothing; views count by their mean."""
+  run = jax.jit(unclipped_gradient_sum(loss, views=3, units_at_once=units_at_once))
+  views = jax.tree.map(lambda x: jnp.repeat(x[:, :1], REGIONS, 1), batch)
+  mask = jnp.broadcast_to(MASK[:, :1], MASK.shape)
+  result = run(params, views, mask, 1e-6)
+  alone = jax.tree.map(lambda x: x[:2, 0], batch)
+  close(result.gradient, jax.jit(jax.grad(lambda p: loss(p, alone).sum()))(params))
+  np.testing.assert_allclose(result.loss, loss(params, alone).sum(0), rtol=1e-4)
+  assert result.norm.shape == (UNITS,) and not result.norm.any()
+
+
+def test_parts_without_units_are_not_run(params, batch):
+  ran = []
+
+  def counted(params, regions):
+    jax.debug.callback(lambda: ran.append(1))
+    return loss(params, regions)
+
+  for gradient_sum in (unclipped_gradient_sum(counted, units_at_once=1),
+                       clipped_gradient_sum(counted, joint(ADD), "scanned")):
+    ran.clear()
+    jax.block_until_ready(jax.jit(gradient_sum)(params, batch, MASK, 0.5))
+    jax.effects_barrier()
+    assert len(ran) == 3  # of four units one is empty
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.01, 0.5])

@@ -51,6 +51,17 @@ def test_principal_directions_are_orthonormal_uncentred_and_ordered_by_energy():
   assert np.linalg.norm(points @ basis, axis=1).max() <= np.linalg.norm(points, axis=1).max()
 
 
+def test_principal_directions_of_fewer_points_than_dimensions():
+  """From products of points instead of dimensions: the directions of the singular vectors."""
+  points = rng().normal(size=(6, 40))
+  basis = public_directions.principal_directions(points, 4)
+  assert basis.shape == (40, 4)
+  _, _, directions = np.linalg.svd(points, full_matrices=False)
+  np.testing.assert_allclose(np.abs((basis * directions[:4].T).sum(0)), 1, atol=1e-6)
+  np.testing.assert_allclose(basis.T @ basis, np.eye(4), atol=1e-6)
+  assert (np.take_along_axis(basis, np.abs(basis).argmax(0, keepdims=True), 0) > 0).all()
+
+
 @pytest.mark.parametrize("points, clusters, iterations, message", [
     (np.eye(3), 4, 1, r"clusters must be in 1\.\.3, the number of points, got 4"),
     (np.eye(3), 0, 1, "clusters must be"),

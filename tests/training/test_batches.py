@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fedjax_face.federated.algorithm import Data
 from fedjax_face.training import batches
 from fedjax_face.training.batches import Span
 from tests.training.toys import IMAGES, toy_algorithm
@@ -23,10 +24,15 @@ def test_spans_needs_a_size():
 
 def test_gathered_rows_are_the_images_that_the_cohort_named():
   cohorts = batches.host_batch(toy_algorithm().cohort, (0,), Span(2, 4), 3)
-  renumbered, rows = batches.gather(IMAGES, cohorts)
-  assert rows.shape == (3, 4, 2, 2, 1) and renumbered.examples.shape == cohorts.examples.shape
+  numbers = np.arange(len(IMAGES))
+  renumbered, rows = batches.gather(Data(IMAGES, {"number": numbers}), cohorts)
+  assert rows.images.shape == (3, 4, 2, 2, 1)
+  assert renumbered.examples.shape == cohorts.examples.shape
   for r in range(3):
-    np.testing.assert_array_equal(rows[r][renumbered.examples[r]], IMAGES[cohorts.examples[r]])
+    np.testing.assert_array_equal(rows.images[r][renumbered.examples[r]],
+                                  IMAGES[cohorts.examples[r]])
+    np.testing.assert_array_equal(rows.targets["number"][r][renumbered.examples[r]],
+                                  cohorts.examples[r])
 
 
 def test_host_batch_depends_on_the_round_only_and_pads_with_zeros():

@@ -44,8 +44,9 @@ def options(**changes):
 def toy_experiment(monkeypatch):
   algorithm = toy_algorithm()
 
-  def build(given, workdir, say):
-    sources = types.SimpleNamespace(notes=(), train=types.SimpleNamespace(images=IMAGES))
+  def build(given, workdir, say, sources=None):
+    train = types.SimpleNamespace(images=IMAGES, targets=())
+    sources = sources or types.SimpleNamespace(notes=(), train=train)
     ledger = Ledger()
     ledger.declare_not_covered("the loss")
     return Experiment(given, clients_mesh(jax.devices()[:1]), sources, build.algorithm, ledger,

@@ -1,0 +1,246 @@
+"""From the data section of a config to the labelled regions of a run: train, evaluation, public."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedjax_face.data import face_tasks, photographs, proposals, tfds_photographs
+from fedjax_face.data.decode import ReadReport
+from fedjax_face.data.photographs import Photographs
+from fedjax_face.data.proposals import Proposer
+from fedjax_face.data.region_cache import cached_regions
+from fedjax_face.data.regions import (
+    RegionOptions,
+    Regions,
+    extract_regions,
+    face_boxes,
+    mixture,
+    of_photographs,
+)
+from fedjax_face.data.sources import data_root
+from fedjax_face.data.synthetic_scenes import synthetic_scenes
+
+
+class RegionSet(NamedTuple):
+  """Regions of one or several sources and the photographs that they come from.
+
+  Attributes:
+    name: of the sources.
+    regions: N regions.
+    face_box: float32 [N, 4], the whole face's box; of a region without a face its own.
+    photographs: of each source, those that have a region or could have one.
+  """
+
+  name: str
+  regions: Regions
+  face_box: np.ndarray
+  photographs: tuple[Photographs, ...]
+
+  @property
+  def images(self) -> np.ndarray:
+    """uint8 [N, S, S, C]."""
+    return self.regions.images
+
+  @property
+  def targets(self) -> dict[str, np.ndarray]:
+    """The labels of the regions: what `losses.multi_task.Targets` holds, by name."""
+    return {field: getattr(self.regions, field)
+            for field in ("face", "landmarks", "visible", "pose", "gender", "known")}
+
+
+class RegionSources(NamedTuple):
+  """The sets of a run; the fields are those of `sources.Sources`, without pairs.
+
+  Attributes:
+    train: private regions.
+    evaluation: regions of other photographs.
+    public: pre-training set, outside the privacy guarantee, or None.
+    notes: sentences for the record.
+    not_covered: sentences for the privacy statement.
+  """
+
+  train: RegionSet
+  evaluation: RegionSet
+  public: RegionSet | None = None
+  notes: tuple[str, ...] = ()
+  not_covered: tuple[str, ...] = ()
+
+
+class _Whole(NamedTuple):
+  photographs: Photographs
+  regions: Regions
+  report: ReadReport | None
+
+
+def load(config_data: Mapping[str, Any], rng_seed: int) -> RegionSources:
+  """Loads what a config asks for and splits every source into training and evaluation.
+
+  Args:
+    config_data: `sources`: any name -> `name` (one of `SOURCES`), the options of that source, and
+      perhaps `regions`, which replaces some of the region options for it; `regions`: fields of
+      `RegionOptions`; `proposer`: `name` (one of `PROPOSERS`) and its options; `test_fraction`;
+      `split`: 'person' or 'image'; `cache`: folder of region files, empty for none; perhaps
+      `public`: `sources` that pre-train, all of them.
+    rng_seed: of the split.
+
+  Raises:
+    ValueError: an unknown name or key, or sources that cannot be split.
+    FileNotFoundError: data that is not there.
+  """
+  _check_keys("data", config_data, required=("sources", "regions", "proposer", "test_fraction",
+                                             "split"), optional=("cache", "public"))
+  split = {"person": photographs.split_by_person, "image": photographs.split_by_image}
+  if config_data["split"] not in split:
+    raise ValueError(f"data.split={config_data['split']!r}: expected one of {', '.join(split)}")
+  rng = np.random.default_rng(rng_seed)
+  sides: tuple[list, list] = ([], [])
+  wholes = _wholes("data", config_data, config_data)
+  for whole in wholes.values():
+    chosen = split[config_data["split"]](whole.photographs, config_data["test_fraction"], rng)
+    for side, numbers in zip(sides, chosen, strict=True):
+      side.append(_side(whole, numbers))
+  public, notes = load_public(config_data)
+  return RegionSources(_joined(sides[0]), _joined(sides[1]), public, (*_notes(wholes), *notes))
+
+
+def load_public(config_data: Mapping[str, Any]) -> tuple[RegionSet | None, tuple[str, ...]]:
+  """The public set of a config alone, or None where it asks for none, and notes about it.
+
+  Raises:
+    ValueError: an unknown name or key.
+    FileNotFoundError: data that is not there.
+  """
+  options = config_data.get("public")
+  if not options:
+    return None, ()
+  _check_keys("data.public", options, required=("sources",))
+  wholes = _wholes("data.public", options, config_data)
+  public = _joined([_side(w, np.arange(len(w.photographs))) for w in wholes.values()])
+  return public, (f"{public.name}: {len(public.images)} regions are taken as public; the privacy "
+                  "guarantee does not cover them", *_notes(wholes))
+
+
+def proposer(options: Mapping[str, Any], section: str = "data.proposer") -> Proposer:
+  """The proposer that `options` name.
+
+  Raises:
+    ValueError: an unknown name or option.
+  """
+  return _call(section, PROPOSERS, options)
+
+
+def _wholes(section: str, options: Mapping[str, Any],
+            shared: Mapping[str, Any]) -> dict[str, _Whole]:
+  """Every source of a section, with its regions."""
+  if not options.get("sources"):
+    raise ValueError(f"{section}.sources names no source; expected at least one")
+  return {name: _whole(f"{section}.sources.{name}", dict(source), shared)
+          for name, source in options["sources"].items()}
+
+
+def _whole(section: str, source: dict[str, Any], shared: Mapping[str, Any]) -> _Whole:
+  options = dict(shared["regions"]) | dict(source.pop("regions", {}))
+  cutting = _given(f"{section}.regions", RegionOptions, options)
+  read, report = _call(section, SOURCES, source)
+  make = lambda: extract_regions(
+      read, proposer(shared["proposer"]), cutting,
+      np.random.default_rng(zlib.crc32(read.name.encode())))
+  if not shared.get("cache"):
+    return _Whole(read, make(), report)
+  key = {"source": source, "regions": dataclasses.asdict(cutting),
+         "proposer": dict(shared["proposer"]), "photographs": len(read)}
+  return _Whole(read, cached_regions(shared["cache"], key, make), report)
+
+
+def _side(whole: _Whole, numbers: np.ndarray) -> RegionSet:
+  regions = of_photographs(whole.regions, numbers)
+  return RegionSet(whole.photographs.name, regions, face_boxes(regions, whole.photographs),
+                   (whole.photographs.select(numbers),))
+
+
+def _joined(sets: list[RegionSet]) -> RegionSet:
+  return RegionSet("+".join(s.name for s in sets), mixture([s.regions for s in sets]),
+                   np.concatenate([s.face_box for s in sets]),
+                   tuple(p for s in sets for p in s.photographs))
+
+
+def _notes(wholes: Mapping[str, _Whole]) -> tuple[str, ...]:
+  return tuple(str(w.report) for w in wholes.values() if w.report is not None and w.report.skipped)
+
+
+def _scenes(*, num_scenes: int, size: int, seed: int, num_people: int, faces: tuple[int, int],
+            face_side: tuple[float, float], circle: int) -> tuple[Photographs, None]:
+  rendered = synthetic_scenes(
+      num_scenes, size, seed, num_people=num_people, faces=(faces[0], faces[1]),
+      face_side=(face_side[0], face_side[1]), circle=circle)
+  return dataclasses.replace(rendered, name=f"{rendered.name}_world{seed}"), None
+
+
+def _aflw2000(*, root: str = "", limit: int | None = None):
+  return face_tasks.read_aflw2000(root or data_root() / "aflw2000_3d", limit=limit)
+
+
+def _lfw_originals(*, root: str = "", limit: int | None = None):
+  return face_tasks.read_lfw_originals(root or data_root() / "lfw", limit=limit)
+
+
+def _utkface(*, path: str = "", limit: int | None = None):
+  return face_tasks.read_utkface(path or data_root() / "utkface" / "UTKFace-1000.zip", limit=limit)
+
+
+def _aflw(*, root: str = "", limit: int | None = None):
+  from fedjax_face.data import aflw_builder  # imports TFDS
+  return aflw_builder.read_aflw(root or data_root() / "aflw", limit=limit)
+
+
+def _tfds(name: str) -> Callable[..., tuple[Photographs, ReadReport]]:
+  def read(*, split: str = "train", data_dir: str | None = None, limit: int | None = None):
+    return tfds_photographs.read_tfds_photographs(
+        name, split=split, data_dir=data_dir or None, limit=limit)
+  return read
+
+
+SOURCES: Mapping[str, Callable[..., tuple[Photographs, ReadReport | None]]] = {
+    "synthetic_scenes": _scenes, "aflw2000": _aflw2000, "lfw_originals": _lfw_originals,
+    "utkface": _utkface, "aflw": _aflw, "celeb_a": _tfds("celeb_a"),
+    "the300w_lp": _tfds("the300w_lp"),
+}
+
+PROPOSERS: Mapping[str, Callable[..., Proposer]] = {
+    "random": proposals.random_proposer, "grid": proposals.grid_proposer,
+    "selective_search": proposals.selective_search_proposer,
+}
+
+
+def _check_keys(section: str, given: Mapping[str, Any], required: Sequence[str],
+                optional: Sequence[str] = ()) -> None:
+  known = (*required, *optional)
+  for key in given:
+    if key not in known:
+      raise ValueError(f"{section}.{key} is not known; accepted: {', '.join(known)}")
+  for key in required:
+    if key not in given:
+      raise ValueError(f"{section}.{key} is required")
+
+
+def _call(section: str, functions: Mapping[str, Callable], options: Mapping[str, Any]) -> Any:
+  """Calls the function that `options['name']` names with the other options."""
+  given = dict(options)
+  name = given.pop("name", None)
+  if name not in functions:
+    raise ValueError(f"{section}.name is {name!r}; expected one of {', '.join(functions)}")
+  return _given(section, functions[name], given)
+
+
+def _given(section: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+  """Calls a function with options that it has."""
+  parameters = inspect.signature(function).parameters
+  required = [key for key, value in parameters.items() if value.default is value.empty]
+  _check_keys(section, options, required, [key for key in parameters if key not in required])
+  return function(**options)

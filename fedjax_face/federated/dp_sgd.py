@@ -1,0 +1,205 @@
+"""One trainer's steps of DP-SGD: Poisson samples of units, clipped sums, noise, an optimiser.
+
+Source: Abadi et al., CCS 2016, Algorithm 1; averaged parameters as in De et al., arXiv 2204.13650.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import dp_accounting
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedjax_face.data.cohorts import Cohort, Poisson
+from fedjax_face.data.users import Users
+from fedjax_face.federated.algorithm import Data, HParams, Metrics, StepKeys
+from fedjax_face.privacy.noise import Noise
+from fedjax_face.privacy.per_example import ClippedGradientSum, GradientClip
+
+Params = Any
+Augment = Callable[[Data, jax.Array], Data]
+
+
+class UnitSampling(NamedTuple):
+  """How a step's units are chosen, and what that is worth in the accounting.
+
+  Attributes:
+    cohort: (host generator, round) -> Cohort of examples [devices, units, rows of a unit].
+    event: noise multiplier -> event of one step, which counts the random choice of units.
+    expected: expected number of units in a step, which a mean divides by.
+    population: number of units.
+    words: for the privacy statement.
+  """
+
+  cohort: Callable[[np.random.Generator, int], Cohort]
+  event: Callable[[float], dp_accounting.DpEvent]
+  expected: float
+  population: int
+  words: str
+
+
+def poisson_units(unit: np.ndarray, name: str, *, expected: int, capacity: int, rows: int,
+                  views: int, devices: int) -> UnitSampling:
+  """Every unit takes part in a step by its own coin; of more than `capacity`, a random subset.
+
+  A unit with more than `rows` rows takes part with a random subset of them. What is drawn for one
+  unit does not depend on the others' rows.
+
+  Args:
+    unit: int [N], the unit of each row.
+    name: what a unit is, for the statement.
+    expected: units of a step on average.
+    capacity: most units of a step; places that stay empty cost nothing.
+    rows: most rows of a unit in a step.
+    views: how often each row is repeated, to be augmented in different ways.
+    devices: that share the units; divides `capacity`.
+
+  Raises:
+    ValueError: a number out of range, or more units a step than there are.
+  """
+  units = Users.from_person(unit)
+  population = units.num_users
+  for key, value in (("batch_size", expected), ("regions_per_unit", rows), ("views", views)):
+    if value < 1:
+      raise ValueError(f"cohort.{key}={value}: expected at least 1")
+  if expected > population:
+    raise ValueError(f"cohort.batch_size={expected} {name}s a step, but the training set has "
+                     f"{population}")
+  if capacity < expected or capacity % devices:
+    raise ValueError(f"cohort.capacity={capacity}: expected at least cohort.batch_size={expected} "
+                     f"and a multiple of the {devices} devices")
+  probability = expected / population
+  rows = min(rows, int(units.counts.max()))
+
+  def cohort(rng: np.random.Generator, round_number: int) -> Cohort:
+    coins, room, order = rng.spawn(3)
+    sampled = Poisson(probability).sample(coins, round_number, population)
+    if len(sampled) > capacity:
+      sampled = np.sort(room.permutation(sampled)[:capacity])
+    examples = np.zeros((capacity, rows), np.int32)
+    mask = np.zeros((capacity, rows), bool)
+    seeds = order.integers(1 << 63, size=population)  # a unit's own, whatever rows others have
+    for place, number in enumerate(sampled):
+      chosen = np.random.default_rng(seeds[number]).permutation(units.examples(number))[:rows]
+      examples[place, :len(chosen)], mask[place, :len(chosen)] = chosen, True
+    shape = (devices, capacity // devices, rows * views)
+    return Cohort(
+        examples=np.repeat(examples, views, axis=1).reshape(shape),
+        labels=np.zeros(shape, np.int32),
+        mask=np.repeat(mask, views, axis=1).reshape(shape),
+        num_classes=np.zeros(devices, np.int32),
+        client=np.arange(devices, dtype=np.int32))
+
+  def event(noise_multiplier: float) -> dp_accounting.DpEvent:
+    if capacity >= population:
+      return dp_accounting.PoissonSampledDpEvent(
+          probability, dp_accounting.GaussianDpEvent(noise_multiplier))
+    return dp_accounting.dp_event.TruncatedSubsampledGaussianDpEvent(
+        dataset_size=population, sampling_probability=probability,
+        truncated_batch_size=capacity, noise_multiplier=noise_multiplier)
+
+  return UnitSampling(
+      cohort, event, float(expected), population,
+      f"each of {population} {name}s independently with probability {probability:.6g} a step "
+      f"(Poisson), at most {capacity}, of which a random subset otherwise")
+
+
+class SgdState(NamedTuple):
+  """Parameters, the optimiser's and the noise's state, averaged parameters, steps done."""
+
+  params: Params
+  optimizer: Any
+  noise: Any
+  average: Params
+  steps: jax.Array
+
+
+class Descent(NamedTuple):
+  """Steps as a pair of pure functions.
+
+  Attributes:
+    init: (params, hparams) -> SgdState.
+    step: (SgdState, Data, Cohort, HParams, StepKeys) -> (SgdState, metrics).
+  """
+
+  init: Callable[[Params, HParams], SgdState]
+  step: Callable[[SgdState, Data, Cohort, HParams, StepKeys], tuple[SgdState, Metrics]]
+
+
+def descent(
+    gradient_sum: ClippedGradientSum,
+    clip: GradientClip | None,
+    noise: Noise | None,
+    expected: float,
+    optimizer: Callable[[Mapping[str, Any]], optax.GradientTransformation],
+    augment: Augment,
+    project: Callable[[Params], Params],
+) -> Descent:
+  """( sum of clipped gradients + noise ) / expected units, then an optimiser's step.
+
+  Args:
+    gradient_sum: (params, rows, mask, clip norm) -> the sum, see `per_example`.
+    clip: how `gradient_sum` clips; it knows the sensitivity. None where it does not clip.
+    noise: added to the sum with standard deviation noise_multiplier * sensitivity * clip_norm, the
+      tasks of a stacked sum apart; None adds none.
+    expected: the divisor, a constant.
+    optimizer: hparams -> optimiser.
+    augment: (rows, key) -> rows, before the gradient.
+    project: parameters -> the nearest allowed, after every step.
+
+  Raises:
+    ValueError: noise without a clip.
+
+  hparams: `clip_norm`, `noise_multiplier`, `average_decay` (weight of the past in the averaged
+  parameters, 0: no averaging; early on less, (1 + t) / (10 + t)), and those of the optimiser.
+  """
+
+  if noise is not None and clip is None:
+    raise ValueError("noise needs a clip, whose sensitivity it is scaled to")
+  stacked = clip is not None and clip.stacked
+
+  def init(params: Params, hparams: HParams) -> SgdState:
+    total = params
+    if clip is not None and clip.stacked:
+      total = jax.tree.map(
+          lambda leaf: jnp.zeros((clip.tasks, *leaf.shape), leaf.dtype), params)
+    state = () if noise is None else noise.init(total)
+    return SgdState(params, optimizer(hparams).init(params), state, params, jnp.int32(0))
+
+  def step(state, data, cohort, hparams, keys):
+    shape = cohort.examples.shape
+    examples = cohort.examples.reshape(-1)
+    mask = cohort.mask.reshape(-1, shape[-1])
+    rows = augment(jax.tree.map(lambda leaf: leaf[examples], data), keys.client)
+    batch = jax.tree.map(lambda leaf: leaf.reshape(*mask.shape, *leaf.shape[1:]), rows)
+    total = gradient_sum(state.params, batch, mask, hparams["clip_norm"])
+    gradient, noise_state = total.gradient, state.noise
+    metrics = _metrics(total, mask, hparams)
+    if noise is not None:
+      stddev = hparams["noise_multiplier"] * clip.sensitivity * hparams["clip_norm"]
+      gradient, noise_state = noise.add(gradient, noise_state, stddev, keys.noise)
+      size = sum(leaf.size for leaf in jax.tree.leaves(gradient))
+      metrics["signal_to_noise"] = optax.tree.norm(total.gradient) / (
+          stddev * jnp.sqrt(float(size)))
+    if stacked:
+      gradient = jax.tree.map(lambda leaf: leaf.sum(0), gradient)
+    mean = optax.tree.scale(1 / expected, gradient)
+    updates, optimizer_state = optimizer(hparams).update(mean, state.optimizer, state.params)
+    params = project(optax.apply_updates(state.params, updates))
+    steps = state.steps + 1
+    decay = jnp.minimum(hparams["average_decay"], (1 + steps) / (10 + steps))
+    average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
+    return SgdState(params, optimizer_state, noise_state, average, steps), metrics
+
+  def _metrics(total, mask, hparams):
+    units = mask.any(1)
+    count = jnp.maximum(units.sum(), 1)
+    return {"loss": total.loss.sum() / count, "units": units.sum().astype(jnp.float32),
+            "gradient_norm": total.norm.sum() / count,
+            "clipped_fraction": (total.norm > hparams["clip_norm"]).sum() / count}
+
+  return Descent(init, step)

@@ -1,0 +1,199 @@
+"""Evaluation of a network of the five face tasks within a run, and its use afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from fedjax_face.data import region_sources
+from fedjax_face.data.photographs import Photographs
+from fedjax_face.data.proposals import Proposer
+from fedjax_face.data.region_sources import RegionSet, RegionSources
+from fedjax_face.data.regions import Regions
+from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES
+from fedjax_face.evaluation import face_tasks
+from fedjax_face.evaluation.confidence import Interval
+from fedjax_face.evaluation.detection import (
+  BoxRule,
+  Detection,
+  DetectionOptions,
+  Predict,
+  average_precision,
+  bootstrap_average_precision,
+  detect,
+  eyes_rule,
+  match_faces,
+  predict_in_batches,
+  template_rule,
+)
+from fedjax_face.evaluation.protocols import Metric
+from fedjax_face.federated.algorithm import Algorithm, State
+from fedjax_face.training import checkpoint
+from fedjax_face.training.evaluator import Outcome, on_one_device
+
+
+class Detector(NamedTuple):
+  """What turns a photograph into faces, see `evaluation.detection.detect`."""
+
+  predict: Predict
+  proposer: Proposer
+  box_rule: BoxRule
+  options: DetectionOptions
+
+  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> list[Detection]:
+    """The faces of a photograph uint8 [H, W, C], best first."""
+    return detect(image, self.predict, self.proposer, self.box_rule, self.options, rng)
+
+
+class FaceTaskEvaluator:
+  """Scores on the regions of the evaluation photographs, and average precision on some of these.
+
+  Args:
+    algorithm: whose `predict` is evaluated.
+    config: of the run.
+    sources: its data.
+  """
+
+  def __init__(self, algorithm: Algorithm, config: Any, sources: RegionSources):
+    assert algorithm.predict is not None
+    self._predict = jax.jit(algorithm.predict)
+    self._config, self._evaluation = config, sources.evaluation
+    self._sources = sources
+    constant = face_tasks.constant_predictor(sources.train.regions)
+    self._constant = face_tasks.region_scores(
+        constant(sources.evaluation.images), sources.evaluation.regions,
+        sources.evaluation.face_box)
+
+  def values(self, state: State) -> dict[str, float]:
+    """Metrics of the regions without intervals, for the course of training."""
+    return {name: float(score.values.mean()) for name, score in self.scores(state).items()}
+
+  def outcome(self, state: State) -> Outcome:
+    """Metrics with intervals over photographs, each beside that of the constant predictor."""
+    rng = np.random.default_rng(self._config.seed)
+    found = face_tasks.summarise(self.scores(state), self._constant,
+                                 self._evaluation.regions.image,
+                                 max(self._config.evaluation.bootstrap, 1), rng)
+    metrics = {name: self._with_constant(metric) for name, metric in found.items()}
+    for photographs in self._evaluation.photographs:
+      count = min(len(photographs), self._config.evaluation.photographs)
+      if count:
+        metrics[f"average_precision/{photographs.name}"] = self._precision(
+            state, photographs.select(np.arange(count)), rng)
+    return Outcome(metrics, None)
+
+  def scores(self, state: State) -> dict[str, face_tasks.Score]:
+    """The scores of every evaluation region."""
+    outputs = predict_in_batches(self._bound(state), self._evaluation.images,
+                                 self._config.evaluation.batch_size)
+    return face_tasks.region_scores(outputs, self._evaluation.regions, self._evaluation.face_box)
+
+  def _precision(self, state: State, photographs: Photographs,
+                 rng: np.random.Generator) -> Metric:
+    find = detector(self._config, self._bound(state), self._sources.public)
+    found = [find(image, np.random.default_rng(number))
+             for number, image in enumerate(photographs.images)]
+    matches = match_faces(found, photographs)
+    interval = Interval(float("nan"), float("nan"))
+    if self._config.evaluation.bootstrap:
+      interval = bootstrap_average_precision(matches, self._config.evaluation.bootstrap, rng)
+    return Metric(average_precision(matches), *interval,
+                  f"IoU 0.5; {matches.faces.sum()} faces on {len(photographs)} photographs")
+
+  def _with_constant(self, m: face_tasks.Metric) -> Metric:
+    """The metric with the constant predictor in its note; without resamples, no intervals."""
+    note = f"constant {m.constant:.3f}, better by {m.gain:+.3f}"
+    rows = f"{m.rows} regions of {m.groups} photographs"
+    if not self._config.evaluation.bootstrap:
+      return Metric(m.value, float("nan"), float("nan"), f"{note}; {rows}")
+    return Metric(m.value, m.low, m.high,
+                  f"{note} [{m.gain_low:+.3f}, {m.gain_high:+.3f}]; {rows}")
+
+  def _bound(self, state: State) -> Predict:
+    on_device = on_one_device(state)
+    return lambda images: self._predict(on_device, images)
+
+
+def detector(config: Any, predict: Predict, public: RegionSet | None) -> Detector:
+  """The detector that the config's `evaluation.detection` and `evaluation.proposer` describe.
+
+  A face's box follows from its landmarks as in the public set; without one, from the eyes, as no
+  number may come from the private set without noise.
+  """
+  size, frame = config.data.regions["size"], config.data.regions.get("frame", "corner")
+  options = DetectionOptions(size=size, batch_size=config.evaluation.batch_size, frame=frame,
+                             **config.evaluation.detection)
+  return Detector(predict, region_sources.proposer(config.evaluation.proposer,
+                                                   "evaluation.proposer"),
+                  _box_rule(public, frame), options)
+
+
+def _box_rule(public: RegionSet | None, frame: str) -> BoxRule:
+  if public is None:
+    return eyes_rule(LANDMARK_NAMES.index("left_eye_centre"),
+                     LANDMARK_NAMES.index("right_eye_centre"))
+  return template_rule(mean_landmarks(public, frame))
+
+
+def mean_landmarks(public: RegionSet, frame: str) -> np.ndarray:
+  """float64 [L, 2], mean of the visible landmarks in the faces' boxes, 0 to 1 from their corner."""
+  regions = public.regions
+  corner = regions.landmarks + (.5 if frame == "centre" else 0)
+  on_face = (regions.face == 1) & regions.known[:, 1]
+  points = regions.box[on_face, None, :2] + corner[on_face] * regions.box[on_face, None, 2:]
+  inside = (points - public.face_box[on_face, None, :2]) / public.face_box[on_face, None, 2:]
+  seen = np.where(regions.visible[on_face, :, None], inside, np.nan)
+  with np.errstate(invalid="ignore"):
+    count = regions.visible[on_face].sum(0)[:, None]
+    return np.nansum(seen, 0) / np.where(count, count, np.nan)
+
+
+def load_detector(workdir: str | os.PathLike) -> Detector:
+  """The detector of a run's newest checkpoint; of the run's data it reads the public set only.
+
+  Raises:
+    FileNotFoundError: no run, or no checkpoint yet.
+    ValueError: a run of a method without landmarks and boxes.
+  """
+  from fedjax_face.algorithms import registry
+  from fedjax_face.training.mesh import clients_mesh
+  workdir = pathlib.Path(workdir)
+  path = workdir / "config.json"
+  if not path.is_file():
+    raise FileNotFoundError(f"{path}: no such file; expected the folder of a run")
+  config: Any = ml_collections.ConfigDict(json.loads(path.read_text()))
+  if not config.data.get("regions"):
+    raise ValueError(f"{workdir}: algorithm {config.algorithm} finds no faces; expected a run of "
+                     "configs/dp_hyperface.py")
+  with config.unlocked():
+    if config.privacy.get("epsilon") is not None:
+      config.privacy.epsilon, config.hparams.noise_multiplier = None, 1.0
+  public, _ = region_sources.load_public(config.data.to_dict())
+  blank = _blank_set(config)
+  algorithm = registry.build(config, RegionSources(blank, blank, public),
+                             clients_mesh(jax.devices()[:1]))
+  found = checkpoint.restore(workdir / "checkpoints",
+                             jax.eval_shape(algorithm.init, jax.random.key(0)), print)
+  if found is None:
+    raise FileNotFoundError(f"{workdir}/checkpoints: no checkpoint yet")
+  assert algorithm.predict is not None
+  state, predict = jax.tree.map(jax.numpy.asarray, found.state), jax.jit(algorithm.predict)
+  return detector(config, lambda images: predict(state, images), public)
+
+
+def _blank_set(config: Any) -> RegionSet:
+  """Regions of the size of the training set's, enough for a step: what a state's shapes need."""
+  count, size, points = config.cohort.batch_size, config.data.regions["size"], len(LANDMARK_NAMES)
+  number, box = np.arange(count, dtype=np.int32), np.zeros((count, 4), np.float32)
+  regions = Regions(
+      images=np.zeros((count, size, size, 3), np.uint8), image=number, person=number, box=box,
+      face=np.ones(count, np.int32), landmarks=np.zeros((count, points, 2), np.float32),
+      visible=np.zeros((count, points), bool), pose=np.zeros((count, 3), np.float32),
+      gender=np.zeros(count, np.int32), known=np.zeros((count, 5), bool))
+  return RegionSet("blank", regions, box, ())

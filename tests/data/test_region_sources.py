@@ -1,0 +1,222 @@
+"""From a config's data section to training, evaluation and public regions."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from fedjax_face.data import region_sources, regions
+from fedjax_face.data.decode import ReadReport
+from fedjax_face.data.photographs import GENDER, POSE
+from tests.data.test_photographs import make_photographs
+
+REGIONS = {"size": 8, "positives_per_face": 2, "negatives_per_image": 2, "jittered_per_face": 4}
+COUNT = 12  # photographs
+
+
+def pairs(*, first=0, skipped=()):
+  """Photographs of 24 pixels; two neighbours show one person, `first` and on."""
+  number = np.arange(COUNT)
+  return make_photographs(number, first + number // 2, size=24, name="pairs"), ReadReport(
+      "pairs", skipped=tuple(skipped))
+
+
+def ungendered(*, count=8):
+  known = np.ones((count, 5), bool)
+  known[:, GENDER] = False
+  return make_photographs(np.arange(count), size=24, name="ungendered", known=known), None
+
+
+@pytest.fixture(autouse=True)
+def made_sources(monkeypatch):
+  monkeypatch.setitem(region_sources.SOURCES, "pairs", pairs)
+  monkeypatch.setitem(region_sources.SOURCES, "ungendered", ungendered)
+
+
+def section(**changes):
+  return {"sources": {"one": {"name": "pairs"}}, "regions": dict(REGIONS),
+          "proposer": {"name": "random", "count": 30, "scales": [.15, .5], "aspects": [.9, 1.1]},
+          "test_fraction": .25, "split": "person"} | changes
+
+
+def numbers(region_set):
+  """Which photographs the regions show; a photograph is filled with its number."""
+  return set(region_set.regions.images[:, 0, 0, 0].tolist())
+
+
+def test_photographs_of_a_person_stay_on_one_side():
+  loaded = region_sources.load(section(), 0)
+  train, evaluation = numbers(loaded.train), numbers(loaded.evaluation)
+  assert train | evaluation == set(range(COUNT)) and not train & evaluation
+  assert {n // 2 for n in train}.isdisjoint(n // 2 for n in evaluation)
+  assert len(evaluation) == 4  # whole people until a quarter is reached
+  assert loaded.public is None and loaded.notes == () and loaded.not_covered == ()
+
+
+def test_a_split_by_image_may_part_them():
+  parted = [region_sources.load(section(split="image"), seed) for seed in range(4)]
+  assert all(len(numbers(loaded.evaluation)) == 3 for loaded in parted)
+  assert any({n // 2 for n in numbers(loaded.train)} & {n // 2 for n in numbers(loaded.evaluation)}
+             for loaded in parted)
+
+
+def test_the_seed_decides_the_split_and_nothing_else():
+  first, again, other = (region_sources.load(section(), seed) for seed in (0, 0, 5))
+  for left, right in zip(first.train.regions, again.train.regions, strict=True):
+    np.testing.assert_array_equal(left, right)
+  assert numbers(first.evaluation) != numbers(other.evaluation)
+  both = [region_sources._joined([loaded.train, loaded.evaluation]).regions
+          for loaded in (first, other)]
+  boxes = [{tuple(row) for row in np.column_stack([r.images[:, 0, 0, 0], r.box]).tolist()}
+           for r in both]
+  assert boxes[0] == boxes[1]
+
+
+def test_targets_and_face_boxes_belong_to_the_regions():
+  train = region_sources.load(section(), 0).train
+  assert set(train.targets) == {"face", "landmarks", "visible", "pose", "gender", "known"}
+  assert all(len(field) == len(train.images) for field in train.targets.values())
+  on_face = train.regions.face == 1
+  assert on_face.any() and not on_face.all()
+  np.testing.assert_array_equal(train.face_box[on_face], np.tile([4, 4, 8, 8], (on_face.sum(), 1)))
+  np.testing.assert_array_equal(train.face_box[~on_face], train.regions.box[~on_face])
+
+
+def test_a_mixture_masks_what_a_source_lacks_and_never_confuses_people():
+  both = section(sources={"one": {"name": "pairs"}, "two": {"name": "ungendered", "count": 8}})
+  loaded = region_sources.load(both, 0)
+  assert loaded.train.name == "pairs+ungendered" and len(loaded.train.photographs) == 2
+  for side in (loaded.train, loaded.evaluation):
+    own = [len(photographs) for photographs in side.photographs]
+    known = side.regions.known[side.regions.face == 1]
+    assert known[:, GENDER].any() and not known[:, GENDER].all() and known[:, POSE].all()
+    assert len(np.unique(side.regions.image)) == sum(own)
+    gendered = {bool(side.regions.known[side.regions.person == person, GENDER].all())
+                for person in np.unique(side.regions.person) if person >= 0}
+    assert gendered == {True, False}
+
+
+def test_a_source_may_have_regions_of_its_own():
+  own = section(sources={"one": {"name": "pairs"},
+                         "two": {"name": "ungendered", "regions": {"negatives_per_image": 0}}})
+  train = region_sources.load(own, 0).train
+  gendered = train.regions.known[:, GENDER]
+  first = train.regions.image <= train.regions.image[gendered].max()
+  assert (train.regions.face[~first] == 1).all() and (train.regions.face[first] == 0).any()
+
+
+def test_a_public_set_is_whole_and_said_to_be_public():
+  public = {"sources": {"others": {"name": "ungendered", "count": 5}}}
+  loaded = region_sources.load(section(public=public), 0)
+  assert loaded.public.name == "ungendered" and numbers(loaded.public) == set(range(5))
+  note, = loaded.notes
+  assert f"ungendered: {len(loaded.public.images)} regions are taken as public" in note
+  alone, notes = region_sources.load_public(section(public=public))
+  np.testing.assert_array_equal(alone.images, loaded.public.images)
+  assert notes == loaded.notes
+  assert region_sources.load_public(section()) == (None, ())
+
+
+def test_what_a_reader_left_out_is_noted():
+  bad = [("a.jpg", "not an image")]
+  loaded = region_sources.load(section(sources={"one": {"name": "pairs", "skipped": bad}}), 0)
+  assert loaded.notes == ("pairs: skipped 1: a.jpg: not an image",)
+
+
+def test_cached_regions_are_cut_once(tmp_path, monkeypatch):
+  cuts = []
+
+  def counted(*args):
+    cuts.append(1)
+    return regions.extract_regions(*args)
+
+  monkeypatch.setattr(region_sources, "extract_regions", counted)
+  cached = section(cache=str(tmp_path / "regions"))
+  first, again = (region_sources.load(copy.deepcopy(cached), 0) for _ in range(2))
+  assert len(cuts) == 1
+  for left, right in zip(first.train.regions, again.train.regions, strict=True):
+    np.testing.assert_array_equal(left, right)
+  for change in ({"regions": REGIONS | {"size": 9}},
+                 {"proposer": {"name": "grid", "scales": [.3, .5]}},
+                 {"sources": {"one": {"name": "pairs", "first": 1}}}):
+    region_sources.load(cached | change, 0)
+  assert len(cuts) == 4
+  region_sources.load(cached, 3)  # another split of the same regions
+  assert len(cuts) == 4
+
+
+def with_regions(**changes):
+  return section(regions=REGIONS | changes)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (section(sources={}), "data.sources names no source"),
+    (section(sources={"one": {"name": "celebs"}}),
+     "data.sources.one.name is 'celebs'; expected one of synthetic_scenes, .*celeb_a, the300w_lp"),
+    (section(sources={"one": {"name": "pairs", "second": 1}}),
+     "data.sources.one.second is not known; accepted: first, skipped"),
+    (section(sources={"one": {"name": "synthetic_scenes"}}),
+     "data.sources.one.num_scenes is required"),
+    (section(sources={"one": {"name": "pairs", "regions": {"sise": 3}}}),
+     "data.sources.one.regions.sise is not known; accepted: size, "),
+    (with_regions(size=0), "size is 0"),
+    (with_regions(positives=2), "regions.positives is not known"),
+    (section(regions={"size": 8}), "regions.positives_per_face is required"),
+    (section(proposer={"name": "sliding"}), "data.proposer.name is 'sliding'; expected one of"),
+    (section(proposer={"name": "random", "counts": 2}), "data.proposer.counts is not known"),
+    (section(split="fold"), "data.split='fold': expected one of person, image"),
+    (section(folds=3), "data.folds is not known; accepted: sources, regions, "),
+    ({k: v for k, v in section().items() if k != "split"}, "data.split is required"),
+    (section(public={"sources": {}}), "data.public.sources names no source"),
+    (section(public={"name": "pairs"}), "data.public.name is not known; accepted: sources"),
+    (section(test_fraction=1.), "test fraction is 1.0"),
+])
+def test_mistakes_are_named(wrong, message):
+  with pytest.raises(ValueError, match=message):
+    region_sources.load(wrong, 0)
+
+
+@pytest.mark.parametrize("name, options", [("random", {"count": 5}), ("grid", {"scales": [.5]})])
+def test_proposers_by_name(name, options):
+  propose = region_sources.proposer({"name": name} | options)
+  boxes = propose(np.zeros((20, 20, 3), np.uint8), np.random.default_rng(0))
+  assert boxes.shape[1] == 4 and len(boxes)
+
+
+def test_every_reader_says_what_is_not_there(tmp_path, monkeypatch):
+  monkeypatch.setenv("FEDJAX_FACE_DATA", str(tmp_path))
+  readers = {name: {} for name in ("aflw2000", "lfw_originals", "utkface", "aflw")}
+  readers |= {name: {"data_dir": str(tmp_path)} for name in ("celeb_a", "the300w_lp")}
+  assert set(readers) | {"synthetic_scenes"} == set(region_sources.SOURCES) - {"pairs",
+                                                                               "ungendered"}
+  for name, options in readers.items():
+    with pytest.raises(FileNotFoundError) as absent:
+      region_sources.load(section(sources={"one": {"name": name} | options}), 0)
+    assert str(tmp_path) in str(absent.value), name
+
+
+def test_scenes_of_other_worlds_have_other_names(monkeypatch):
+  asked = []
+
+  def rendered(*args, **options):
+    asked.append((args, options))
+    return make_photographs([0, 1], size=24, name="scenes")
+
+  monkeypatch.setattr(region_sources, "synthetic_scenes", rendered)
+  options = {"num_scenes": 2, "size": 48, "num_people": 4, "faces": [1, 2], "face_side": [.4, .5],
+             "circle": 4}
+  names = [region_sources.SOURCES["synthetic_scenes"](seed=seed, **options)[0].name
+           for seed in (1, 2)]
+  assert names == ["scenes_world1", "scenes_world2"]
+  assert asked[0] == ((2, 48, 1), {"num_people": 4, "faces": (1, 2), "face_side": (.4, .5),
+                                   "circle": 4})
+
+
+def test_aflw_goes_from_its_folder_to_regions(tmp_path, monkeypatch):
+  made = pytest.importorskip("tests.data.test_aflw_builder")
+  monkeypatch.setenv("FEDJAX_FACE_DATA", str(tmp_path))
+  made.write(tmp_path / "aflw", made.PHOTOS, made.FACES)
+  loaded = region_sources.load(section(sources={"own": {"name": "aflw", "root": ""}}), 0)
+  assert loaded.train.name == "aflw" and len(loaded.train.photographs[0]) == 2
+  assert loaded.train.targets["landmarks"].shape[1:] == (21, 2)
+  assert not isinstance(loaded.train.photographs[0].images, (list, np.ndarray))  # still encoded

@@ -1,0 +1,317 @@
+"""Sampling of units, and steps against sums worked out one unit at a time."""
+
+import dp_accounting
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedjax_face.data.cohorts import Cohort
+from fedjax_face.federated import dp_sgd
+from fedjax_face.federated.algorithm import Data, StepKeys
+from fedjax_face.privacy import noise, per_example
+from fedjax_face.privacy.adjacency import Adjacency
+
+ADD = Adjacency.ADD_OR_REMOVE_ONE
+EXPECTED = 4.0
+HPARAMS = {"learning_rate": 0.5, "clip_norm": 0.3, "noise_multiplier": 0.0, "average_decay": 0.0}
+
+# ---- sampling ----
+
+
+def units(unit, **changes):
+  options = {"expected": 2, "capacity": 8, "rows": 3, "views": 1, "devices": 1} | changes
+  return dp_sgd.poisson_units(np.asarray(unit), "image", **options)
+
+
+def drawn(sampling, seed, round_number=0):
+  return sampling.cohort(np.random.default_rng(seed), round_number)
+
+
+def rows_of(cohort):
+  """The rows of each unit that takes part."""
+  examples, mask = (x.reshape(-1, x.shape[-1]) for x in (cohort.examples, cohort.mask))
+  return [tuple(e[m].tolist()) for e, m in zip(examples, mask, strict=True) if m.any()]
+
+
+def test_every_unit_takes_part_as_often_as_it_should():
+  sampling = units(np.repeat(np.arange(10), 2), expected=3, capacity=10)
+  taken = np.zeros(10)
+  for seed in range(1000):
+    for rows in rows_of(drawn(sampling, seed)):
+      taken[rows[0] // 2] += 1
+  assert taken.sum() == pytest.approx(3000, abs=4 * np.sqrt(1000 * 10 * .3 * .7))
+  np.testing.assert_allclose(taken, 300, atol=4 * np.sqrt(1000 * .3 * .7))
+  assert sampling.expected == 3 and sampling.population == 10
+
+
+def test_beyond_the_capacity_a_uniform_subset_stays():
+  sampling = units(np.arange(6), expected=3, capacity=3, rows=1)
+  taken, full = np.zeros(6), 0
+  for seed in range(2000):
+    rows = rows_of(drawn(sampling, seed))
+    assert len(rows) <= 3
+    full += len(rows) == 3
+    for row, in rows:
+      taken[row] += 1
+  # P(at least 3 of 6 coins of 1/2) = 42 / 64; expected number min(3, B) = (6 + 30 + 126) / 64
+  assert full / 2000 == pytest.approx(42 / 64, abs=.045)
+  np.testing.assert_allclose(taken / 2000, 162 / 64 / 6, atol=.045)
+
+
+def test_empty_places_are_masked_and_sizes_never_change():
+  sampling = units(np.repeat(np.arange(20), 2), expected=1, capacity=8, rows=2)
+  cohorts = [drawn(sampling, seed) for seed in range(20)]
+  for cohort in cohorts:
+    assert cohort.examples.shape == cohort.mask.shape == (1, 8, 2)
+    assert not cohort.examples[~cohort.mask].any()
+  assert {c.mask[0].any(1).sum() for c in cohorts} > {0, 1}
+
+
+def test_more_rows_than_allowed_are_a_uniform_subset():
+  sampling = units([0] * 5 + [1], expected=2, capacity=2, rows=2)
+  seen = np.zeros(6)
+  for seed in range(600):
+    rows = rows_of(drawn(sampling, seed))
+    assert len(rows[0]) == 2 and set(rows[0]) < set(range(5)) and rows[1] == (5,)
+    seen[list(rows[0])] += 1
+  np.testing.assert_allclose(seen[:5] / 600, 2 / 5, atol=.09)
+
+
+def test_a_unit_draws_the_same_whatever_rows_the_others_have():
+  before, after = [0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2], [0, 1, 1, 1, 1, 2, 2, 2, 2]
+  for seed in range(30):
+    many, few = (rows_of(drawn(units(unit, rows=2, expected=3, capacity=3), seed))
+                 for unit in (before, after))
+    for first, second in zip(many[1:], few[1:], strict=True):
+      assert tuple(row - 4 for row in first) == second
+
+
+def test_an_appended_unit_leaves_the_others():
+  """At the same probability, which counts as public."""
+  for seed in range(30):
+    few = rows_of(drawn(units(np.repeat(np.arange(8), 4), expected=2), seed))
+    more = rows_of(drawn(units(np.repeat(np.arange(12), 4), expected=3, capacity=9), seed))
+    assert [rows for rows in more if rows[0] < 32] == few
+
+
+def test_views_repeat_rows_and_devices_share_the_units():
+  sampling = units(np.repeat(np.arange(4), 2), expected=4, capacity=4, views=3, devices=2)
+  cohort = drawn(sampling, 0)
+  assert cohort.examples.shape == (2, 2, 6) and cohort.mask.all()
+  assert sorted(cohort.examples.reshape(4, 6)[0].tolist()) == [0, 0, 0, 1, 1, 1]
+  np.testing.assert_array_equal(cohort.examples[..., 0], cohort.examples[..., 2])
+  np.testing.assert_array_equal(cohort.client, [0, 1])
+
+
+def test_the_event_counts_the_coins_and_the_room():
+  roomy = units(np.arange(8)).event(1.5)
+  assert roomy == dp_accounting.PoissonSampledDpEvent(.25, dp_accounting.GaussianDpEvent(1.5))
+  tight = units(np.arange(80), expected=20, capacity=24).event(1.5)
+  assert tight == dp_accounting.dp_event.TruncatedSubsampledGaussianDpEvent(
+      dataset_size=80, sampling_probability=.25, truncated_batch_size=24, noise_multiplier=1.5)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"expected": 9}, "cohort.batch_size=9 images a step, but the training set has 8"),
+    ({"expected": 0}, "cohort.batch_size=0: expected at least 1"),
+    ({"rows": 0}, "cohort.regions_per_unit=0"),
+    ({"views": 0}, "cohort.views=0"),
+    ({"capacity": 1}, "cohort.capacity=1: expected at least cohort.batch_size=2"),
+    ({"devices": 3}, "a multiple of the 3 devices"),
+])
+def test_bad_numbers_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    units(np.arange(8), **changes)
+
+
+# ---- steps ----
+
+UNITS, ROWS, TASKS = 6, 2, 3
+COHORT = Cohort(
+    examples=np.arange(UNITS * ROWS, dtype=np.int32).reshape(1, UNITS, ROWS),
+    labels=np.zeros((1, UNITS, ROWS), np.int32),
+    mask=np.array([[[1, 1], [1, 0], [1, 1], [1, 1], [0, 0], [0, 0]]], bool),
+    num_classes=np.zeros(1, np.int32), client=np.zeros(1, np.int32))
+EMPTY = COHORT._replace(mask=np.zeros_like(COHORT.mask))
+PARAMS = {"network": jnp.array([0.5, -1.0, 2.0]), "weights": jnp.array([0.1, 0.2, -0.3])}
+DATA = Data(jnp.zeros((UNITS * ROWS, 1, 1, 1), jnp.uint8),
+            {"x": jax.random.normal(jax.random.key(0), (UNITS * ROWS, 3))})
+
+
+def loss(params, rows):
+  """Squared errors of three tasks [N, 3] with learned weights."""
+  errors = (rows.targets["x"] - params["network"])**2
+  return jnp.exp(-params["weights"]) * errors + params["weights"]
+
+
+def sgd(hparams):
+  return optax.sgd(hparams["learning_rate"])
+
+
+def steps(clip=None, noise_=None, *, augment=lambda data, key: data, optimizer=sgd,
+          project=lambda params: params, clipped=True):
+  clip = per_example.joint(ADD) if clip is None and clipped else clip
+  gradient_sum = (per_example.clipped_gradient_sum(loss, clip, "vmapped") if clipped else
+                  per_example.unclipped_gradient_sum(loss, units_at_once=2))
+  return dp_sgd.descent(gradient_sum, clip if clipped else None, noise_, EXPECTED, optimizer,
+                        augment, project)
+
+
+def keys(round_number=0):
+  return StepKeys(jax.random.key(2 * round_number), jax.random.key(2 * round_number + 1))
+
+
+def one_step(descent, hparams=HPARAMS, cohort=COHORT, state=None, round_number=0):
+  state = descent.init(PARAMS, hparams) if state is None else state
+  return descent.step(state, DATA, cohort, hparams, keys(round_number))
+
+
+def unit_gradients():
+  """The gradient of every unit of the cohort, by itself."""
+  gradients = []
+  for rows, mask in zip(COHORT.examples[0], COHORT.mask[0], strict=True):
+    if mask.any():
+      data = jax.tree.map(lambda leaf, rows=rows[mask]: leaf[rows], DATA)
+      gradients.append(jax.grad(lambda p, data=data: loss(p, data).sum())(PARAMS))
+  return gradients
+
+
+def vector(tree):
+  return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def test_a_step_is_the_clipped_sum_over_the_expected_number():
+  state, metrics = one_step(steps())
+  gradients = [vector(g) for g in unit_gradients()]
+  norms = np.array([np.linalg.norm(g) for g in gradients])
+  clipped = sum(g * min(1, .3 / norm) for g, norm in zip(gradients, norms, strict=True))
+  np.testing.assert_allclose(vector(PARAMS) - vector(state.params), .5 * clipped / EXPECTED,
+                             rtol=1e-5, atol=1e-6)
+  assert metrics["units"] == 4 and metrics["clipped_fraction"] == (norms > .3).mean()
+  assert metrics["gradient_norm"] == pytest.approx(norms.mean(), rel=1e-5)
+  assert "signal_to_noise" not in metrics
+
+
+@pytest.mark.parametrize("form", ["vmapped", "scanned", "ghost"])
+def test_without_noise_and_bound_a_step_is_plain_sgd(form):
+  hparams = HPARAMS | {"clip_norm": np.inf, "noise_multiplier": 0.0}
+  clip = per_example.joint(ADD)
+  private = dp_sgd.descent(per_example.clipped_gradient_sum(loss, clip, form), clip, None, EXPECTED,
+                           sgd, lambda data, key: data, lambda params: params)
+  mine, plain = (one_step(descent, hparams)[0] for descent in (private, steps(clipped=False)))
+  expected = vector(PARAMS) - .5 * sum(vector(g) for g in unit_gradients()) / EXPECTED
+  np.testing.assert_allclose(vector(plain.params), expected, rtol=1e-6)
+  np.testing.assert_allclose(vector(mine.params), vector(plain.params), rtol=1e-6)
+
+
+CLIPS = {"joint": (per_example.joint(ADD), 1),
+         "grouped": (per_example.grouped({"network": 1.0, "weights": .1}, ADD), np.sqrt(1.01)),
+         "per_task": (per_example.per_task(TASKS, ADD), 3),
+         "stacked": (per_example.per_task(TASKS, ADD, stacked=True), np.sqrt(3))}
+
+
+def noise_of(descent, hparams, rounds=1500):
+  """[rounds, 6]: what steps on empty batches add to the mean gradient."""
+  state = descent.init(PARAMS, hparams)
+
+  @jax.jit
+  def added(number):
+    key = jax.random.fold_in(jax.random.key(3), number)
+    after, _ = descent.step(state, DATA, EMPTY, hparams, StepKeys(key, key))
+    return jnp.concatenate(jax.tree.leaves(jax.tree.map(
+        lambda old, new: (old - new) / hparams["learning_rate"], PARAMS, after.params)))
+
+  return np.asarray(jax.lax.map(added, jnp.arange(rounds)))
+
+
+def noise_is(standard_deviation, drawn, tolerance=4.5):
+  """Whether every coordinate's variance is that within sampling error."""
+  ratio = (drawn**2).mean(0) / standard_deviation**2
+  return (np.abs(ratio - 1) < tolerance * np.sqrt(2 / len(drawn))).all()
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_noise_on_an_empty_batch_is_what_the_sensitivity_asks_for(name):
+  """On all coordinates, the tasks' weights included; three stacked sums are noised apart."""
+  clip, sensitivity = CLIPS[name]
+  hparams = HPARAMS | {"noise_multiplier": 1.7}
+  assert clip.sensitivity == pytest.approx(sensitivity)
+  expected = 1.7 * sensitivity * .3 / EXPECTED * (np.sqrt(TASKS) if name == "stacked" else 1)
+  added = noise_of(steps(clip, noise.gaussian()), hparams)
+  assert noise_is(expected, added)
+  correlation = np.corrcoef(added.T) - np.eye(6)
+  assert np.abs(correlation).max() < 5 / np.sqrt(len(added))
+
+
+def test_half_the_noise_would_be_seen():
+  half = noise.gaussian()
+  half = half._replace(add=lambda total, state, stddev, key: noise.gaussian().add(
+      total, state, stddev / 2, key))
+  hparams = HPARAMS | {"noise_multiplier": 1.7}
+  assert not noise_is(1.7 * .3 / EXPECTED, noise_of(steps(noise_=half), hparams))
+
+
+def test_the_noise_of_a_step_follows_from_its_key():
+  descent = steps(noise_=noise.gaussian())
+  hparams = HPARAMS | {"noise_multiplier": 1.0}
+  first, again, other = (one_step(descent, hparams, round_number=r)[0] for r in (0, 0, 1))
+  np.testing.assert_array_equal(vector(first.params), vector(again.params))
+  assert (vector(first.params) != vector(other.params)).all()
+
+
+def test_signal_to_noise_is_the_sum_over_the_noise():
+  hparams = HPARAMS | {"noise_multiplier": 2.0}
+  metrics = one_step(steps(noise_=noise.gaussian()), hparams)[1]
+  total = sum(vector(g) * min(1, .3 / np.linalg.norm(vector(g))) for g in unit_gradients())
+  assert metrics["signal_to_noise"] == pytest.approx(
+      np.linalg.norm(total) / (2 * .3 * np.sqrt(6)), rel=1e-5)
+
+
+def test_the_average_forgets_slowly_but_not_at_the_start():
+  descent = steps()
+  hparams = HPARAMS | {"average_decay": 0.25}
+  states = [descent.init(PARAMS, hparams)]
+  for number in range(3):
+    states.append(one_step(descent, hparams, state=states[-1], round_number=number)[0])
+  expected = vector(PARAMS)
+  for decay, state in zip((2 / 11, 3 / 12, 1 / 4), states[1:], strict=True):
+    expected = decay * expected + (1 - decay) * vector(state.params)
+    np.testing.assert_allclose(vector(state.average), expected, rtol=1e-5)
+  assert states[-1].steps == 3
+  off = one_step(descent)[0]
+  np.testing.assert_array_equal(vector(off.average), vector(off.params))
+
+
+def test_augmentation_and_projection_are_applied():
+  doubled = lambda data, key: data._replace(targets={"x": 2 * data.targets["x"]})
+  kept = lambda params: params | {"weights": jnp.zeros(3)}
+  state, _ = one_step(steps(augment=doubled, project=kept), HPARAMS | {"clip_norm": np.inf})
+  assert not state.params["weights"].any()
+  plain, _ = one_step(steps(), HPARAMS | {"clip_norm": np.inf})
+  moved = vector(state.params["network"]) - vector(plain.params["network"])
+  rows = COHORT.examples[0][COHORT.mask[0]]
+  shift = .5 / EXPECTED * 2 * np.exp(-PARAMS["weights"]) * DATA.targets["x"][rows].sum(0)
+  np.testing.assert_allclose(moved, shift, rtol=1e-4)
+
+
+def test_other_hyperparameters_do_not_compile_again():
+  descent = steps(noise_=noise.gaussian())
+  traces = []
+
+  @jax.jit
+  def step(state, hparams, keys):
+    traces.append(1)
+    return descent.step(state, DATA, COHORT, hparams, keys)
+
+  state = descent.init(PARAMS, HPARAMS)
+  for scale in (1., 2., 3.):
+    hparams = {name: jnp.float32(scale * value) for name, value in HPARAMS.items()}
+    state, _ = step(jax.tree.map(jnp.asarray, state), hparams, keys())
+  assert len(traces) == 1
+
+
+def test_noise_without_a_bound_is_refused():
+  with pytest.raises(ValueError, match="noise needs a clip"):
+    steps(noise_=noise.gaussian(), clipped=False)
