@@ -157,7 +157,7 @@ def _unit_markdown(unit: Mapping[str, Any]) -> list[str]:
   condition = f"delta {delta:g}, {unit['adjacency'].replace('_', '-')}"
   lines = [
       f"## Each {name}, one of {unit['population']}", "",
-      f"**Epsilon of everything released about a {name}, at {condition}: "
+      f"**Epsilon of everything released about {_a(name)}, at {condition}: "
       f"{epsilon_words(total['best'], total['note'])}**", "",
       f"Protected: every single {name} of the training data, against anyone who sees all the "
       "channels below and may know everybody else's data, but not the secrets named under How. "
@@ -165,10 +165,10 @@ def _unit_markdown(unit: Mapping[str, Any]) -> list[str]:
       "factor of at most e^epsilon, plus delta. What is true of the data as a whole is not "
       "protected.", ""]
   if isinstance(total["best"], str) or total["best"] is None:
-    lines[-2] = f"There is no finite bound for a {name} on all channels together."
+    lines[-2] = f"There is no finite bound for {_a(name)} on all channels together."
   if unit["delta_warning"]:
     lines += [f"**Warning:** {unit['delta_warning']}.", ""]
-  lines += [f"| channel | seen by | epsilon for a {name} ({condition}) | RDP | PLD | steps | "
+  lines += [f"| channel | seen by | epsilon for {_a(name)} ({condition}) | RDP | PLD | steps | "
             "privacy events | mechanism |", "|---|---|---|---|---|---|---|---|"]
   for channel in unit["channels"]:
     epsilon = channel["epsilon"]
@@ -180,6 +180,10 @@ def _unit_markdown(unit: Mapping[str, Any]) -> list[str]:
   lines += ["", f"All channels together: RDP {_cell(total['rdp'])}, PLD {_cell(total['pld'])} "
             f"({condition}, per {name}); {total['note']}.", ""]
   return lines
+
+
+def _a(unit: str) -> str:
+  return f"an {unit}" if unit[0] in "aeiou" else f"a {unit}"
 
 
 def _cell(value: float | str | None) -> str:

@@ -1,0 +1,198 @@
+r"""The edge server of a split learning run: devices connect to it, and it trains on what they send.
+
+python -m experiments.edge_server --config=configs/dp_activations.py:synthetic \
+    --workdir=runs/edge --address=127.0.0.1:50051
+
+and, for each device k of config.split.devices, on the device:
+
+python -m experiments.device --config=configs/dp_activations.py:synthetic \
+    --workdir=runs/device_0 --device=0 --address=127.0.0.1:50051
+
+On another address than loopback both sides need --certificate, --key and --authority (PEM files),
+or --insecure. Killed and started again, the server goes on from its last checkpoint and the devices
+join again. --transcript keeps every byte that crosses, for the attacks: it is what an untrusted
+server could do.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments import command_line
+
+_GRACE_SECONDS = 5.0  # for the last answers to be sent
+
+
+def define_connection(values: flags.FlagValues) -> None:
+  """Adds the flags that server and device share: address, TLS files, token."""
+  flags.DEFINE_string("address", "127.0.0.1:50051", "HOST:PORT of the server", flag_values=values)
+  for name, what in (("certificate", "certificate of this side"), ("key", "its private key"),
+                     ("authority", "certificates that sign the other side's")):
+    flags.DEFINE_string(name, None, f"PEM file: {what}", flag_values=values)
+  flags.DEFINE_boolean("insecure", False, "plain text on other addresses than loopback",
+                       flag_values=values)
+  flags.DEFINE_string("token_file", None, "file with a secret that devices must show",
+                      flag_values=values)
+
+
+def connection(values: flags.FlagValues) -> tuple[Any, str]:
+  """TLS files, or None, and the token, after all checks.
+
+  Raises:
+    ValueError: an address that is refused, some TLS files and not others, or an empty token file.
+    OSError: a file cannot be read.
+  """
+  from fedjax_face.split.edge_transport import Tls, require_safe
+  names = ("certificate", "key", "authority")
+  missing = [name for name in names if not values[name].value]
+  if 0 < len(missing) < len(names):
+    raise ValueError(f"--{missing[0]} is missing: TLS needs --certificate, --key and --authority")
+  tls = None if missing else Tls(values.certificate, values.key, values.authority)
+  require_safe(values.address, tls, values.insecure)
+  if values.token_file is None:
+    return tls, ""
+  token = pathlib.Path(values.token_file).read_text().strip()
+  if not token:
+    raise ValueError(f"--token_file={values.token_file} is empty")
+  return tls, token
+
+
+class Setting(NamedTuple):
+  """What both programs start from.
+
+  Attributes:
+    workdir: made, with the config in it.
+    parts: `EdgeParts` of the run.
+    digest: of config and number of rounds.
+    tls: its files, or None.
+    token: or nothing.
+  """
+
+  workdir: pathlib.Path
+  parts: Any
+  digest: str
+  tls: Any
+  token: str
+
+
+def prepare(values: flags.FlagValues, arguments: Sequence[str]) -> Setting:
+  """Parses and checks the command line, and builds what it asks for.
+
+  Raises:
+    ValueError: a flag or config that is refused, or a workdir of another run.
+  """
+  command_line.parse(values, arguments)
+  for name in ("config", "workdir"):
+    if values[name].value is None:
+      raise ValueError(f"--{name} is required")
+  tls, token = connection(values)
+  command_line.use_compilation_cache(values.compilation_cache)
+  from fedjax_face.training import config, edge
+  workdir = pathlib.Path(values.workdir).absolute()
+  config.validate(values.config)
+  config.check_same_run(values.config, workdir)
+  parts = edge.build(values.config)
+  workdir.mkdir(parents=True, exist_ok=True)
+  config.record(values.config, workdir)
+  # In a section of its own the number of rounds is part of the digest: noise depends on it.
+  digest = config.digest({"config": config.as_dict(values.config)})
+  return Setting(workdir, parts, digest, tls, token)
+
+
+def say(line: str) -> None:
+  """Prints at once."""
+  print(line, flush=True)
+
+
+def _flags(arguments: Sequence[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  command_line.define_config(values, arguments)
+  command_line.define_shared(values)
+  define_connection(values)
+  flags.DEFINE_string("transcript", None, "file for every byte that crosses", flag_values=values)
+  flags.DEFINE_float("step_seconds", 60.0, "how long a device waits for the others in a step",
+                     lower_bound=0.1, flag_values=values)
+  return values
+
+
+def _serve(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+  workdir, parts, digest, tls, token = prepare(values, arguments)
+  from fedjax_face.split.edge_parts import server_exchanges
+  from fedjax_face.split.edge_record import Recorder
+  from fedjax_face.split.edge_service import EdgeService, Terms, serve
+  run = _Run(workdir, parts, digest)
+  if run.step == parts.steps:
+    say(f"the run in {workdir} is over after {parts.steps} steps")
+    return
+  recorder = Recorder(values.transcript) if values.transcript else None
+  service = EdgeService(
+      parts.contract(), server_exchanges(parts), Terms(digest, token, values.step_seconds),
+      run.state, run.step, parts.steps, run.finished_step,
+      recorder.write if recorder else None, say)
+  server, port = serve(service, values.address, tls)
+  try:
+    say(f"listening on {values.address.rpartition(':')[0]}:{port}, step {run.step} of "
+        f"{parts.steps}, devices: {parts.devices}")
+    service.wait()
+  finally:
+    server.stop(_GRACE_SECONDS).wait()
+    run.write_privacy()
+    if recorder:
+      recorder.close()
+  say(f"done: {parts.steps} steps  privacy: {workdir}/PRIVACY.md")
+
+
+class _Run:
+  """Files of the server's workdir: checkpoints, metrics.csv, the privacy statement."""
+
+  def __init__(self, workdir: pathlib.Path, parts: Any, digest: str):
+    from fedjax_face.split.edge_parts import server_part
+    from fedjax_face.training import checkpoint
+    from fedjax_face.training.records import CsvFile
+    self._workdir, self._parts, self._digest = workdir, parts, digest
+    self.step, self.state = 0, server_part(parts)
+    found = checkpoint.restore(workdir / "checkpoints", self.state, say)
+    if found is not None:
+      if found.config != digest:
+        raise ValueError(f"{workdir}/checkpoints belong to another config; choose another "
+                         "--workdir")
+      self.step, self.state = found.round, found.state
+    self._table = CsvFile(workdir / "metrics.csv", self.step)
+
+  def finished_step(self, step: int, state: Any, metrics: dict[str, float]) -> None:
+    """Writes the metrics, and a checkpoint where one is due."""
+    from fedjax_face.training import checkpoint
+    self.step = step
+    self._table.write_rows([(step, metrics)])
+    if step % self._parts.checkpoint_every == 0 or step == self._parts.steps:
+      checkpoint.save(self._workdir / "checkpoints", checkpoint.Checkpoint(
+          step, state, self._parts.ledger(step).to_json(), None, self._digest,
+          repr(self._parts.releases)))
+
+  def write_privacy(self) -> None:
+    """Writes privacy.json and PRIVACY.md for the steps done."""
+    from fedjax_face.privacy import statement
+    from fedjax_face.training.records import write_atomically, write_json
+    parts = self._parts
+    said = statement.privacy_json(
+        parts.ledger(self.step), delta=parts.delta, population=parts.population,
+        sampling=parts.sampling,
+        noise_keys="operating_system" if parts.noise_seed is None else "pinned")
+    write_json(self._workdir / "privacy.json", said)
+    write_atomically(self._workdir / "PRIVACY.md", statement.privacy_markdown(said))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the program and returns its exit status."""
+  given = sys.argv if arguments is None else ["edge_server", *arguments]
+  values = _flags(given)
+  return command_line.one_line_errors(lambda: _serve(values, given), lambda: "--debug" in given)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
