@@ -182,7 +182,7 @@ class _Run:
     said = statement.privacy_json(
         parts.ledger(self.step), delta=parts.delta, population=parts.population,
         sampling=parts.sampling,
-        noise_keys="operating_system" if parts.noise_seed is None else "pinned")
+        noise_keys="devices" if parts.noise_seed is None else "pinned")
     write_json(self._workdir / "privacy.json", said)
     write_atomically(self._workdir / "PRIVACY.md", statement.privacy_markdown(said))
 

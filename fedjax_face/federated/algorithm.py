@@ -22,11 +22,11 @@ class Data(NamedTuple):
   """The rows that a cohort's indices point into: all on the device, or those of this dispatch.
 
   Attributes:
-    images: uint8 [N, H, W, C].
+    images: uint8 [N, H, W, C], of jax or numpy.
     targets: a pytree of arrays [N, ...], where there is more to learn than the cohort's labels.
   """
 
-  images: jax.Array
+  images: Any
   targets: Any = ()
 
 

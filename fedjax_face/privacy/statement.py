@@ -20,6 +20,9 @@ NOISE_KEYS = {
     "operating_system": "noise, and who takes part in which round, come from the operating "
                         "system's entropy (a 64-bit Threefry key); it is kept in the checkpoints "
                         "of an unfinished run, which must stay secret, and erased at its end",
+    "devices": "noise comes from the operating system's entropy of each device (a 64-bit Threefry "
+               "key), which keeps it in its own noise.json and must keep it secret; who sends what "
+               "when follows from the config's seed and hides nothing",
     "pinned": "noise and who takes part are pinned by seeds: no privacy is claimed against anyone "
               "who knows the seeds",
     "none": "none; nothing is noised, and the config's seed decides who takes part in which round",
@@ -35,7 +38,7 @@ def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int],
     delta: at which every epsilon is computed, in (0, 1).
     population: unit -> number of such units that could have taken part.
     sampling: how the units of a step are chosen, in words.
-    noise_keys: "operating_system", "pinned" or "none" (a key of `NOISE_KEYS`).
+    noise_keys: a key of `NOISE_KEYS`, e.g. "operating_system".
 
   Returns:
     A dict; an infinite epsilon is the string "infinite", one that no accountant gives is None.

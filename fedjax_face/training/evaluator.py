@@ -49,6 +49,8 @@ class Evaluator:
 
   def __init__(self, algorithm: Algorithm, options: Mapping[str, Any], dataset: FaceDataset,
                pairs: Pairs | None, seed: int):
+    if algorithm.embed is None:
+      raise ValueError(f"algorithm {algorithm.name} trains no embeddings")
     self._embed = jax.jit(algorithm.embed)
     self._options, self._dataset, self._pairs, self._seed = options, dataset, pairs, seed
 

@@ -1,0 +1,236 @@
+"""All attacks on one run of split learning: what an edge server learns from what it receives.
+
+The server is honest but curious: it knows the device part, the mechanism and public pictures, and
+has one noised activation of every training picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedjax_face.algorithms.dp_activations import SplitState, SplitSystem
+from fedjax_face.attacks import decoder, distinguishing, inversion, membership, reconstruction
+from fedjax_face.attacks.attribute import attribute_attack
+from fedjax_face.attacks.error_rates import Guess, Separation, gaussian_bound
+from fedjax_face.attacks.reconstruction import Quality, Reidentification
+from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.sources import Sources
+from fedjax_face.split.mechanism import noised
+
+EmbedFn = Callable[[jax.Array], jax.Array]
+_CHUNK = 64
+
+
+class Findings(NamedTuple):
+  """What the attacks on one run found.
+
+  Attributes:
+    quality: of the decoder's reconstructions of one training picture of each person.
+    blind: of the mean public picture, for which nothing needs to be received.
+    inverted: of white-box inversion, where it was asked for.
+    recognised: people recognised on the decoder's reconstructions, and on the originals.
+    distinguished: two activations as far apart as the clip allows; None without noise.
+    members: training pictures told from others by the server's loss.
+    members_by_ratio: the same by likelihood ratios of shadow servers, where it was asked for.
+    trait: gender read from the activations; None where the pictures have no such label.
+    originals: uint8 [P, H, W, C], the pictures under attack.
+    rebuilt: uint8 [P, H, W, C], by the decoder.
+  """
+
+  quality: Quality
+  blind: Quality
+  inverted: Quality | None
+  recognised: Reidentification
+  distinguished: Separation | None
+  members: Separation
+  members_by_ratio: Separation | None
+  trait: Guess | None
+  originals: np.ndarray
+  rebuilt: np.ndarray
+
+
+def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, sources: Sources,
+           embed: EmbedFn, options: Mapping[str, Any], key: jax.Array) -> Findings:
+  """Plays every attack on the finished run of `system`.
+
+  Args:
+    system: of the run.
+    state: after training.
+    noise_multiplier: z of one activation, as the run used it; 0: none.
+    sources: `train`, `evaluation` (other pictures of the same people) and `public`.
+    embed: uint8 [B, H, W, C] -> embeddings; the attacker's face recogniser, of public data.
+    options: `decoder`: keyword arguments of `train_decoder`; `inversion`: of `inversion`, and
+      `pictures`, 0 for none; `trials` of distinguishing; `shadows`, 0 for none, and
+      `shadow_learning_rate`; `ridge` of the trait.
+    key: of noise and initial parameters; what the server received is drawn anew.
+
+  Raises:
+    ValueError: there is no public set.
+  """
+  if sources.public is None:
+    raise ValueError("the attacks need data.public: the attacker's own pictures")
+  key, *keys = jax.random.split(key, 7)
+  device = system.device_of(state, 0)
+  features = _features(system, device)
+  sigma = float(system.clip.noise_stddev(system.clip_norm, noise_multiplier))
+  train, public = sources.train, sources.public
+  sent = _noised(features(train.images), sigma, keys[0])
+  bound = _bound(1 / noise_multiplier if noise_multiplier else math.inf)
+  victims = np.unique(train.person, return_index=True)[1]
+  of_public = features(public.images)
+
+  decode = decoder.train_decoder(jnp.asarray(of_public), public.images, sigma, keys[1],
+                                 **options["decoder"])
+  originals = train.images[victims]
+  rebuilt = decode.reconstruct(jnp.asarray(sent[victims]))
+  gallery = sources.evaluation
+  pictures = options["inversion"].get("pictures", 0)
+  inverted = None
+  if pictures:
+    found = _invert(system, device, sent[victims[:pictures]], public.images, options["inversion"])
+    inverted = reconstruction.quality(found, originals[:pictures])
+  members, by_ratio = _membership(system, state, features, sources, sigma, noise_multiplier,
+                                  options, keys[2])
+  return Findings(
+      quality=reconstruction.quality(rebuilt, originals),
+      blind=reconstruction.blind_quality(public.images, originals),
+      inverted=inverted,
+      recognised=reconstruction.reidentification(
+          embed, gallery.images, gallery.label, rebuilt, originals, train.label[victims],
+          bound=bound),
+      distinguished=_distinguish(system, sigma, noise_multiplier, options["trials"], keys[3]),
+      members=members,
+      members_by_ratio=by_ratio,
+      trait=_trait(public, train, of_public, sent, victims, sigma, bound, options["ridge"],
+                   keys[4]),
+      originals=originals,
+      rebuilt=rebuilt,
+  )
+
+
+def _bound(mu: float) -> Callable[[float], float]:
+  return (lambda rate: 1.0) if math.isinf(mu) else gaussian_bound(mu)
+
+
+def _features(system: SplitSystem, device: Any) -> Callable[[np.ndarray], np.ndarray]:
+  """uint8 images [N, H, W, C] -> clipped activations [N, ...], in chunks of one size."""
+  run = jax.jit(lambda images: system.clip(system.split.device(device, images), system.clip_norm))
+
+  def features(images: np.ndarray) -> np.ndarray:
+    rows = np.arange(-(-len(images) // _CHUNK) * _CHUNK) % len(images)
+    found = [np.asarray(run(images[rows[i:i + _CHUNK]])) for i in range(0, len(rows), _CHUNK)]
+    return np.concatenate(found)[:len(images)]
+
+  return features
+
+
+def _noised(clean: np.ndarray, sigma: float, key: jax.Array) -> np.ndarray:
+  return clean + sigma * np.asarray(jax.random.normal(key, clean.shape))
+
+
+def _invert(system: SplitSystem, device: Any, received: np.ndarray, public: np.ndarray,
+            options: Mapping[str, Any]) -> np.ndarray:
+  """Grey values of pictures whose activations are nearest, starting from the mean public one."""
+  features = lambda pixels: system.clip(system.split.device(device, pixels), system.clip_norm)
+  invert = inversion.inversion(features, **{k: v for k, v in options.items() if k != "pictures"})
+  start = jnp.asarray(public.mean(0, dtype=np.float64) / 128 - 1, jnp.float32)
+  return reconstruction.grey_values(invert(jnp.asarray(received, jnp.float32), start[None]).pixels)
+
+
+def _distinguish(system: SplitSystem, sigma: float, noise_multiplier: float, trials: int,
+                 key: jax.Array) -> Separation | None:
+  if not sigma:
+    return None
+  release = lambda activations, keys: noised(
+      activations, system.clip, system.clip_norm, noise_multiplier, keys)
+  first, second = distinguishing.canaries(
+      system.split.shape, system.clip_norm, system.clip.non_negative)
+  return distinguishing.distinguish(release, first, second, key, sigma=sigma,
+                                    mu=1 / noise_multiplier, trials=trials).guarantee
+
+
+def _trait(public: FaceDataset, train: FaceDataset, of_public: np.ndarray, sent: np.ndarray,
+           victims: np.ndarray, sigma: float, bound: Callable[[float], float], ridge: float,
+           key: jax.Array) -> Guess | None:
+  if public.gender is None or train.gender is None:
+    return None
+  return attribute_attack(_noised(of_public, sigma, key), public.gender == 1, sent[victims],
+                          train.gender[victims] == 1, ridge=ridge, bound=bound)
+
+
+def _membership(system: SplitSystem, state: SplitState, features: Callable, sources: Sources,
+                sigma: float, noise_multiplier: float, options: Mapping[str, Any],
+                key: jax.Array) -> tuple[Separation, Separation | None]:
+  """By the server's loss on clean activations, which an attacker with the picture can compute."""
+  train, others = sources.train, sources.evaluation
+  rows = features(np.concatenate([train.images, others.images]))
+  labels = np.concatenate([train.label, others.label])
+  member = np.arange(len(rows)) < len(train)
+  losses = _losses(system, state.server.params, rows, labels)
+  bound = _bound(1 / noise_multiplier if noise_multiplier else math.inf)
+  plain = membership.membership(membership.loss_scores(losses), member, bound)
+  if not options["shadows"]:
+    return plain, None
+  chosen = np.array(jax.random.bernoulli(key, member.mean(), (options["shadows"], len(rows))))
+  chosen[0], chosen[1] = True, False  # so that every picture is in and out of some shadow
+  shadows = _shadows(system, rows, labels, chosen, sigma,
+                     options["shadow_learning_rate"], jax.random.fold_in(key, 1))
+  scores = membership.lira_scores(
+      membership.logit_confidence(shadows), chosen, membership.logit_confidence(losses),
+      pooled_variance=True)
+  return plain, membership.membership(scores, member, bound)
+
+
+def _losses(system: SplitSystem, server: Any, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  run = jax.jit(lambda rows, labels: optax.softmax_cross_entropy_with_integer_labels(
+      system.split.server(server, rows), labels))
+  order = np.arange(-(-len(rows) // _CHUNK) * _CHUNK) % len(rows)
+  found = [np.asarray(run(rows[order[i:i + _CHUNK]], labels[order[i:i + _CHUNK]]))
+           for i in range(0, len(order), _CHUNK)]
+  return np.concatenate(found)[:len(rows)]
+
+
+def _shadows(system: SplitSystem, rows: np.ndarray, labels: np.ndarray, member: np.ndarray,
+             sigma: float, learning_rate: float, key: jax.Array) -> np.ndarray:
+  """Losses [M, N] of M servers, each trained as the attacked one on its own part of the rows."""
+  batch, epochs = system.schedule.batch, system.schedule.epochs
+  steps = len(rows) // batch
+  optimizer = optax.adam(learning_rate)
+  all_rows, all_labels = jnp.asarray(rows), jnp.asarray(labels)
+
+  @jax.jit
+  def shadow(member: jax.Array, key: jax.Array) -> jax.Array:
+    of_params, of_noise, of_order = jax.random.split(key, 3)
+    sent = all_rows + sigma * jax.random.normal(of_noise, rows.shape)
+
+    def loss(params, chosen):
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+          system.split.server(params, sent[chosen]), all_labels[chosen])
+      weight = member[chosen]
+      return jnp.where(weight, losses, 0).sum() / jnp.maximum(weight.sum(), 1)
+
+    def step(carry, chosen):
+      params, optimizer_state = carry
+      updates, optimizer_state = optimizer.update(jax.grad(loss)(params, chosen), optimizer_state)
+      return (optax.apply_updates(params, updates), optimizer_state), None
+
+    def epoch(carry, key):
+      order = jax.random.permutation(key, len(rows))[:steps * batch].reshape(steps, batch)
+      return jax.lax.scan(step, carry, order)[0], None
+
+    params = system.init_server(of_params)
+    (params, _), _ = jax.lax.scan(
+        epoch, (params, optimizer.init(params)), jax.random.split(of_order, epochs))
+    return optax.softmax_cross_entropy_with_integer_labels(
+        system.split.server(params, all_rows), all_labels)
+
+  keys = jax.random.split(key, len(member))
+  return np.stack([np.asarray(shadow(jnp.asarray(m), k))
+                   for m, k in zip(member, keys, strict=True)])
