@@ -113,9 +113,9 @@ def dp_activations(given: Ingredients) -> Algorithm:
         messages = Message(jnp.where(real, images, 0), sent, rows_sent, places)
       else:
         messages = jax.vmap(
-            lambda params, *own: step.device_message(
-                system.split, system.clip, params, *own, hparams["clip_norm"],
-                hparams["noise_multiplier"], noise_key),
+            lambda params, images, labels, numbers, device: step.device_message(
+                system.split, system.clip, params, images, labels, numbers, device,
+                hparams["clip_norm"], hparams["noise_multiplier"], noise_key),
             in_axes=(0 if schedule.device_is_trained else None, 0, 0, 0, 0),
         )(state.device.params, images, sent, rows_sent, places)
       done = _server_step(system, state.server, messages, sent, hparams, label_key)
@@ -226,7 +226,7 @@ def split_system(given: Ingredients) -> SplitSystem:
   clip = ActivationClip(split.non_negative)
   if clip_norm is None:
     flat = _public_activations(given, split, device, "hparams.clip_norm=None")
-    clip_norm = float(np.median(np.linalg.norm(clip(flat, math.inf), axis=1)))
+    clip_norm = float(np.median(np.linalg.norm(clip(jnp.asarray(flat), math.inf), axis=1)))
   if not clip_norm > 0:
     raise ValueError(f"hparams.clip_norm={clip_norm}: expected a number above 0")
   labels = LabelPolicy(options.labels, options.label_epsilon, options.label_noise_multiplier,

@@ -294,7 +294,8 @@ def test_an_image_is_sent_once_a_pass(sources, recorded, mode):
 
 def test_a_resumed_run_sends_the_same_messages(sources, recorded, wire, keys):
   whole = recorded(mode="frozen_cached")
-  resumed = record_of(whole.algorithm, sources.train.images, wire, keys, state=whole.states[1], start=1)
+  resumed = record_of(whole.algorithm, sources.train.images, wire, keys,
+                      state=whole.states[1], start=1)
   found = whole.sent()
   for number, times in resumed.sent().items():
     if number != message.PADDING:

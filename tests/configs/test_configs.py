@@ -16,7 +16,7 @@ VARIANTS = {
     "composed": ("synthetic",),
     "dp_hyperface": ("synthetic", "faces", "aflw"),
     "dp_activations": ("synthetic", "lfw")}
-OF_ATTACKS = {"leak_back"}  # for experiments.attack, of another structure
+OF_ATTACKS = {"activation_attacks", "leak_back"}  # for experiments.attack, of another structure
 EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 
 
@@ -86,8 +86,17 @@ def test_the_default_is_the_first_variant(name):
 
 
 @pytest.mark.parametrize("name", OF_ATTACKS)
-def test_configs_of_attacks_name_an_attack_and_their_variants(name):
+def test_configs_of_attacks_name_an_attack(name):
   from experiments.attack import ATTACKS
   assert load(name).get_config().attack in ATTACKS
+
+
+def test_an_unknown_variant_of_leak_back_is_refused_with_the_names():
   with pytest.raises(ValueError, match="no variant 'none': synthetic, noised"):
-    load(name).get_config("none")
+    load("leak_back").get_config("none")
+
+
+def test_attacks_on_activations_are_on_a_variant_of_its_config():
+  config = load("activation_attacks").get_config("lfw")
+  assert config.variant == "lfw" and config.config == "configs/dp_activations.py"
+  assert set(config.cuts) == set(load("dp_activations").CUTS)

@@ -1,0 +1,167 @@
+"""Time of split training with cached activations beside ordinary training, and what a cut costs.
+
+python -m benchmarks.split --cuts first middle bottleneck --repeats 7
+
+A pass of DP-A in mode frozen_cached, beside a plain jitted scan of Adam steps of the same server
+part on the same activations in the same order; both count loss and accuracy. 62 people with 30
+images, LeNet, messages of 32 images, one core; data are random pixels: the work does not depend on
+them. Then, for LeNet and mobile_small, what the device part costs up to each of three cuts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+GOAL = 1.05
+PEOPLE, IMAGES, SIDE, BATCH = 62, 30, 32, 32
+BACKBONES = ("lenet", "mobile_small")
+
+
+def main() -> None:
+  """Reads the command line, pins the process to one core before JAX starts, measures, prints."""
+  from configs.dp_activations import CUTS
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--cuts", nargs="+", choices=CUTS, default=list(CUTS))
+  parser.add_argument("--repeats", type=int, default=7)
+  options = parser.parse_args()
+  if options.repeats < 1:
+    parser.error(f"--repeats {options.repeats}: expected at least 1")
+  os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  _training(options)
+  for backbone in BACKBONES:
+    _device(backbone, options)
+
+
+def _training(options: argparse.Namespace) -> None:
+  from rich.console import Console
+  from rich.table import Table
+
+  table = Table(title=f"a pass over {PEOPLE * IMAGES:,} images, {options.repeats} repeats in turn, "
+                      f"one core; goal {GOAL}")
+  for column in ("cut", "numbers sent", "steps", "split, cpu s", "ordinary, cpu s", "ratio"):
+    table.add_column(column, justify="left" if column == "cut" else "right")
+  for cut in options.cuts:
+    size, steps, split, ordinary = _passes(cut)
+    seconds = _interleaved((split, ordinary), options.repeats)
+    ratio = statistics.median(a / b for a, b in zip(*seconds, strict=True))
+    table.add_row(cut, str(size), str(steps), *(f"{statistics.median(s):.3f}" for s in seconds),
+                  f"{ratio:.3f}")
+  Console().print(table)
+
+
+def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
+  """(numbers in an activation, steps, a pass of split training, the same without the split)."""
+  import math
+
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+
+  from configs import dp_activations as configs
+  from fedjax_face.algorithms import dp_activations as page
+  from fedjax_face.algorithms.parts import Ingredients
+  from fedjax_face.federated.algorithm import Data
+  from fedjax_face.training.mesh import clients_mesh
+  from fedjax_face.training.streams import BEFORE_ROUNDS, RootKeys
+
+  config = configs.synthetic()
+  config.update_from_flattened_dict(configs.CUTS[cut])
+  config.split.batch_size = BATCH
+  config.privacy.epsilon, config.hparams.noise_multiplier, config.pretrain = None, 1.0, {}
+  given = Ingredients(config, _faces(), clients_mesh(), None, _faces(seed=1))
+  algorithm, system = page.dp_activations(given), page.split_system(given)
+  keys = RootKeys(jax.random.key(0), jax.random.key(1))
+  assert algorithm.prepare is not None
+  data = jax.jit(algorithm.prepare)(Data(jnp.asarray(given.train.images)), algorithm.hparams,
+                                    keys.at(jnp.int32(BEFORE_ROUNDS)))
+  cohort = jax.tree.map(jnp.asarray, algorithm.cohort(np.random.default_rng(0), 0))
+  state = jax.jit(algorithm.init)(jax.random.key(0))
+  split = jax.jit(algorithm.step)
+  ordinary = jax.jit(_ordinary(system.split.server, config.hparams.server_learning_rate))
+  rows = cohort.examples[0], cohort.mask[0]
+  hparams = {name: jnp.float32(value) for name, value in algorithm.hparams.items()}
+  now = keys.at(jnp.int32(0))
+  return (math.prod(system.split.shape), cohort.examples.shape[1],
+          lambda: split(state, data, cohort, hparams, now),
+          lambda: ordinary(state.server, data.images, data.targets["label"], *rows))
+
+
+def _ordinary(apply: Callable[..., Any], learning_rate: float) -> Callable[..., Any]:
+  """A scan of Adam steps on the mean cross-entropy of the real rows of each batch."""
+  import jax
+  import jax.numpy as jnp
+  import optax
+
+  optimizer = optax.adam(learning_rate)
+
+  def loss(params: Any, inputs: jax.Array, labels: jax.Array, real: jax.Array) -> Any:
+    logits = apply(params, inputs)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    mean = lambda values: jnp.where(real, values, 0).sum() / jnp.maximum(real.sum(), 1)
+    return mean(losses), mean(logits.argmax(-1) == labels)
+
+  def a_pass(part: Any, inputs: jax.Array, labels: jax.Array, rows: jax.Array, real: jax.Array):
+    def step(carry, batch):
+      params, moments = carry
+      chosen, mask = batch
+      values, gradient = jax.value_and_grad(loss, has_aux=True)(
+          params, inputs[chosen], labels[chosen], mask)
+      updates, moments = optimizer.update(gradient, moments, params)
+      return (optax.apply_updates(params, updates), moments), values
+
+    return jax.lax.scan(step, tuple(part), (rows, real))
+
+  return a_pass
+
+
+def _device(backbone: str, options: argparse.Namespace) -> None:
+  import jax
+
+  from fedjax_face.models import registry
+  from fedjax_face.split import cost
+  from fedjax_face.split.network import PLACES, Classifier, block_name, split_network
+
+  network, images = Classifier(registry.backbone(backbone, 128), PEOPLE), _faces().images[:8]
+  shape = images.shape[1:]
+  costs = []
+  for cut in dict.fromkeys(block_name(network, place, shape) for place in PLACES):
+    split = split_network(network, cut, shape)
+    params = jax.jit(split.init)(jax.random.key(0))["device"]
+    costs.append(cost.measured(
+        cost.device_cost(cut, split, shape), split, params, images, options.repeats))
+  print(f"\n{backbone}, {SIDE}x{SIDE}x3, time on one core in batches of {len(images)}\n")
+  print(cost.cost_table(costs))
+
+
+def _faces(seed: int = 0) -> Any:
+  import numpy as np
+
+  from fedjax_face.data.dataset import FaceDataset
+
+  person = np.repeat(np.arange(PEOPLE, dtype=np.int32), IMAGES)
+  pixels = np.random.default_rng(seed).integers(0, 256, (len(person), SIDE, SIDE, 3), np.uint8)
+  return FaceDataset("random pixels", pixels, person, person)
+
+
+def _interleaved(runs: tuple[Callable[[], Any], ...], repeats: int) -> list[list[float]]:
+  """CPU seconds of the runs, in turn; a first one of each is not counted."""
+  import jax
+
+  seconds: list[list[float]] = [[] for _ in runs]
+  for index in range(repeats + 1):
+    for number, run in enumerate(runs):
+      start = time.process_time()
+      jax.block_until_ready(run())
+      if index:
+        seconds[number].append(time.process_time() - start)
+  return seconds
+
+
+if __name__ == "__main__":
+  main()

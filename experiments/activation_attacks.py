@@ -1,0 +1,170 @@
+"""The suite of `configs/activation_attacks.py`: trains every cut and epsilon, and attacks each."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import runpy
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_face.algorithms import parts
+from fedjax_face.algorithms.dp_activations import split_system
+from fedjax_face.algorithms.parts import Ingredients
+from fedjax_face.attacks import activation_suite
+from fedjax_face.attacks.activation_suite import Findings
+from fedjax_face.attacks.error_rates import Separation
+from fedjax_face.data.sources import Sources
+from fedjax_face.evaluation.confidence import Estimate
+from fedjax_face.report import activation_figure, figures, reconstruction_figure
+from fedjax_face.report.activation_figure import Setting
+from fedjax_face.training import checkpoint, experiment, run
+from fedjax_face.training.evaluator import on_one_device
+from fedjax_face.training.records import write_json
+
+_NOTHING = Estimate(math.nan, math.nan, math.nan)
+
+
+class _Played(NamedTuple):
+  """One setting: the summary of its run and what the attacks on it found."""
+  epsilon: float
+  summary: Mapping[str, Any]
+  findings: Findings
+
+
+def play(config: Any, workdir: pathlib.Path) -> None:
+  """Runs the suite; what a workdir already holds is not trained again."""
+  module = runpy.run_path(config.config)
+  sources: Sources | None = None
+  played: dict[str, list[_Played]] = {}
+  for cut in config.cuts:
+    for epsilon in (*config.epsilons, *([math.inf] if config.without_noise else [])):
+      own = module["get_config"](config.variant)
+      own.seed = config.seed
+      finite = not math.isinf(epsilon)
+      own.update_from_flattened_dict(module["CUTS"][cut] | {
+          "privacy.epsilon": epsilon if finite else None,
+          "hparams.noise_multiplier": None if finite else 0.0})
+      sources = experiment.load_sources(own) if sources is None else sources
+      name = f"{cut}_{epsilon:g}"
+      print(f"{name}: training", file=sys.stderr, flush=True)
+      _share_pretraining(workdir, workdir / name)
+      summary, _ = run.run(own, workdir / name, sources)
+      print(f"{name}: attacks", file=sys.stderr, flush=True)
+      findings = _attacked(config, own, workdir / name, sources)
+      played.setdefault(cut, []).append(_Played(epsilon, summary, findings))
+  assert sources is not None
+  _write(config, own, played, sources, workdir)
+
+
+def _share_pretraining(workdir: pathlib.Path, own: pathlib.Path) -> None:
+  """All settings start from one public backbone: the first run's is copied to the others."""
+  if (own / "pretrained").exists():
+    return
+  for other in sorted(workdir.glob("*/pretrained")):
+    shutil.copytree(other, own / "pretrained")
+    return
+
+
+def _attacked(config: Any, own: Any, folder: pathlib.Path, sources: Sources) -> Findings:
+  """Attacks the finished run in a folder."""
+  built = experiment.build(own, folder, lambda line: None, sources=sources)
+  found = checkpoint.restore(
+      folder / "checkpoints", jax.eval_shape(built.algorithm.init, jax.random.key(0)), print)
+  assert found is not None
+  state = on_one_device(jax.tree.map(jnp.asarray, found.state))
+  given = Ingredients(own, sources.train, built.mesh, built.backbone, sources.public)
+  model = parts.model(own, sources.train, sources.train.num_labels)
+  embed = jax.jit(lambda images: model.embed(built.backbone, images))
+  return activation_suite.attack(
+      split_system(given), state, built.algorithm.hparams["noise_multiplier"], sources,
+      embed, config.to_dict(), jax.random.key(config.seed))
+
+
+def _write(config: Any, own: Any, played: Mapping[str, Sequence[_Played]], sources: Sources,
+           workdir: pathlib.Path) -> None:
+  delta = own.privacy.delta
+  settings = {cut: [_setting(p) for p in rows] for cut, rows in played.items()}
+  write_json(workdir / "attack.json", {
+      "config": config.to_dict(),
+      "settings": {cut: [_record(p) for p in rows] for cut, rows in played.items()}})
+  title = (f"{sources.train.name}: {sources.train.num_persons} people, {len(sources.train)} "
+           f"pictures; mode {own.split.mode}, replace-one")
+  figures.save(activation_figure.utility_and_attacks(settings, delta=delta, title=title),
+               workdir / "attack.png")
+  for cut, rows in played.items():
+    shown = slice(config.people_in_grid)
+    figures.save(reconstruction_figure.reconstructions(
+        rows[0].findings.originals[shown],
+        {p.epsilon: p.findings.rebuilt[shown] for p in rows}, mechanism="decoder", cut=cut,
+        delta=delta), workdir / f"reconstructions_{cut}.png")
+  _print(settings, title)
+
+
+def _setting(played: _Played) -> Setting:
+  metrics, found = played.summary["metrics"], played.findings
+  estimate = lambda name: Estimate(*(float(metrics[name][k]) for k in ("value", "low", "high")))
+  told = found.distinguished
+  return Setting(
+      epsilon=played.epsilon,
+      accuracy=estimate("accuracy"),
+      accuracy_noised=estimate("accuracy_noised"),
+      ceiling=float(metrics["accuracy_ceiling"]["value"]) if told else math.nan,
+      recognised=found.recognised.reconstructions.accuracy,
+      originals=found.recognised.originals.accuracy.value,
+      ssim=found.quality.ssim,
+      blind=found.blind.ssim.value,
+      members=found.members.points[0].true_positive_rate,
+      distinguished=told.points[0].true_positive_rate if told else _NOTHING,
+      bound=told.points[0].bound if told else 1.0,
+  )
+
+
+def _record(played: _Played) -> dict[str, Any]:
+  """JSON of one setting."""
+  found = played.findings
+  quality = lambda q: None if q is None else {k: e._asdict() for k, e in q._asdict().items()}
+  guess = lambda g: None if g is None else {
+      "accuracy": g.accuracy._asdict(), "chance": g.chance, "largest": g.largest,
+      "exceeds_bound": bool(g.exceeds_bound)}
+  return {
+      "epsilon": "none" if math.isinf(played.epsilon) else played.epsilon,
+      "metrics": dict(played.summary["metrics"]),
+      "reconstruction": quality(found.quality), "mean_picture": quality(found.blind),
+      "inversion": quality(found.inverted),
+      "recognised": guess(found.recognised.reconstructions),
+      "recognised_on_originals": guess(found.recognised.originals),
+      "distinguishing": _separation(found.distinguished),
+      "membership_loss": _separation(found.members),
+      "membership_lira": _separation(found.members_by_ratio),
+      "gender": guess(found.trait),
+  }
+
+
+def _separation(found: Separation | None) -> dict[str, Any] | None:
+  if found is None:
+    return None
+  return {"auc": found.auc._asdict(), "largest_auc": found.largest_auc, "points": [
+      {"false_positive_rate": p.target, "true_positive_rate": p.true_positive_rate._asdict(),
+       "bound": p.bound, "exceeds_bound": bool(p.exceeds_bound)} for p in found.points]}
+
+
+def _print(cuts: Mapping[str, Sequence[Setting]], title: str) -> None:
+  from rich.console import Console
+  from rich.table import Table
+  table = Table(title=title)
+  for column in ("cut", "epsilon", "accuracy", "noised", "ceiling", "SSIM", "recognised",
+                 "told apart, FPR 1 %", "bound", "members, FPR 1 %"):
+    table.add_column(column, justify="left" if column == "cut" else "right")
+  for cut, settings in cuts.items():
+    for s in settings:
+      table.add_row(cut, "none" if math.isinf(s.epsilon) else f"{s.epsilon:g}",
+                    *(f"{v:.3f}" for v in (
+                        s.accuracy.value, s.accuracy_noised.value, s.ceiling, s.ssim.value,
+                        s.recognised.value, s.distinguished.value, s.bound, s.members.value)))
+  Console(width=None if sys.stdout.isatty() else 140).print(table)

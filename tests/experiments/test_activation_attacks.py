@@ -1,0 +1,75 @@
+"""The suite of attacks from its config to its files, on a few small people."""
+
+import json
+import pathlib
+
+import pytest
+
+from experiments import attack
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+SMALL_RUN = '''
+from configs.dp_activations import get_config as whole
+
+CUTS = {"bottleneck": {"split.cut": "bottleneck", "split.projection": 4}}
+
+
+def get_config(variant):
+  config = whole(variant)
+  config.data.update({"num_people": 6, "images_per_person": 8, "size": 28})
+  config.data.public.update({"num_people": 12, "images_per_person": 6, "size": 28})
+  config.rounds = 2
+  config.pretrain.rounds = 1
+  config.pretrain.cohort.update({"batch_size": 8, "steps": 2})
+  config.model.embedding_dim = 8
+  config.split.batch_size = 8
+  config.evaluation.update({"batch_size": 16, "bootstrap": 10, "every": 0})
+  return config
+'''
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("suite")
+  (folder / "small.py").write_text(SMALL_RUN)
+  status = attack.main([
+      f"--config={ROOT}/configs/activation_attacks.py", f"--workdir={folder}/attacks",
+      "--compilation_cache=off", f"--config.config={folder}/small.py",
+      '--config.cuts=("bottleneck",)', "--config.epsilons=(8.0,)", "--config.trials=4000",
+      "--config.decoder.epochs=1", "--config.decoder.batch_size=8", "--config.decoder.width=4",
+      "--config.decoder.code=8", "--config.inversion.pictures=2", "--config.inversion.steps=2",
+      "--config.shadows=4", "--config.people_in_grid=2"])
+  assert status == 0
+  return folder / "attacks"
+
+
+def test_everything_is_written(played):
+  assert {path.name for path in played.glob("*.*")} == {
+      "attack.json", "attack.png", "reconstructions_bottleneck.png"}
+  assert {path.name for path in played.iterdir() if path.is_dir()} == {
+      "bottleneck_8", "bottleneck_inf"}
+
+
+def test_both_settings_start_from_one_public_backbone(played):
+  files = [sorted(path.relative_to(played / name) for path in (played / name / "pretrained")
+                  .rglob("*") if path.is_file()) for name in ("bottleneck_8", "bottleneck_inf")]
+  assert files[0] == files[1] and files[0]
+
+
+def test_attacks_stay_within_the_guarantee_and_are_reported_beside_it(played):
+  noisy, clean = json.loads((played / "attack.json").read_text())["settings"]["bottleneck"]
+  assert (noisy["epsilon"], clean["epsilon"]) == (8.0, "none")
+  point = noisy["distinguishing"]["points"][0]
+  assert not point["exceeds_bound"]
+  assert point["true_positive_rate"]["value"] == pytest.approx(point["bound"], abs=0.08)
+  assert clean["distinguishing"] is None
+  assert clean["membership_loss"]["points"][0]["bound"] == 1
+  assert noisy["recognised"]["largest"] < 1 == clean["recognised"]["largest"]
+  assert noisy["membership_lira"] and noisy["inversion"] and noisy["gender"]
+
+
+def test_an_unknown_suite_is_refused(capsys, tmp_path):
+  assert attack.main([f"--config={ROOT}/configs/activation_attacks.py", f"--workdir={tmp_path}",
+                      "--config.attack=nothing"]) == 2
+  assert "config.attack='nothing' is not one of activations, leak_back" in capsys.readouterr().err
