@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.dp_activations import split_system
@@ -21,11 +22,13 @@ from fedjax_face.attacks.activation_suite import Findings
 from fedjax_face.attacks.error_rates import Separation
 from fedjax_face.data.sources import Sources
 from fedjax_face.evaluation.confidence import Estimate
+from fedjax_face.federated.algorithm import Algorithm, Data
 from fedjax_face.report import activation_figure, figures, reconstruction_figure
 from fedjax_face.report.activation_figure import Setting
 from fedjax_face.training import checkpoint, experiment, run
 from fedjax_face.training.evaluator import on_one_device
 from fedjax_face.training.records import write_json
+from fedjax_face.training.streams import BEFORE_ROUNDS, RootKeys
 
 _NOTHING = Estimate(math.nan, math.nan, math.nan)
 
@@ -79,11 +82,26 @@ def _attacked(config: Any, own: Any, folder: pathlib.Path, sources: Sources) -> 
   assert found is not None
   state = on_one_device(jax.tree.map(jnp.asarray, found.state))
   given = Ingredients(own, sources.train, built.mesh, built.backbone, sources.public)
+  received, order = _transcript(built.algorithm, sources, config.seed)
   model = parts.model(own, sources.train, sources.train.num_labels)
   embed = jax.jit(lambda images: model.embed(built.backbone, images))
   return activation_suite.attack(
-      split_system(given), state, built.algorithm.hparams["noise_multiplier"], sources,
+      split_system(given), state, built.algorithm.hparams["noise_multiplier"], received, order,
+      sources,
       embed, config.to_dict(), jax.random.key(config.seed))
+
+
+def _transcript(algorithm: Algorithm, sources: Sources, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """What the server receives, from the run's own code, and the picture that each row is of.
+
+  The noise is another draw: that of the run is erased at its end.
+  """
+  assert algorithm.prepare is not None
+  scalars = {name: jnp.float32(value) for name, value in algorithm.hparams.items()}
+  roots = RootKeys(jax.random.key(seed), jax.random.key(seed + 1))
+  prepare = jax.jit(algorithm.prepare)
+  sent = prepare(Data(sources.train.images), scalars, roots.at(BEFORE_ROUNDS))
+  return np.asarray(sent.images), np.asarray(sent.targets["number"])
 
 
 def _write(config: Any, own: Any, played: Mapping[str, Sequence[_Played]], sources: Sources,
@@ -119,7 +137,7 @@ def _setting(played: _Played) -> Setting:
       originals=found.recognised.originals.accuracy.value,
       ssim=found.quality.ssim,
       blind=found.blind.ssim.value,
-      members=found.members.points[0].true_positive_rate,
+      members=found.members_by_transcript.points[0].true_positive_rate,
       distinguished=told.points[0].true_positive_rate if told else _NOTHING,
       bound=told.points[0].bound if told else 1.0,
   )
@@ -140,7 +158,9 @@ def _record(played: _Played) -> dict[str, Any]:
       "recognised": guess(found.recognised.reconstructions),
       "recognised_on_originals": guess(found.recognised.originals),
       "distinguishing": _separation(found.distinguished),
+      "distinguishing_canaries": _separation(found.audited), "noise_over_claim": found.noise,
       "membership_loss": _separation(found.members),
+      "membership_transcript": _separation(found.members_by_transcript),
       "membership_lira": _separation(found.members_by_ratio),
       "gender": guess(found.trait),
   }

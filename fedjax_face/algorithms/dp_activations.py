@@ -89,14 +89,17 @@ def dp_activations(given: Ingredients) -> Algorithm:
     return SplitState(part, step.start(system.init_server(key), _adam(hparams, "server")))
 
   def prepare(data: Data, hparams, keys) -> Data:
-    sent = jnp.asarray(given.train.label, jnp.int32)
+    order = _secret_order(system.device_of_person[given.train.person],
+                          jax.random.fold_in(keys.noise, 2))
+    images, sent = data.images[order], jnp.asarray(given.train.label, jnp.int32)[order]
     numbers = jnp.arange(len(sent))
     if labels.epsilon is not None:
       own = example_keys(jax.random.fold_in(keys.noise, 1), numbers)
       sent = randomised_labels(sent, labels.epsilon, given.train.num_labels, own)
-    if not cached:
-      return Data(data.images, {"label": sent})
-    return Data(_all_messages(system, data.images, hparams, keys), {"label": sent})
+    if cached:
+      images = _all_messages(system, images, hparams, keys)
+    # `number`, the row that each example is, stays with the devices; no step reads it.
+    return Data(images, {"label": sent, "number": order})
 
   def round_(state: SplitState, data: Data, cohort: Cohort, hparams, keys):
     count = cohort.examples.shape[1]
@@ -300,6 +303,16 @@ def _devices(config: Any, train: FaceDataset):
                   np.arange(devices, dtype=np.int32))
 
   return owner, cohort
+
+
+def _secret_order(owner: np.ndarray, key: jax.Array) -> jax.Array:
+  """A permutation of the rows int32 [N] that keeps each on its device, `owner` [N].
+
+  Data sets are often sorted by person: the number of an example, which the server sees, would then
+  tell its label, whatever the label policy hides.
+  """
+  shuffled = jnp.lexsort((jax.random.uniform(key, owner.shape), owner))
+  return jnp.zeros(len(owner), jnp.int32).at[jnp.argsort(owner, stable=True)].set(shuffled)
 
 
 def _all_messages(system: SplitSystem, images: jax.Array, hparams, keys) -> jax.Array:

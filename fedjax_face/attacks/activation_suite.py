@@ -18,7 +18,7 @@ import optax
 from fedjax_face.algorithms.dp_activations import SplitState, SplitSystem
 from fedjax_face.attacks import decoder, distinguishing, inversion, membership, reconstruction
 from fedjax_face.attacks.attribute import attribute_attack
-from fedjax_face.attacks.error_rates import Guess, Separation, gaussian_bound
+from fedjax_face.attacks.error_rates import Bound, Guess, Separation, gaussian_bound
 from fedjax_face.attacks.reconstruction import Quality, Reidentification
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.sources import Sources
@@ -36,8 +36,13 @@ class Findings(NamedTuple):
     blind: of the mean public picture, for which nothing needs to be received.
     inverted: of white-box inversion, where it was asked for.
     recognised: people recognised on the decoder's reconstructions, and on the originals.
-    distinguished: two activations as far apart as the clip allows; None without noise.
-    members: training pictures told from others by the server's loss.
+    distinguished: the two training pictures whose activations lie farthest apart, told from one
+      release; None without noise.
+    audited: the same for two activations as far apart as the clip allows.
+    noise: standard deviation of what was received about the clean activations, over that claimed;
+      nan without noise.
+    members: training pictures told from others by the trained server's loss.
+    members_by_transcript: by the nearest activation that the server received.
     members_by_ratio: the same by likelihood ratios of shadow servers, where it was asked for.
     trait: gender read from the activations; None where the pictures have no such label.
     originals: uint8 [P, H, W, C], the pictures under attack.
@@ -49,31 +54,41 @@ class Findings(NamedTuple):
   inverted: Quality | None
   recognised: Reidentification
   distinguished: Separation | None
+  audited: Separation | None
+  noise: float
   members: Separation
+  members_by_transcript: Separation
   members_by_ratio: Separation | None
   trait: Guess | None
   originals: np.ndarray
   rebuilt: np.ndarray
 
 
-def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, sources: Sources,
-           embed: EmbedFn, options: Mapping[str, Any], key: jax.Array) -> Findings:
+def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, received: np.ndarray,
+           order: np.ndarray, sources: Sources, embed: EmbedFn, options: Mapping[str, Any],
+           key: jax.Array) -> Findings:
   """Plays every attack on the finished run of `system`.
 
   Args:
     system: of the run.
     state: after training.
     noise_multiplier: z of one activation, as the run used it; 0: none.
+    received: f32 [N, ...], what the server has of the training pictures, as the device code makes
+      it (`Algorithm.prepare`).
+    order: int [N], the row of `sources.train` that each is of, which only the judge knows.
     sources: `train`, `evaluation` (other pictures of the same people) and `public`.
     embed: uint8 [B, H, W, C] -> embeddings; the attacker's face recogniser, of public data.
     options: `decoder`: keyword arguments of `train_decoder`; `inversion`: of `inversion`, and
       `pictures`, 0 for none; `trials` of distinguishing; `shadows`, 0 for none, and
       `shadow_learning_rate`; `ridge` of the trait.
-    key: of noise and initial parameters; what the server received is drawn anew.
+    key: of the attacks' own draws.
 
   Raises:
-    ValueError: there is no public set.
+    ValueError: there is no public set, or a run of another mode or of several devices.
   """
+  if system.schedule.mode != "frozen_cached" or system.devices > 1:
+    raise ValueError(f"split.mode={system.schedule.mode}, split.devices={system.devices}: the "
+                     "suite attacks frozen_cached with one device, where a picture is sent once")
   if sources.public is None:
     raise ValueError("the attacks need data.public: the attacker's own pictures")
   key, *keys = jax.random.split(key, 7)
@@ -81,7 +96,9 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, sour
   features = _features(system, device)
   sigma = float(system.clip.noise_stddev(system.clip_norm, noise_multiplier))
   train, public = sources.train, sources.public
-  sent = _noised(features(train.images), sigma, keys[0])
+  clean = features(train.images)
+  sent = np.empty_like(received)
+  sent[order] = received
   bound = _bound(1 / noise_multiplier if noise_multiplier else math.inf)
   victims = np.unique(train.person, return_index=True)[1]
   of_public = features(public.images)
@@ -96,8 +113,12 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, sour
   if pictures:
     found = _invert(system, device, sent[victims[:pictures]], public.images, options["inversion"])
     inverted = reconstruction.quality(found, originals[:pictures])
-  members, by_ratio = _membership(system, state, features, sources, sigma, noise_multiplier,
-                                  options, keys[2])
+  members, by_transcript, by_ratio = _membership(
+      system, state, features, sources, received, sigma, bound, options, keys[2])
+  farthest = distinguishing.worst_pair(clean)
+  tell = lambda first, second, key: _distinguish(
+      system, jnp.asarray(first), jnp.asarray(second), sigma, noise_multiplier, options["trials"],
+      key)
   return Findings(
       quality=reconstruction.quality(rebuilt, originals),
       blind=reconstruction.blind_quality(public.images, originals),
@@ -105,8 +126,12 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, sour
       recognised=reconstruction.reidentification(
           embed, gallery.images, gallery.label, rebuilt, originals, train.label[victims],
           bound=bound),
-      distinguished=_distinguish(system, sigma, noise_multiplier, options["trials"], keys[3]),
+      distinguished=tell(clean[farthest.first], clean[farthest.second], keys[3]),
+      audited=tell(*distinguishing.canaries(
+          system.split.shape, system.clip_norm, system.clip.non_negative), keys[0]),
+      noise=float(np.std(sent - clean) / sigma) if sigma else math.nan,
       members=members,
+      members_by_transcript=by_transcript,
       members_by_ratio=by_ratio,
       trait=_trait(public, train, of_public, sent, victims, sigma, bound, options["ridge"],
                    keys[4]),
@@ -115,7 +140,7 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, sour
   )
 
 
-def _bound(mu: float) -> Callable[[float], float]:
+def _bound(mu: float) -> Bound:
   return (lambda rate: 1.0) if math.isinf(mu) else gaussian_bound(mu)
 
 
@@ -144,48 +169,60 @@ def _invert(system: SplitSystem, device: Any, received: np.ndarray, public: np.n
   return reconstruction.grey_values(invert(jnp.asarray(received, jnp.float32), start[None]).pixels)
 
 
-def _distinguish(system: SplitSystem, sigma: float, noise_multiplier: float, trials: int,
-                 key: jax.Array) -> Separation | None:
+def _distinguish(system: SplitSystem, first: jax.Array, second: jax.Array, sigma: float,
+                 noise_multiplier: float, trials: int, key: jax.Array) -> Separation | None:
   if not sigma:
     return None
   release = lambda activations, keys: noised(
       activations, system.clip, system.clip_norm, noise_multiplier, keys)
-  first, second = distinguishing.canaries(
-      system.split.shape, system.clip_norm, system.clip.non_negative)
   return distinguishing.distinguish(release, first, second, key, sigma=sigma,
                                     mu=1 / noise_multiplier, trials=trials).guarantee
 
 
 def _trait(public: FaceDataset, train: FaceDataset, of_public: np.ndarray, sent: np.ndarray,
-           victims: np.ndarray, sigma: float, bound: Callable[[float], float], ridge: float,
+           victims: np.ndarray, sigma: float, bound: Bound, ridge: float,
            key: jax.Array) -> Guess | None:
   if public.gender is None or train.gender is None:
     return None
-  return attribute_attack(_noised(of_public, sigma, key), public.gender == 1, sent[victims],
-                          train.gender[victims] == 1, ridge=ridge, bound=bound)
+  known, shown = _gender_known(public), victims[_gender_known(train)[victims]]
+  return attribute_attack(
+      _noised(of_public[known], sigma, key), public.gender[known] == 1, sent[shown],
+      train.gender[shown] == 1, ridge=ridge, bound=bound)
+
+
+def _gender_known(dataset: FaceDataset) -> np.ndarray:
+  known = dataset.gender_known
+  return np.ones(len(dataset), bool) if known is None else np.asarray(known)
 
 
 def _membership(system: SplitSystem, state: SplitState, features: Callable, sources: Sources,
-                sigma: float, noise_multiplier: float, options: Mapping[str, Any],
-                key: jax.Array) -> tuple[Separation, Separation | None]:
-  """By the server's loss on clean activations, which an attacker with the picture can compute."""
+                received: np.ndarray, sigma: float, bound: Bound, options: Mapping[str, Any],
+                key: jax.Array) -> tuple[Separation, Separation, Separation | None]:
+  """By loss, by transcript, by likelihood ratio; an attacker with a picture has its activation."""
   train, others = sources.train, sources.evaluation
   rows = features(np.concatenate([train.images, others.images]))
   labels = np.concatenate([train.label, others.label])
   member = np.arange(len(rows)) < len(train)
   losses = _losses(system, state.server.params, rows, labels)
-  bound = _bound(1 / noise_multiplier if noise_multiplier else math.inf)
   plain = membership.membership(membership.loss_scores(losses), member, bound)
+  nearest = membership.membership(_nearest(rows, received), member, bound)
   if not options["shadows"]:
-    return plain, None
-  chosen = np.array(jax.random.bernoulli(key, member.mean(), (options["shadows"], len(rows))))
-  chosen[0], chosen[1] = True, False  # so that every picture is in and out of some shadow
+    return plain, nearest, None
+  halves = np.asarray(jax.vmap(lambda key: jax.random.permutation(key, len(rows)))(
+      jax.random.split(key, -(-options["shadows"] // 2)))) < len(rows) // 2
+  chosen = np.concatenate([halves, ~halves])  # every picture is in half of the shadows
   shadows = _shadows(system, rows, labels, chosen, sigma,
                      options["shadow_learning_rate"], jax.random.fold_in(key, 1))
   scores = membership.lira_scores(
       membership.logit_confidence(shadows), chosen, membership.logit_confidence(losses),
       pooled_variance=True)
-  return plain, membership.membership(scores, member, bound)
+  return plain, nearest, membership.membership(scores, member, bound)
+
+
+def _nearest(rows: np.ndarray, received: np.ndarray) -> np.ndarray:
+  """Of each activation [M, ...] the best log-likelihood ratio that a received one is its own."""
+  flat, other = rows.reshape(len(rows), -1), received.reshape(len(received), -1)
+  return (flat @ other.T - 0.5 * (flat**2).sum(1, keepdims=True)).max(1)
 
 
 def _losses(system: SplitSystem, server: Any, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -201,20 +238,19 @@ def _shadows(system: SplitSystem, rows: np.ndarray, labels: np.ndarray, member: 
              sigma: float, learning_rate: float, key: jax.Array) -> np.ndarray:
   """Losses [M, N] of M servers, each trained as the attacked one on its own part of the rows."""
   batch, epochs = system.schedule.batch, system.schedule.epochs
-  steps = len(rows) // batch
+  inside = np.stack([np.flatnonzero(m)[:member.sum(1).min()] for m in member])
+  steps = inside.shape[1] // batch
   optimizer = optax.adam(learning_rate)
   all_rows, all_labels = jnp.asarray(rows), jnp.asarray(labels)
 
   @jax.jit
-  def shadow(member: jax.Array, key: jax.Array) -> jax.Array:
+  def shadow(inside: jax.Array, key: jax.Array) -> jax.Array:
     of_params, of_noise, of_order = jax.random.split(key, 3)
     sent = all_rows + sigma * jax.random.normal(of_noise, rows.shape)
 
     def loss(params, chosen):
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-          system.split.server(params, sent[chosen]), all_labels[chosen])
-      weight = member[chosen]
-      return jnp.where(weight, losses, 0).sum() / jnp.maximum(weight.sum(), 1)
+      return optax.softmax_cross_entropy_with_integer_labels(
+          system.split.server(params, sent[chosen]), all_labels[chosen]).mean()
 
     def step(carry, chosen):
       params, optimizer_state = carry
@@ -222,7 +258,7 @@ def _shadows(system: SplitSystem, rows: np.ndarray, labels: np.ndarray, member: 
       return (optax.apply_updates(params, updates), optimizer_state), None
 
     def epoch(carry, key):
-      order = jax.random.permutation(key, len(rows))[:steps * batch].reshape(steps, batch)
+      order = jax.random.permutation(key, inside)[:steps * batch].reshape(steps, batch)
       return jax.lax.scan(step, carry, order)[0], None
 
     params = system.init_server(of_params)
@@ -232,5 +268,5 @@ def _shadows(system: SplitSystem, rows: np.ndarray, labels: np.ndarray, member: 
         system.split.server(params, all_rows), all_labels)
 
   keys = jax.random.split(key, len(member))
-  return np.stack([np.asarray(shadow(jnp.asarray(m), k))
-                   for m, k in zip(member, keys, strict=True)])
+  return np.stack([np.asarray(shadow(jnp.asarray(rows_in), k))
+                   for rows_in, k in zip(inside, keys, strict=True)])

@@ -20,6 +20,8 @@ from fedjax_face.federated.algorithm import Data, HParams, Metrics, StepKeys
 from fedjax_face.privacy.noise import Noise
 from fedjax_face.privacy.per_example import ClippedGradientSum, GradientClip
 
+_AUGMENTATION = 0x6175676D  # keeps the coins of the augmentation apart from the noise
+
 Params = Any
 Augment = Callable[[Data, jax.Array], Data]
 
@@ -174,7 +176,9 @@ def descent(
     shape = cohort.examples.shape
     examples = cohort.examples.reshape(-1)
     mask = cohort.mask.reshape(-1, shape[-1])
-    rows = augment(jax.tree.map(lambda leaf: leaf[examples], data), keys.client)
+    # As secret as the noise: with known coins, a unit that joins would change those of the others.
+    rows = augment(jax.tree.map(lambda leaf: leaf[examples], data),
+                   jax.random.fold_in(keys.noise, _AUGMENTATION))
     batch = jax.tree.map(lambda leaf: leaf.reshape(*mask.shape, *leaf.shape[1:]), rows)
     total = gradient_sum(state.params, batch, mask, hparams["clip_norm"])
     gradient, noise_state = total.gradient, state.noise

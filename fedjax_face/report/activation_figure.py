@@ -25,8 +25,10 @@ class Setting(NamedTuple):
     originals: the same on their own pictures.
     ssim: of the reconstructions.
     blind: SSIM of the mean public picture.
-    members: true positive rate at a false positive rate of 1 % of telling training pictures.
-    distinguished: likewise, of telling two activations apart; nan without noise.
+    members: true positive rate at a false positive rate of 1 % of telling training pictures by what
+      was received.
+    distinguished: likewise, of telling the two most different training pictures apart from one
+      release; nan without noise.
     bound: largest true positive rate that the guarantee allows there.
   """
 
@@ -71,7 +73,7 @@ def utility_and_attacks(cuts: Mapping[str, Sequence[Setting]], *, delta: float,
     below.plot([s.blind for s in settings], color=PALETTE[2], ls=":", lw=1.2,
                label="likeness of the mean picture")
     _line(below, [s.members for s in settings], "training pictures told, at 1 % false", 3)
-    _line(below, [s.distinguished for s in settings], "two activations told apart, at 1 % false", 4)
+    _line(below, [s.distinguished for s in settings], "two pictures told apart, at 1 % false", 4)
     below.plot([s.bound for s in settings], color=INK, ls="--", lw=1.2,
                label="most that the guarantee allows")
     below.set_xticks(range(len(settings)), [

@@ -60,9 +60,12 @@ def test_both_settings_start_from_one_public_backbone(played):
 def test_attacks_stay_within_the_guarantee_and_are_reported_beside_it(played):
   noisy, clean = json.loads((played / "attack.json").read_text())["settings"]["bottleneck"]
   assert (noisy["epsilon"], clean["epsilon"]) == (8.0, "none")
-  point = noisy["distinguishing"]["points"][0]
-  assert not point["exceeds_bound"]
-  assert point["true_positive_rate"]["value"] == pytest.approx(point["bound"], abs=0.08)
+  canaries, pictures = (noisy[name]["points"][0]
+                        for name in ("distinguishing_canaries", "distinguishing"))
+  assert not canaries["exceeds_bound"] and not pictures["exceeds_bound"]
+  assert canaries["true_positive_rate"]["value"] == pytest.approx(canaries["bound"], abs=0.08)
+  assert pictures["true_positive_rate"]["value"] < canaries["true_positive_rate"]["value"]
+  assert noisy["noise_over_claim"] == pytest.approx(1, abs=0.15)
   assert clean["distinguishing"] is None
   assert clean["membership_loss"]["points"][0]["bound"] == 1
   assert noisy["recognised"]["largest"] < 1 == clean["recognised"]["largest"]
