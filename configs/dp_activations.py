@@ -79,7 +79,7 @@ def base() -> ml_collections.ConfigDict:
           "every": 10,
           "batch_size": 128,
           "bootstrap": 300,
-          "headline": ("accuracy", "accuracy_noised"),
+          "headline": ("accuracy", "accuracy_noised", "accuracy_ceiling"),
       },
       "training": {
           "rounds_per_dispatch": 5,

@@ -132,7 +132,7 @@ def _setting(played: _Played) -> Setting:
       epsilon=played.epsilon,
       accuracy=estimate("accuracy"),
       accuracy_noised=estimate("accuracy_noised"),
-      ceiling=float(metrics["accuracy_ceiling"]["value"]) if told else math.nan,
+      ceiling=float(metrics["accuracy_ceiling"]["value"]),
       recognised=found.recognised.reconstructions.accuracy,
       originals=found.recognised.originals.accuracy.value,
       ssim=found.quality.ssim,

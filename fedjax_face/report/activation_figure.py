@@ -20,7 +20,7 @@ class Setting(NamedTuple):
     epsilon: of one image over the whole run; infinite without noise.
     accuracy: of people classified on the device, without noise.
     accuracy_noised: on noised activations.
-    ceiling: of accuracy_noised; nan without noise.
+    ceiling: of accuracy_noised.
     recognised: share of people recognised on reconstructions.
     originals: the same on their own pictures.
     ssim: of the reconstructions.

@@ -64,13 +64,12 @@ class ClassificationEvaluator:
         values.astype(float), people, resamples, rng), f"{len(values)} images of {len(counts)} "
         f"people; the most frequent class {counts.max() / counts.sum():.3f}")
         for name, values in right.items()}
-    if self._multiplier:
-      ceiling = accuracy_ceiling(
-          information_ceiling(1 / self._multiplier, system.clip.non_negative,
-                              math.prod(system.split.shape)), counts)
-      require_below_ceiling(int(right["accuracy_noised"].sum()), len(people), ceiling)
-      metrics["accuracy_ceiling"] = Metric(
-          ceiling, note="Fano: the most that one noised activation allows")
+    mu = 1 / self._multiplier if self._multiplier else math.inf
+    ceiling = accuracy_ceiling(information_ceiling(
+        mu, system.clip.non_negative, math.prod(system.split.shape)), counts)
+    require_below_ceiling(int(right["accuracy_noised"].sum()), len(people), ceiling)
+    metrics["accuracy_ceiling"] = Metric(
+        ceiling, note="Fano: the most that one noised activation allows")
     return Outcome(metrics, None)
 
   def right(self, state: State) -> dict[str, np.ndarray]:
