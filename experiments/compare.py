@@ -4,8 +4,10 @@ python -m experiments.compare --config=configs/dp_fedemb.py:femnist --workdir=ru
 
 What is compared is `get_comparison(variant)` of the config file: names and the overrides that make
 each setting. Where the file has `get_gap(variant)`, two names, the table also says how much of the
-gap between these two each setting closes, and gap.png and overlap.png show it. Finished runs are
-not repeated, so seeds can be computed by several processes (--only_seed) and joined by a last call.
+gap between these two each setting closes, and gap.png and overlap.png show it. Where it has
+`get_equivalence(variant)`, {"reference": setting, "margins": {metric: margin}}, a second table says
+which settings are as good as the reference within the margins. Finished runs are not repeated, so
+seeds can be computed by several processes (--only_seed) and joined by a last call.
 """
 
 from __future__ import annotations
@@ -33,18 +35,33 @@ def _flags() -> flags.FlagValues:
   return values
 
 
+class Margins(NamedTuple):
+  """The setting that others may equal, and by how much they may differ: metric -> margin."""
+
+  reference: str
+  margins: Mapping[str, float]
+
+
 class Compared(NamedTuple):
-  """Settings, name -> config, and the two of them between which a gap is to be closed, if any."""
+  """What is compared.
+
+  Attributes:
+    configs: settings, name -> config.
+    gap: the two of them between which a gap is to be closed, if any.
+    equivalence: the one that others may equal, if any.
+  """
 
   configs: dict[str, Any]
   gap: tuple[str, str] | None
+  equivalence: Margins | None
 
 
 def settings(path: str) -> Compared:
   """Everything that `configs/NAME.py:variant` is compared with.
 
   Raises:
-    ValueError: the file has no `get_comparison`, or it overrides a key that the config lacks.
+    ValueError: the file has no `get_comparison`, it overrides a key that the config lacks, or
+      `get_gap` or `get_equivalence` names what is not there.
     FileNotFoundError: no such file.
   """
   name, _, variant = path.partition(":")
@@ -59,7 +76,25 @@ def settings(path: str) -> Compared:
   gap = module["get_gap"](*chosen) if "get_gap" in module else None
   if gap and not set(gap) <= set(configs):
     raise ValueError(f"get_gap: {gap} are not both settings: {', '.join(configs)}")
-  return Compared(configs, gap)
+  equivalence = None
+  if "get_equivalence" in module:
+    equivalence = Margins(**module["get_equivalence"](*chosen))
+    _check_margins(equivalence, configs)
+  return Compared(configs, gap, equivalence)
+
+
+def _check_margins(equivalence: Margins, configs: Mapping[str, Any]) -> None:
+  """Refuses names that no run will have, before anything runs."""
+  if equivalence.reference not in configs:
+    raise ValueError(f"get_equivalence: {equivalence.reference} is no setting: "
+                     f"{', '.join(configs)}")
+  headline = next(iter(configs.values())).evaluation.headline
+  for metric, margin in equivalence.margins.items():
+    if metric not in headline:
+      raise ValueError(f"get_equivalence: {metric} is not in evaluation.headline: "
+                       f"{', '.join(headline)}")
+    if not margin > 0:
+      raise ValueError(f"get_equivalence: the margin of {metric} is {margin}; expected above 0")
 
 
 def _overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
@@ -88,20 +123,23 @@ def _run_all(configs: Mapping[str, Any], workdir: pathlib.Path, seeds: Sequence[
 
 
 def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]],
-              gap: tuple[str, str] | None = None) -> dict[str, Any]:
+              gap: tuple[str, str] | None = None,
+              equivalence: Margins | None = None) -> dict[str, Any]:
   """Means over seeds with 95 % t-intervals, and paired differences to the first setting.
 
   Args:
     results: name -> (summary.json, privacy.json) of every seed.
     gap: two names; then also the share of the way from the first to the second.
+    equivalence: then also a paired TOST over seeds against its reference.
 
   Returns:
     name -> {"epsilon": of the person, "channels": {channel: its epsilon alone}, "metrics":
     {metric: {"mean", "low", "high", "difference", "difference_low", "difference_high"}}}, with
     `gap` also "share", "share_low", "share_high" where the interval of the gap itself does not
-    contain zero; JSON types only.
+    contain zero, and with `equivalence` also "equivalence": {"margin", "difference", "low", "high"
+    (90 % interval), "p_value", "equivalent"}; JSON types only.
   """
-  from fedjax_face.evaluation.confidence import mean_interval, paired_difference
+  from fedjax_face.evaluation.confidence import mean_interval, paired_difference, tost
   reference = next(iter(results))
 
   def values(name: str, metric: str) -> list[float]:
@@ -113,12 +151,17 @@ def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]],
     for metric in runs[0][0]["metrics"]:
       mean = mean_interval(values(name, metric))
       difference = paired_difference(values(name, metric), values(reference, metric))
-      metrics[metric] = {
+      found: dict[str, Any] = {
           "mean": mean.value, "low": mean.low, "high": mean.high,
           "difference": difference.difference, "difference_low": difference.low,
           "difference_high": difference.high}
       if gap:
-        metrics[metric] |= _share(values(name, metric), *(values(end, metric) for end in gap))
+        found |= _share(values(name, metric), *(values(end, metric) for end in gap))
+      if equivalence and name != equivalence.reference and metric in equivalence.margins:
+        margin = equivalence.margins[metric]
+        test = tost(values(name, metric), values(equivalence.reference, metric), margin)
+        found["equivalence"] = {"margin": margin} | test._asdict()
+      metrics[metric] = found
     units = runs[0][1]["units"]
     table[name] = {"epsilon": units[0]["epsilon"]["best"] if units else None,
                    "channels": _channels(units), "metrics": metrics}
@@ -177,6 +220,28 @@ def _print(table: Mapping[str, Any], metrics: Sequence[str], seeds: int, unit: s
   Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
+def _print_equivalence(table: Mapping[str, Any], equivalence: Margins) -> None:
+  from rich.console import Console
+  from rich.table import Table
+
+  shown = Table(title=f"as good as {equivalence.reference}? two one-sided paired t-tests over "
+                      "seeds, level 0.05 each, not corrected for the number of settings")
+  shown.add_column("setting")
+  for metric in equivalence.margins:
+    shown.add_column(metric)
+  for name, row in table.items():
+    if name != equivalence.reference:
+      shown.add_row(name, *(verdict(row["metrics"][metric]["equivalence"])
+                            for metric in equivalence.margins))
+  Console(width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+  """An entry "equivalence" of `summarise` in words."""
+  words = f"equivalent within +-{found['margin']:g}" if found["equivalent"] else "not shown"
+  return f"{words} ({found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}])"
+
+
 def _share_words(m: Mapping[str, float]) -> str:
   if "share" not in m:
     return "no clear gap"
@@ -216,15 +281,18 @@ def _compare(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     if values[name].value is None:
       raise ValueError(f"--{name} is required")
   command_line.use_compilation_cache(values.compilation_cache)
-  (configs, gap), workdir = settings(values.config), pathlib.Path(values.workdir)
+  configs, gap, equivalence = settings(values.config)
+  workdir = pathlib.Path(values.workdir)
   if values.only_seed is not None:
     _run_all(configs, workdir, [values.only_seed])
     return
   results = _run_all(configs, workdir, range(values.seeds))
-  table = summarise(results, gap)
+  table = summarise(results, gap, equivalence)
   (workdir / "comparison.json").write_text(json.dumps(table, indent=2))
   headline = next(iter(configs.values())).evaluation.headline
   _print(table, headline, values.seeds, _unit(results))
+  if equivalence:
+    _print_equivalence(table, equivalence)
   if gap:
     _draw(table, results, headline, gap, workdir)
 

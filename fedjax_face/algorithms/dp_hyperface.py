@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,6 @@ import optax
 from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data import pixels
-from fedjax_face.data.regions import units_of
 from fedjax_face.federated import dp_sgd
 from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm, Data
 from fedjax_face.losses import multi_task
@@ -33,7 +33,8 @@ def dp_hyperface(given: Ingredients) -> Algorithm:
   The sum of a step holds the network's gradient and that of the task weights, clipped together.
 
   Raises:
-    ValueError: a target epsilon after pre-training on a set that is not declared public.
+    ValueError: a target epsilon after pre-training on a set that is not declared public, or values
+      that do not go together.
   """
   config = given.config
   if config.get("pretrain") and not config.pretrain.get("public", False):
@@ -50,8 +51,12 @@ def dp_hyperface(given: Ingredients) -> Algorithm:
   def run_event(noise_multiplier: float) -> dp_accounting.DpEvent:
     return dp_accounting.SelfComposedDpEvent(release(noise_multiplier).event, config.rounds)
 
-  if not config.hparams.clip_norm > 0:
-    raise ValueError(f"hparams.clip_norm={config.hparams.clip_norm}: expected a number above 0")
+  if not 0 < config.hparams.clip_norm < math.inf:
+    raise ValueError(f"hparams.clip_norm={config.hparams.clip_norm}: expected a number above 0 and "
+                     "below infinity, as the noise is scaled to it")
+  if config.privacy.clip == "grouped" and config.model.task_weights == "fixed":
+    raise ValueError("privacy.clip=grouped with model.task_weights=fixed: fixed weights have no "
+                     "gradient to clip; expected joint, per_task or stacked")
   multiplier = parts.noise_multiplier(config, run_event, ADJACENCY, given.progress)
   weighting = task_weighting(config.model)
   return _training(
@@ -165,7 +170,7 @@ def gradient_clip(options: Any) -> GradientClip:
 def _sampling(given: Ingredients) -> dp_sgd.UnitSampling:
   options = given.config.cohort
   return dp_sgd.poisson_units(
-      units_of(given.train.regions, options.unit), options.unit, expected=options.batch_size,
+      given.train.units(options.unit), options.unit, expected=options.batch_size,
       capacity=options.capacity, rows=options.regions_per_unit, views=options.views,
       devices=given.mesh.size)
 

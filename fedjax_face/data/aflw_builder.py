@@ -91,7 +91,8 @@ def read_aflw(root: str | pathlib.Path, *, limit: int | None = None,
                          lambda number: (root / _IMAGES / files[number]).read_bytes())
   number = np.repeat(np.arange(len(files), dtype=np.int32), [len(of_file[f]) for f in files])
   faces = [face for file in files for face in of_file[file].values()]
-  return Photographs(name="aflw", images=images, image=number, **_labels(faces)), report
+  return Photographs(name="aflw", images=images, image=number, persons_known=False,
+                     **_labels(faces)), report
 
 
 class Aflw(tfds.core.GeneratorBasedBuilder):

@@ -35,11 +35,12 @@ _AFLW2000_ARRAYS = ("name", "pitch_yaw_roll_deg", "pt2d_21", "bbox_from_pt68")
 def read_aflw2000(root: str | pathlib.Path, *, archive: str = "AFLW2000_subset.zip",
                   annotations: str = "annotations.npz", limit: int | None = None,
                   on_bad: OnBad = "skip") -> tuple[Photographs, ReadReport]:
-  """Reads AFLW2000-3D: landmarks, visibility, pose; gender is unknown; every image is a person.
+  """Reads AFLW2000-3D: landmarks, visibility, pose; gender is unknown.
 
-  The box is a square on the chin line: 1.15 times the longer side of the tight box of the 68
-  points, with the same lower edge, which is near AFLW's own box where that is defined. Poses with
-  an angle beyond 99 degrees, which the set's users leave out as fits gone wrong, are unknown.
+  It does not say who is who: every image is a person. The box is a square on the chin line: 1.15
+  times the longer side of the tight box of the 68 points, with the same lower edge, which is near
+  AFLW's own box where that is defined. Poses with an angle beyond 99 degrees, which the set's users
+  leave out as fits gone wrong, are unknown.
 
   Args:
     root: folder of `archive` and `annotations`.
@@ -112,7 +113,9 @@ def read_lfw_originals(root: str | pathlib.Path, *,
 
 def read_utkface(path: str | pathlib.Path, *, limit: int | None = None,
                  on_bad: OnBad = "skip") -> tuple[Photographs, ReadReport]:
-  """Reads UTKFace chips: gender; the box is the whole chip; every image is a person.
+  """Reads UTKFace chips: gender; the box is the whole chip.
+
+  It does not say who is who: every image is a person.
 
   Args:
     path: zip archive or folder of `[age]_[gender]_[race]_[time].jpg.chip.jpg`, gender 0 male, 1
@@ -145,7 +148,8 @@ def one_face_each(name: str, images: Sequence[np.ndarray] | np.ndarray, *, box: 
                   known: dict[int, object], landmarks: np.ndarray | None = None,
                   visible: np.ndarray | None = None, pose: np.ndarray | None = None,
                   gender: np.ndarray | None = None,
-                  person: np.ndarray | None = None) -> Photographs:
+                  person: np.ndarray | None = None, persons_known: bool = True,
+                  original: np.ndarray | None = None) -> Photographs:
   """Photographs with one face each; what is not given is zero.
 
   Args:
@@ -155,6 +159,8 @@ def one_face_each(name: str, images: Sequence[np.ndarray] | np.ndarray, *, box: 
     known: column of `Photographs.known` -> True, or bool [M]; unknown where not given.
     landmarks, visible, pose, gender: as in `Photographs`, of any dtype.
     person: int32 [M]; everybody another one where not given.
+    persons_known: as in `Photographs`; not so where no person is given.
+    original: as in `Photographs`.
   """
   count = len(images)
   labelled = np.zeros((count, 5), bool)
@@ -169,7 +175,8 @@ def one_face_each(name: str, images: Sequence[np.ndarray] | np.ndarray, *, box: 
       name=name, images=images, image=number, person=number.copy() if person is None else person,
       box=box.astype(np.float32), landmarks=given(landmarks, POINTS, 2).astype(np.float32),
       visible=given(visible, POINTS).astype(bool), pose=given(pose, 3).astype(np.float32),
-      gender=given(gender).astype(np.int32), known=labelled)
+      gender=given(gender).astype(np.int32), known=labelled,
+      persons_known=persons_known and person is not None, original=original)
 
 
 def _read_images(path: pathlib.Path, names: list[str], suffix: str, limit: int | None,

@@ -25,7 +25,7 @@ class Photographs:
     name: where the photographs come from.
     images: M arrays, uint8 [H, W, C], C 1 or 3; sizes may differ. Any sequence, also one that
       decodes a photograph when it is asked for; of such a one `select(numbers)` gives some, still
-      encoded, and without it they are decoded.
+      encoded, and `size_of(number)` a size; without these they are decoded.
     image: int32 [F], the photograph that a face is on, ascending.
     person: int32 [F], whose face it is, 0 or more.
     box: float32 [F, 4], left, top, width, height in pixels; may reach over the border.
@@ -34,6 +34,10 @@ class Photographs:
     pose: float32 [F, 3], roll, pitch, yaw in radians.
     gender: int32 [F], 0 male, 1 female.
     known: bool [F, 5], whether a task has a label: detection, landmarks, visibility, pose, gender.
+    persons_known: whether two faces of one person always have one number in `person`; else a
+      person may go under several.
+    original: int32 [M], 0 or more, equal for views that were made of one photograph; None = each
+      is a photograph of its own.
 
   Raises:
     ValueError: an array has the wrong shape, dtype or range, or a box has no size.
@@ -49,6 +53,8 @@ class Photographs:
   pose: np.ndarray
   gender: np.ndarray
   known: np.ndarray
+  persons_known: bool = True
+  original: np.ndarray | None = None
 
   def __post_init__(self):
     for field, (dtype, shape) in _FACE_FIELDS.items():
@@ -60,6 +66,10 @@ class Photographs:
                             or (np.diff(self.image) < 0).any()):
       raise ValueError(f"{self.name}: image numbers of the faces must be ascending in "
                        f"0..{len(self.images) - 1}")
+    if self.original is not None:
+      check_array(self.name, "original", self.original, np.int32, (), len(self.images))
+      if self.original.min(initial=0) < 0:
+        raise ValueError(f"{self.name}: original {self.original.min()}; expected 0 or more")
     if len(self.person) and self.person.min() < 0:
       raise ValueError(f"{self.name}: person {self.person.min()}; expected 0 or more")
     for field in ("box", "landmarks", "pose"):
@@ -83,13 +93,27 @@ class Photographs:
     """L."""
     return self.landmarks.shape[1]
 
+  @property
+  def originals(self) -> np.ndarray:
+    """int32 [M], equal for views of one photograph."""
+    return np.arange(len(self), dtype=np.int32) if self.original is None else self.original
+
   def faces_of(self, image: int) -> slice:
     """Rows of the faces on one photograph."""
     first, last = np.searchsorted(self.image, [image, image + 1])
     return slice(int(first), int(last))
 
+  def size_of(self, image: int) -> tuple[int, int]:
+    """(width, height) of one photograph; encoded ones (`size_of(number)`) are not decoded."""
+    if hasattr(self.images, "size_of"):
+      return self.images.size_of(image)
+    height, width = self.images[image].shape[:2]
+    return width, height
+
   def select(self, images: np.ndarray) -> Photographs:
-    """Some photographs (integers, in their order of `images`), numbered anew; persons keep theirs.
+    """Some photographs (integers, in their order of `images`), numbered anew.
+
+    Persons and originals keep their numbers.
 
     Raises:
       ValueError: a number is out of range.
@@ -103,7 +127,9 @@ class Photographs:
     row = np.concatenate([np.empty(0, np.int64), *rows])
     number = np.repeat(np.arange(len(images), dtype=np.int32), [len(r) for r in rows])
     faces = {field: getattr(self, field)[row] for field in _FACE_FIELDS}
-    return dataclasses.replace(self, images=self._images_of(images), **(faces | {"image": number}))
+    return dataclasses.replace(
+        self, images=self._images_of(images), **(faces | {"image": number}),
+        original=None if self.original is None else self.original[images])
 
   def _images_of(self, images: np.ndarray) -> Sequence[np.ndarray] | np.ndarray:
     """Images of which none is decoded that need not be."""
@@ -118,6 +144,8 @@ def split_by_image(photographs: Photographs, fraction: float,
                    rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
   """(train, test) photograph numbers, ascending; a person may be on both sides.
 
+  Views of one photograph stay together and count once.
+
   Args:
     photographs: M photographs.
     fraction: of the photographs, rounded, for the test set.
@@ -127,31 +155,47 @@ def split_by_image(photographs: Photographs, fraction: float,
     ValueError: the fraction is not between 0 and 1, or a side would be empty.
   """
   _check_fraction(photographs, fraction)
-  order = rng.permutation(len(photographs))
-  return _sides(photographs, order[:round(fraction * len(photographs))])
+  originals = np.unique(photographs.originals)
+  order = rng.permutation(len(originals))
+  test = originals[order[:round(fraction * len(originals))]]
+  return _sides(photographs, np.flatnonzero(np.isin(photographs.originals, test)))
 
 
 def split_by_person(photographs: Photographs, fraction: float,
                     rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
   """(train, test) photograph numbers, ascending, such that nobody is on both sides.
 
-  Photographs that share people stay together, so every photograph is used. Groups of them go to
-  the test set in random order until it has at least `fraction` of the photographs.
+  Photographs that share people stay together, so every photograph is used, and so do views of one
+  photograph. Groups of them go to the test set in random order until it has at least `fraction` of
+  the photographs. Where `persons_known` is False, nobody is on both sides under one number.
 
   Raises:
     ValueError: the fraction is not between 0 and 1, or a side would be empty (also because one
       person or a chain of people connects all photographs).
   """
   _check_fraction(photographs, fraction)
-  group = _connected(photographs.image, photographs.person, len(photographs))
+  group = people_groups(photographs)
   groups, size = np.unique(group, return_counts=True)
   order = rng.permutation(len(groups))
   count = np.searchsorted(np.cumsum(size[order]), fraction * len(photographs)) + 1
   return _sides(photographs, np.flatnonzero(np.isin(group, groups[order[:count]])))
 
 
-def _connected(image: np.ndarray, person: np.ndarray, num_images: int) -> np.ndarray:
-  """int64 [M]: equal numbers for photographs that a chain of shared people connects."""
+def people_groups(photographs: Photographs) -> np.ndarray:
+  """int64 [M]: equal for views of one photograph and where a chain of shared people connects."""
+  original = photographs.originals
+  return connected(original[photographs.image], photographs.person,
+                   int(original.max(initial=-1)) + 1)[original]
+
+
+def connected(image: np.ndarray, person: np.ndarray, num_images: int) -> np.ndarray:
+  """int64 [M]: equal numbers for photographs that a chain of shared people connects.
+
+  Args:
+    image: integers [F], the photograph that a face is on.
+    person: integers [F], whose face it is, 0 or more.
+    num_images: M.
+  """
   group = np.arange(num_images)
   while True:
     of_person = np.full(person.max(initial=-1) + 1, num_images)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_face.data import face_tasks, photographs, proposals, tfds_photographs
+from fedjax_face.data import face_tasks, photographs, proposals, region_places, tfds_photographs
 from fedjax_face.data.decode import ReadReport
 from fedjax_face.data.photographs import Photographs
 from fedjax_face.data.proposals import Proposer
@@ -22,8 +23,8 @@ from fedjax_face.data.regions import (
     face_boxes,
     mixture,
     of_photographs,
+    units_of,
 )
-from fedjax_face.data.sources import data_root
 from fedjax_face.data.synthetic_scenes import synthetic_scenes
 
 
@@ -52,6 +53,32 @@ class RegionSet(NamedTuple):
     """The labels of the regions: what `losses.multi_task.Targets` holds, by name."""
     return {field: getattr(self.regions, field)
             for field in ("face", "landmarks", "visible", "pose", "gender", "known")}
+
+  @property
+  def persons_known(self) -> bool:
+    """Whether every source says which faces are of one person."""
+    return all(source.persons_known for source in self.photographs)
+
+  @property
+  def group(self) -> np.ndarray:
+    """int64 [N]: equal for regions of photographs that a chain of shared people connects."""
+    regions = self.regions
+    on_face = regions.person >= 0
+    return photographs.connected(regions.original[on_face], regions.person[on_face],
+                                 int(regions.original.max(initial=-1)) + 1)[regions.original]
+
+  def units(self, unit: str) -> np.ndarray:
+    """int [N], the privacy unit of each region, see `regions.units_of`.
+
+    Raises:
+      ValueError: a unit that is not known, or `person` where a source does not say who is who or a
+        photograph shows several people or nobody.
+    """
+    unknown = [source.name for source in self.photographs if not source.persons_known]
+    if unit == "person" and unknown:
+      raise ValueError(f"cohort.unit=person: {', '.join(unknown)} does not say which faces are of "
+                       "one person; expected image or region, or sources that do")
+    return units_of(self.regions, unit)
 
 
 class RegionSources(NamedTuple):
@@ -90,7 +117,8 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> RegionSources:
     rng_seed: of the split.
 
   Raises:
-    ValueError: an unknown name or key, or sources that cannot be split.
+    ValueError: an unknown name or key, sources that cannot be split, or a public source that is
+      a private one.
     FileNotFoundError: data that is not there.
   """
   _check_keys("data", config_data, required=("sources", "regions", "proposer", "test_fraction",
@@ -98,6 +126,7 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> RegionSources:
   split = {"person": photographs.split_by_person, "image": photographs.split_by_image}
   if config_data["split"] not in split:
     raise ValueError(f"data.split={config_data['split']!r}: expected one of {', '.join(split)}")
+  public, public_notes = load_public(config_data)
   rng = np.random.default_rng(rng_seed)
   sides: tuple[list, list] = ([], [])
   wholes = _wholes("data", config_data, config_data)
@@ -105,25 +134,29 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> RegionSources:
     chosen = split[config_data["split"]](whole.photographs, config_data["test_fraction"], rng)
     for side, numbers in zip(sides, chosen, strict=True):
       side.append(_side(whole, numbers))
-  public, notes = load_public(config_data)
-  return RegionSources(_joined(sides[0]), _joined(sides[1]), public, (*_notes(wholes), *notes))
+  unknown, not_covered = _shared_people(config_data["split"], wholes)
+  return RegionSources(_joined(sides[0]), _joined(sides[1]), public,
+                       (*_notes(wholes), *unknown, *public_notes), not_covered)
 
 
 def load_public(config_data: Mapping[str, Any]) -> tuple[RegionSet | None, tuple[str, ...]]:
   """The public set of a config alone, or None where it asks for none, and notes about it.
 
+  Of the private sources it looks at the options only.
+
   Raises:
-    ValueError: an unknown name or key.
+    ValueError: an unknown name or key, or a source that is a private one.
     FileNotFoundError: data that is not there.
   """
   options = config_data.get("public")
   if not options:
     return None, ()
   _check_keys("data.public", options, required=("sources",))
+  unchecked = region_places.check_public(options["sources"], config_data["sources"])
   wholes = _wholes("data.public", options, config_data)
   public = _joined([_side(w, np.arange(len(w.photographs))) for w in wholes.values()])
   return public, (f"{public.name}: {len(public.images)} regions are taken as public; the privacy "
-                  "guarantee does not cover them", *_notes(wholes))
+                  "guarantee does not cover them", *unchecked, *_notes(wholes))
 
 
 def proposer(options: Mapping[str, Any], section: str = "data.proposer") -> Proposer:
@@ -153,8 +186,9 @@ def _whole(section: str, source: dict[str, Any], shared: Mapping[str, Any]) -> _
       np.random.default_rng(zlib.crc32(read.name.encode())))
   if not shared.get("cache"):
     return _Whole(read, make(), report)
-  key = {"source": source, "regions": dataclasses.asdict(cutting),
-         "proposer": dict(shared["proposer"]), "photographs": len(read)}
+  key = {"source": source, "place": str(region_places.place(source)),
+         "regions": dataclasses.asdict(cutting), "proposer": dict(shared["proposer"]),
+         "photographs": len(read)}
   return _Whole(read, cached_regions(shared["cache"], key, make), report)
 
 
@@ -174,6 +208,20 @@ def _notes(wholes: Mapping[str, _Whole]) -> tuple[str, ...]:
   return tuple(str(w.report) for w in wholes.values() if w.report is not None and w.report.skipped)
 
 
+def _shared_people(split: str, wholes: Mapping[str, _Whole],
+                   ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Notes, and sentences for the statement, where people may be on both sides of the split."""
+  said = "may show people who train; their metrics are without noise."
+  if split == "image":
+    return (), (f"data.split=image: evaluation photographs {said}",)
+  unknown = [w.photographs.name for w in wholes.values() if not w.photographs.persons_known]
+  if not unknown:
+    return (), ()
+  names = ", ".join(unknown)
+  return ((f"{names}: who is who is not known; data.split=person keeps photographs apart there, "
+           "not people",), (f"{names}: evaluation photographs {said}",))
+
+
 def _scenes(*, num_scenes: int, size: int, seed: int, num_people: int, faces: tuple[int, int],
             face_side: tuple[float, float], circle: int) -> tuple[Photographs, None]:
   rendered = synthetic_scenes(
@@ -183,20 +231,27 @@ def _scenes(*, num_scenes: int, size: int, seed: int, num_people: int, faces: tu
 
 
 def _aflw2000(*, root: str = "", limit: int | None = None):
-  return face_tasks.read_aflw2000(root or data_root() / "aflw2000_3d", limit=limit)
+  return face_tasks.read_aflw2000(_found("aflw2000", root=root), limit=limit)
 
 
 def _lfw_originals(*, root: str = "", limit: int | None = None):
-  return face_tasks.read_lfw_originals(root or data_root() / "lfw", limit=limit)
+  return face_tasks.read_lfw_originals(_found("lfw_originals", root=root), limit=limit)
 
 
 def _utkface(*, path: str = "", limit: int | None = None):
-  return face_tasks.read_utkface(path or data_root() / "utkface" / "UTKFace-1000.zip", limit=limit)
+  return face_tasks.read_utkface(_found("utkface", path=path), limit=limit)
 
 
 def _aflw(*, root: str = "", limit: int | None = None):
   from fedjax_face.data import aflw_builder  # imports TFDS
-  return aflw_builder.read_aflw(root or data_root() / "aflw", limit=limit)
+  return aflw_builder.read_aflw(_found("aflw", root=root), limit=limit)
+
+
+def _found(name: str, **given: str) -> pathlib.Path:
+  """Where a source in files lies."""
+  found = region_places.place({"name": name} | given)
+  assert found is not None
+  return found
 
 
 def _tfds(name: str) -> Callable[..., tuple[Photographs, ReadReport]]:

@@ -33,6 +33,7 @@ class Regions(NamedTuple):
     pose: float32 [N, 3], roll, pitch, yaw in radians.
     gender: int32 [N], 1 = female.
     known: bool [N, 5], tasks that apply and have a label; regions without a face: detection only.
+    original: int32 [N], equal for regions of one photograph or of views made of it.
   """
 
   images: np.ndarray
@@ -45,6 +46,7 @@ class Regions(NamedTuple):
   pose: np.ndarray
   gender: np.ndarray
   known: np.ndarray
+  original: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +180,8 @@ def face_boxes(regions: Regions, photographs: Photographs) -> np.ndarray:
   positive = regions.face == 1
   for number in np.unique(regions.image[positive]):
     rows = np.flatnonzero(positive & (regions.image == number))
-    overlap = iou(regions.box[rows], _inside(photographs, number, photographs.images[number]))
+    size = photographs.size_of(number)
+    overlap = iou(regions.box[rows], _inside(photographs, number, *size))
     boxes[rows] = photographs.box[photographs.faces_of(number)][overlap.argmax(-1)]
   return boxes
 
@@ -198,14 +201,14 @@ def units_of(regions: Regions, unit: str) -> np.ndarray:
 
   Args:
     regions: N regions.
-    unit: `image`: all regions of a photograph; `region`: each by itself; `person`: all regions of
-      all photographs of a person.
+    unit: `image`: all regions of a photograph and of the views made of it; `region`: each by
+      itself; `person`: all regions of all photographs of a person.
 
   Raises:
     ValueError: another unit, or `person` where a photograph shows several people or nobody.
   """
   if unit == "image":
-    return regions.image
+    return regions.original
   if unit == "region":
     return np.arange(len(regions.image))
   if unit != "person":
@@ -233,13 +236,14 @@ def mixture(sources: Sequence[Regions]) -> Regions:
   shapes = {(s.images.shape[1:], s.landmarks.shape[1]) for s in sources}
   if len(shapes) > 1:
     raise ValueError(f"mixture: regions of (shape, landmarks) {sorted(shapes)}; expected one kind")
-  shifted, image, person = [], 0, 0
+  shifted, image, person, original = [], 0, 0, 0
   for source in sources:
     shifted.append(source._replace(
-        image=source.image + np.int32(image),
+        image=source.image + np.int32(image), original=source.original + np.int32(original),
         person=np.where(source.person < 0, -1, source.person + person).astype(np.int32)))
     image += int(source.image.max(initial=-1)) + 1
     person += int(source.person.max(initial=-1)) + 1
+    original += int(source.original.max(initial=-1)) + 1
   return Regions(*map(np.concatenate, zip(*shifted, strict=True)))
 
 
@@ -248,7 +252,7 @@ def _regions_of(photographs: Photographs, number: int, proposer: Proposer,
   """The regions of one photograph, positives before negatives."""
   image = photographs.images[number]
   faces = photographs.faces_of(number)
-  truth = _inside(photographs, number, image)
+  truth = _inside(photographs, number, image.shape[1], image.shape[0])
   candidates = np.concatenate([
       jittered_boxes(truth, options.jittered_per_face, image.shape[1], image.shape[0],
                      options.positive_iou, rng),
@@ -261,9 +265,8 @@ def _regions_of(photographs: Photographs, number: int, proposer: Proposer,
                    owner[rows] >= 0, crop(image, candidates[rows], options.size), options.frame)
 
 
-def _inside(photographs: Photographs, number: int, image: np.ndarray) -> np.ndarray:
+def _inside(photographs: Photographs, number: int, width: int, height: int) -> np.ndarray:
   """Boxes of a photograph's faces cut to the photograph, which must leave something."""
-  height, width = image.shape[:2]
   boxes = photographs.box[photographs.faces_of(number)]
   truth = clip_boxes(boxes, width, height)
   outside = np.flatnonzero((truth[:, 2:] <= 0).any(-1))
@@ -294,5 +297,6 @@ def _labelled(photographs: Photographs, number: int, boxes: np.ndarray, face: np
   person[positive], known[positive] = photographs.person[on_face], photographs.known[on_face]
   known[~positive, DETECTION] = True
   known[:, LANDMARKS] &= visible.any(-1)
+  original = np.full(count, photographs.originals[number], np.int32)
   return Regions(images, np.full(count, number, np.int32), person, boxes.astype(np.float32),
-                 positive.astype(np.int32), landmarks, visible, pose, gender, known)
+                 positive.astype(np.int32), landmarks, visible, pose, gender, known, original)

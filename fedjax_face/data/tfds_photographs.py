@@ -70,6 +70,10 @@ class EncodedImages(Sequence[np.ndarray]):
     except (ValueError, OSError) as error:
       raise ValueError(f"{name}: {error}") from None
 
+  def size_of(self, number: int) -> tuple[int, int]:
+    """(width, height) from the header of an image."""
+    return image_size(io.BytesIO(self._read(number)))
+
   def select(self, numbers: Sequence[int] | np.ndarray) -> EncodedImages:
     """Some of the images, still encoded."""
     chosen = [int(number) for number in numbers]
@@ -174,11 +178,11 @@ def the300w_lp_photographs(records: Records, *, limit: int | None = None,
   """300W-LP: box, landmarks, pose; gender is unknown.
 
   The set turns each of its photographs to several poses. Those views have one shape of the face,
-  and are one person here, so that neither a split nor the privacy unit cuts through them; whether
-  two photographs show one person the set does not say. Of the 21 landmarks 17 follow from the 68
-  (`POINTS_OF_68`), where the fitted head has them, be they hidden or not; the others are not
-  visible, and visibility itself is unknown. The box is that of `face_tasks.read_aflw2000`, and
-  poses with an angle beyond 99 degrees are unknown, as there.
+  and are one photograph (`original`) and one person here, so that neither a split nor the privacy
+  unit cuts through them; whether two photographs show one person the set does not say. Of the 21
+  landmarks 17 follow from the 68 (`POINTS_OF_68`), where the fitted head has them, be they hidden
+  or not; the others are not visible, and visibility itself is unknown. The box is that of
+  `face_tasks.read_aflw2000`, and poses with an angle beyond 99 degrees are unknown, as there.
 
   Args:
     records: with `image`, `landmarks_3d` [68, 2] (shares of 450 pixels), `pose_params` [7] (pitch,
@@ -215,6 +219,7 @@ def the300w_lp_photographs(records: Records, *, limit: int | None = None,
   return one_face_each(
       "the300w_lp", images, box=box, visible=visible, pose=pose,
       landmarks=_placed(landmarks, visible, box), person=person.astype(np.int32),
+      persons_known=False, original=person.astype(np.int32),
       known={DETECTION: True, LANDMARKS: True,
              POSE: (np.abs(pose) <= np.deg2rad(LARGEST_ANGLE)).all(-1)}), report
 
@@ -236,7 +241,8 @@ def aflw_photographs(records: Records, *, limit: int | None = None,
   fields = {field: np.concatenate([np.asarray(one[field]) for one in faces])
             for field in ("person", "box", "landmarks", "visible", "pose", "gender", "known")}
   number = np.repeat(np.arange(len(kept), dtype=np.int32), [len(one["box"]) for one in faces])
-  return Photographs(name="aflw", images=images, image=number, **fields), report
+  return Photographs(
+      name="aflw", images=images, image=number, persons_known=False, **fields), report
 
 
 READERS: Mapping[str, Callable[..., tuple[Photographs, ReadReport]]] = {

@@ -317,10 +317,20 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> fl
 
 
 def bootstrap_average_precision(matches: Matches, resamples: int, rng: np.random.Generator,
-                                level: float = .95) -> Interval:
-  """Percentile interval of the average precision when photographs are resampled."""
-  draws = [average_precision(matches, weights)
-           for weights in resample_people(len(matches.faces), resamples, rng)]
+                                level: float = .95, group: np.ndarray | None = None) -> Interval:
+  """Percentile interval of the average precision when photographs are resampled.
+
+  Args:
+    matches: of M photographs.
+    resamples: bootstrap resamples.
+    rng: draws the photographs.
+    level: coverage.
+    group: int [M]; photographs of one group are drawn together. Each by itself by default.
+  """
+  names, dense = np.unique(np.arange(len(matches.faces)) if group is None else group,
+                           return_inverse=True)
+  draws = [average_precision(matches, weights[dense])
+           for weights in resample_people(len(names), resamples, rng)]
   return percentiles(np.array(draws), level)
 
 

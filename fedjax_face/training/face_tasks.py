@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from fedjax_face.data import region_sources
-from fedjax_face.data.photographs import Photographs
+from fedjax_face.data.photographs import Photographs, people_groups
 from fedjax_face.data.proposals import Proposer
 from fedjax_face.data.region_sources import RegionSet, RegionSources
 from fedjax_face.data.regions import Regions
@@ -75,10 +75,13 @@ class FaceTaskEvaluator:
     return {name: float(score.values.mean()) for name, score in self.scores(state).items()}
 
   def outcome(self, state: State) -> Outcome:
-    """Metrics with intervals over photographs, each beside that of the constant predictor."""
+    """Metrics, each beside that of the constant predictor.
+
+    Intervals are over photographs, those that share people drawn together.
+    """
     rng = np.random.default_rng(self._config.seed)
     found = face_tasks.summarise(self.scores(state), self._constant,
-                                 self._evaluation.regions.image,
+                                 self._evaluation.group,
                                  max(self._config.evaluation.bootstrap, 1), rng)
     metrics = {name: self._with_constant(metric) for name, metric in found.items()}
     for photographs in self._evaluation.photographs:
@@ -102,14 +105,15 @@ class FaceTaskEvaluator:
     matches = match_faces(found, photographs)
     interval = Interval(float("nan"), float("nan"))
     if self._config.evaluation.bootstrap:
-      interval = bootstrap_average_precision(matches, self._config.evaluation.bootstrap, rng)
+      interval = bootstrap_average_precision(
+          matches, self._config.evaluation.bootstrap, rng, group=people_groups(photographs))
     return Metric(average_precision(matches), *interval,
                   f"IoU 0.5; {matches.faces.sum()} faces on {len(photographs)} photographs")
 
   def _with_constant(self, m: face_tasks.Metric) -> Metric:
     """The metric with the constant predictor in its note; without resamples, no intervals."""
     note = f"constant {m.constant:.3f}, better by {m.gain:+.3f}"
-    rows = f"{m.rows} regions of {m.groups} photographs"
+    rows = f"{m.rows} regions; {m.groups} groups of photographs that share nobody"
     if not self._config.evaluation.bootstrap:
       return Metric(m.value, float("nan"), float("nan"), f"{note}; {rows}")
     return Metric(m.value, m.low, m.high,
@@ -195,5 +199,5 @@ def _blank_set(config: Any) -> RegionSet:
       images=np.zeros((count, size, size, 3), np.uint8), image=number, person=number, box=box,
       face=np.ones(count, np.int32), landmarks=np.zeros((count, points, 2), np.float32),
       visible=np.zeros((count, points), bool), pose=np.zeros((count, 3), np.float32),
-      gender=np.zeros(count, np.int32), known=np.zeros((count, 5), bool))
+      gender=np.zeros(count, np.int32), known=np.zeros((count, 5), bool), original=number)
   return RegionSet("blank", regions, box, ())

@@ -1,6 +1,7 @@
 """DP HyperFace as its page wires it: what is clipped, noised, refused and recorded."""
 
 import csv
+import dataclasses
 import functools
 import json
 import math
@@ -245,6 +246,28 @@ def test_a_person_holds_all_photographs_of_theirs():
       assert mask.sum() == np.isin(regions.image, photographs).sum()
 
 
+def test_nobody_is_protected_where_people_are_not_known(sources):
+  strangers = sources.train.photographs[0]
+  unknown = sources._replace(train=sources.train._replace(
+      photographs=(dataclasses.replace(strangers, persons_known=False),)))
+  with pytest.raises(ValueError, match="cohort.unit=person: made0 does not say which faces"):
+    build(tiny_faces.config(**{"cohort.unit": "person"}), unknown)
+  build(tiny_faces.config(), unknown)
+
+
+def test_intervals_do_not_part_people():
+  """Three photographs of each person are one group."""
+  config = tiny_faces.config(**{"evaluation.photographs": 12})
+  config.data.sources = {"made": {"name": "made", "count": 24, "photographs_each": 3}}
+  sources = region_sources.load(config.data.to_dict(), 0)
+  algorithm = build(config, sources)
+  metrics = face_tasks.FaceTaskEvaluator(algorithm, config, sources).outcome(
+      started(algorithm)).metrics
+  people = len(np.unique(sources.evaluation.photographs[0].person))
+  assert len(sources.evaluation.photographs[0]) == 3 * people
+  assert f"; {people} groups of photographs" in metrics["detection_accuracy"].note
+
+
 def test_public_photographs_may_show_several_people_whatever_the_unit():
   config = tiny_faces.config(**{"cohort.unit": "person"})
   assert experiment._pretraining_config(config).cohort.unit == "image"
@@ -260,6 +283,9 @@ def test_public_photographs_may_show_several_people_whatever_the_unit():
     ({"hparams.noise_multiplier": None}, "give exactly one of epsilon and noise_multiplier"),
     ({"hparams.noise_multiplier": -1.0}, "hparams.noise_multiplier=-1.0"),
     ({"hparams.clip_norm": 0.0}, "hparams.clip_norm=0.0: expected a number above 0"),
+    ({"hparams.clip_norm": math.inf}, "hparams.clip_norm=inf: expected .* below infinity"),
+    ({"privacy.clip": "grouped", "model.task_weights": "fixed"},
+     "privacy.clip=grouped with model.task_weights=fixed"),
     ({"privacy.clip": "flat"}, "privacy.clip 'flat' is not one of joint, grouped"),
     ({"privacy.form": "looped"}, "form 'looped' is not one of vmapped, scanned, ghost"),
     ({"model.task_weights": "equal"}, "model.task_weights 'equal' is not one of fixed, unc"),

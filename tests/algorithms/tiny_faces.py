@@ -70,11 +70,13 @@ def registered():
 
 def config(**overrides):
   chosen = dp_hyperface.base()
+  chosen.model.network_options = {}
   chosen.data.sources = {"made": {"name": "made", "count": 12, "people_each": 2}}
   chosen.data.public = {"sources": {"other": {"name": "made", "count": 6, "seed": 1}}}
   chosen.update_from_flattened_dict({
       "rounds": 2, "data.regions.size": 16, "data.proposer.count": 10,
-      "model.network": "tiny", "pretrain.rounds": 1, "cohort.batch_size": 4,
+      "model.network": "tiny", "pretrain.rounds": 1,
+      "pretrain.cohort.batch_size": 4, "pretrain.cohort.capacity": 6, "cohort.batch_size": 4,
       "cohort.capacity": 6, "cohort.units_at_once": 3, "privacy.delta": 1e-3,
       "privacy.noise_seed": 5, "hparams.noise_multiplier": 1.0, "evaluation.every": 2,
       "evaluation.batch_size": 16, "evaluation.bootstrap": 20, "evaluation.photographs": 2,

@@ -31,6 +31,7 @@ def test_lfw_by_hand(tmp_path):
   faces, report = read_lfw_originals(tmp_path)
   assert [name[-12:] for name in report.files] == ["Ann_0001.jpg", "/Bo_0001.jpg"]
   np.testing.assert_array_equal(faces.person, [0, 1])
+  assert faces.persons_known
   np.testing.assert_allclose(faces.box[1], [24.4, 34.4, 51.2, 51.2], rtol=1e-5)
   assert np.flatnonzero(faces.visible[1]).tolist() == [7, 10, 14, 17, 19]
   np.testing.assert_array_equal(faces.landmarks[1, 19], [58, 71])
@@ -72,6 +73,7 @@ def test_aflw2000_by_hand(tmp_path):
   np.testing.assert_allclose(faces.box, [[17, 4, 46, 46], [7, 24, 46, 46]], rtol=1e-6)
   np.testing.assert_array_equal(faces.visible[1], np.arange(21) != 12)
   assert (faces.landmarks[1, 12] == [30, 47]).all()
+  assert not faces.persons_known
   (tmp_path / "annotations.npz").write_bytes(b"PK\x03\x04 cut off")
   with pytest.raises(ValueError, match="damaged annotations"):
     read_aflw2000(tmp_path)
@@ -87,6 +89,7 @@ def test_utkface_by_hand(tmp_path):
   np.testing.assert_array_equal(faces.box, [[0, 0, 20, 20]] * 2)
   np.testing.assert_array_equal(faces.known, [[True, False, False, False, True]] * 2)
   assert len(report.files) == 2 and len(report.skipped) == 1
+  assert not faces.persons_known
 
 
 def test_real_sets_mix(real_data):

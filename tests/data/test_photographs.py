@@ -3,7 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fedjax_face.data.photographs import Photographs, split_by_image, split_by_person
+from fedjax_face.data.photographs import (
+  Photographs,
+  people_groups,
+  split_by_image,
+  split_by_person,
+)
 from fedjax_face.losses.multi_task import TASKS
 
 
@@ -67,6 +72,8 @@ def test_selection_decodes_nothing_that_can_stay_encoded():
     (dict(pose=np.full((2, 3), np.nan, np.float32)), "pose has a number that is not finite"),
     (dict(gender=np.zeros(2)), r"gender is float64 \[2\]; expected int32 \[2\]"),
     (dict(visible=np.ones((2, 4), bool)), "3 landmarks but visible has 4"),
+    (dict(original=np.zeros(3, np.int32)), r"original is int32 \[3\]; expected int32 \[2\]"),
+    (dict(original=np.array([0, -2], np.int32)), "original -2"),
 ])
 def test_bad_annotation_is_refused(changes, message):
   with pytest.raises(ValueError, match=message):
@@ -101,3 +108,34 @@ def test_impossible_splits_are_refused():
     split_by_image(everywhere, .1, np.random.default_rng(0))
   with pytest.raises(ValueError, match="test fraction is 1"):
     split_by_image(everywhere, 1, np.random.default_rng(0))
+
+
+VIEWS = np.array([5, 5, 2, 2, 2, 7, 7, 9, 9], np.int32)
+
+
+def test_views_of_a_photograph_are_never_parted():
+  photographs = make_photographs(range(9), original=VIEWS, persons_known=False)
+  assert photographs.select(np.array([8, 2])).original.tolist() == [9, 2]
+  for seed in range(6):
+    for split in (split_by_image, split_by_person):
+      train, test = split(photographs, .25, np.random.default_rng(seed))
+      assert set(VIEWS[train]).isdisjoint(VIEWS[test])
+      np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(9))
+    assert len(set(VIEWS[test])) in (1, 2)
+
+
+def test_groups_are_of_shared_people_and_views():
+  alone = make_photographs([0, 0, 1, 2, 4], [1, 2, 2, 3, 1], num_images=5)
+  assert people_groups(alone).tolist() == [0, 0, 2, 3, 0]
+  views = dataclasses.replace(alone, original=np.array([0, 1, 2, 2, 4], np.int32))
+  assert people_groups(views).tolist() == [0, 0, 2, 2, 0]
+
+
+def test_a_size_needs_no_decoding():
+  class Sized(Lazy):
+    def size_of(self, number):
+      return 10 + number, 20
+
+  photographs = dataclasses.replace(make_photographs([0, 1]), images=Sized(range(2)))
+  assert photographs.size_of(1) == (11, 20)
+  assert make_photographs([0], size=17).size_of(0) == (17, 17)

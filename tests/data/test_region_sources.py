@@ -1,6 +1,7 @@
 """From a config's data section to training, evaluation and public regions."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -109,12 +110,51 @@ def test_a_public_set_is_whole_and_said_to_be_public():
   public = {"sources": {"others": {"name": "ungendered", "count": 5}}}
   loaded = region_sources.load(section(public=public), 0)
   assert loaded.public.name == "ungendered" and numbers(loaded.public) == set(range(5))
-  note, = loaded.notes
+  note, unchecked = loaded.notes
+  assert unchecked == ("data.public.sources.others (ungendered) and data.sources.one (pairs): "
+                       "whether they share a person cannot be checked")
   assert f"ungendered: {len(loaded.public.images)} regions are taken as public" in note
   alone, notes = region_sources.load_public(section(public=public))
   np.testing.assert_array_equal(alone.images, loaded.public.images)
   assert notes == loaded.notes
   assert region_sources.load_public(section()) == (None, ())
+
+
+def test_a_private_set_is_not_public_whatever_it_is_called(tmp_path, monkeypatch):
+  monkeypatch.setenv("FEDJAX_FACE_DATA", str(tmp_path))
+  both = section(sources={"mine": {"name": "aflw2000"}},
+                 public={"sources": {"theirs": {"name": "aflw2000", "limit": 3}}})
+  for load in (region_sources.load_public, lambda given: region_sources.load(given, 0)):
+    with pytest.raises(ValueError, match="data.public.sources.theirs and data.sources.mine are "
+                                         "both aflw2000 in "):
+      load(both)
+
+
+def strangers(*, count=8):
+  return dataclasses.replace(ungendered(count=count)[0], name="strangers",
+                             persons_known=False), None
+
+
+def test_it_is_said_where_evaluation_may_show_people_who_train(monkeypatch):
+  monkeypatch.setitem(region_sources.SOURCES, "strangers", strangers)
+  by_image = region_sources.load(section(split="image"), 0)
+  assert by_image.notes == () and by_image.train.persons_known
+  assert "evaluation photographs may show people who train" in by_image.not_covered[0]
+  both = section(sources={"one": {"name": "pairs"}, "two": {"name": "strangers"}})
+  by_person = region_sources.load(both, 0)
+  assert by_person.notes == ("strangers: who is who is not known; data.split=person keeps "
+                             "photographs apart there, not people",)
+  assert by_person.not_covered[0].startswith("strangers: evaluation photographs may show people")
+  assert not by_person.train.persons_known
+  assert len(by_person.train.units("image")) == len(by_person.train.images)
+  with pytest.raises(ValueError, match="cohort.unit=person: strangers does not say"):
+    by_person.train.units("person")
+
+
+def test_groups_of_regions_share_nobody():
+  side = region_sources.load(section(), 0).train
+  shown = side.regions.images[:, 0, 0, 0] // 2  # a person is on two neighbours
+  assert len(set(side.group)) == len(set(shown)) == len(set(zip(side.group, shown, strict=True)))
 
 
 def test_what_a_reader_left_out_is_noted():
@@ -143,6 +183,20 @@ def test_cached_regions_are_cut_once(tmp_path, monkeypatch):
   assert len(cuts) == 4
   region_sources.load(cached, 3)  # another split of the same regions
   assert len(cuts) == 4
+
+
+def test_regions_of_another_data_root_are_cut_again(tmp_path, monkeypatch):
+  keys = []
+  monkeypatch.setattr(region_sources, "cached_regions",
+                      lambda folder, key, make: keys.append(key) or make())
+  monkeypatch.setattr(region_sources.face_tasks, "read_aflw2000",
+                      lambda root, limit: pairs())
+  own = section(cache=str(tmp_path), sources={"one": {"name": "aflw2000"}})
+  for root in ("first", "second", "second"):
+    monkeypatch.setenv("FEDJAX_FACE_DATA", str(tmp_path / root))
+    region_sources.load(own, 0)
+  assert keys[0]["place"] == str((tmp_path / "first" / "aflw2000_3d").resolve())
+  assert keys[0] != keys[1] == keys[2]
 
 
 def with_regions(**changes):

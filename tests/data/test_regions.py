@@ -14,6 +14,7 @@ from fedjax_face.data.regions import (
   extract_regions,
   mixture,
   of_photographs,
+  units_of,
 )
 from tests.data.test_photographs import make_photographs
 
@@ -131,6 +132,15 @@ def test_sources_mix_without_collisions():
     mixture([first, extract(make_photographs([0]), size=9)])
   with pytest.raises(ValueError, match="no sources"):
     mixture([])
+
+
+def test_views_of_a_photograph_are_one_image_unit():
+  views = make_photographs([0, 1, 2], [4, 4, 3], original=np.array([1, 1, 0], np.int32))
+  regions = mixture([extract(views), extract(make_photographs([0, 1]))])
+  units = units_of(regions, "image")
+  assert [set(units[regions.image == number]) for number in range(5)] == [
+      {1}, {1}, {0}, {2}, {3}]
+  assert len(set(units_of(regions, "region"))) == len(regions.image)
 
 
 def test_split_regions_share_nobody():

@@ -50,6 +50,7 @@ def test_celeb_a_by_hand():
   assert [faces.images[i][0, 0, 0] for i in range(3)] == [10, 20, 30]
   np.testing.assert_array_equal(faces.gender, [0, 1, 0])
   np.testing.assert_array_equal(faces.person, [1, 0, 1])
+  assert faces.persons_known and faces.original is None
   for column, name in ((7, "lefteye"), (10, "righteye"), (14, "nose"), (17, "leftmouth"),
                        (19, "rightmouth")):
     np.testing.assert_array_equal(faces.landmarks[0, column], FIVE[name])
@@ -89,6 +90,8 @@ def test_300w_lp_by_hand():
   np.testing.assert_allclose(faces.pose[0], [.2, .1, -.4], rtol=1e-6)      # roll, pitch, yaw
   np.testing.assert_array_equal(faces.known[:, POSE], [True, True, False])
   np.testing.assert_array_equal(faces.person, [1, 0, 1])
+  np.testing.assert_array_equal(faces.original, faces.person)
+  assert not faces.persons_known
   assert faces.known[:, [DETECTION, LANDMARKS]].all()
   assert not faces.known[:, [VISIBILITY, GENDER]].any()
   places = {"left_brow_left_corner": 17, "right_eye_centre": 44.5, "mouth_centre": 64,
@@ -137,6 +140,9 @@ def test_images_stay_encoded_until_asked_for():
 
   images = EncodedImages(["a", "b", "c"], read)
   assert len(images) == 3 and asked == []
+  height, width = images[2].shape[:2]
+  assert images.size_of(2) == (width, height)
+  asked.clear()
   assert images[2][0, 0, 0] == 20 and images[-1][0, 0, 0] == 20 and asked == [2, 2]
   with pytest.raises(ValueError, match="b: not an image"):
     images[1]
@@ -156,7 +162,7 @@ def test_aflw_as_built():
 
   faces, _ = aflw_photographs(Source(record(2), record(1), record(3)))
   np.testing.assert_array_equal(faces.image, [0, 0, 1, 2, 2, 2])
-  assert faces.num_landmarks == 21
+  assert faces.num_landmarks == 21 and not faces.persons_known
 
 
 @pytest.mark.parametrize("name", ["celeb_a", "the300w_lp", "aflw"])

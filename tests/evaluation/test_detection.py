@@ -288,6 +288,8 @@ def test_weights_are_copies_of_photographs():
   assert detection.average_precision(matches, weights) == pytest.approx(expected)
   interval = detection.bootstrap_average_precision(matches, 200, rng)
   assert interval.low < detection.average_precision(matches) < interval.high
+  together = detection.bootstrap_average_precision(matches, 20, rng, group=np.full(5, 3))
+  assert together == pytest.approx(2 * (detection.average_precision(matches),))
 
 
 def test_nothing_found_is_zero_and_no_faces_nan():

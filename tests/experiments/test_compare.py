@@ -1,5 +1,6 @@
 """The comparison program without a run: settings, the table's numbers, one line for mistakes."""
 
+import json
 import math
 import pathlib
 
@@ -76,10 +77,69 @@ def test_a_gap_that_is_not_clearly_there_has_no_share():
 
 
 def test_the_gap_of_fedgc_lies_between_two_of_its_settings():
-  configs, gap = compare.settings(f"{ROOT}/configs/fedgc.py:synthetic")
+  configs, gap, equivalence = compare.settings(f"{ROOT}/configs/fedgc.py:synthetic")
+  assert equivalence is None
   assert gap == ("fedpe", "centralized_passes") and set(gap) <= set(configs)
   forms = [name for name in configs if name.startswith("fedgc_")]
   assert len(forms) == 10
+
+
+MARGINS = compare.Margins("plain", {"accuracy": .05})
+
+
+def test_equivalence_is_shown_by_the_interval_and_not_by_a_small_difference():
+  """Differences -.01, 0, .01: t's 95 % quantile 2.919986; .05 is 5 sqrt(3) standard errors away."""
+  runs = {"plain": (.8, .82, .81), "near": (.79, .82, .82), "wide": (.7, .9, .83),
+          "worse": (.75, .771, .759)}
+  table = compare.summarise(
+      {name: [run(v, None) for v in values] for name, values in runs.items()}, None, MARGINS)
+  found = {name: row["metrics"]["accuracy"].get("equivalence") for name, row in table.items()}
+  assert found["plain"] is None
+  half = 2.919986 * .01 / math.sqrt(3)
+  near = found["near"]
+  assert near["margin"] == .05 and near["equivalent"] is True
+  assert [near[key] for key in ("difference", "low", "high")] == pytest.approx(
+      [0, -half, half], abs=1e-6)
+  assert near["p_value"] == pytest.approx(.0065, abs=2e-4)
+  assert found["wide"]["difference"] == pytest.approx(0)
+  assert found["wide"]["equivalent"] is False and found["worse"]["equivalent"] is False
+  assert compare.verdict(near).startswith("equivalent within +-0.05 (")
+  assert compare.verdict(found["wide"]).startswith("not shown (")
+  json.dumps(table)
+
+
+def test_verdicts_are_printed_beside_the_settings(capsys):
+  runs = {"plain": (.8, .82), "same": (.8, .82), "worse": (.5, .6)}
+  table = compare.summarise(
+      {name: [run(v, None) for v in values] for name, values in runs.items()}, None, MARGINS)
+  compare._print_equivalence(table, MARGINS)
+  said = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()
+          if line.startswith("│")}
+  assert set(said) == {"same", "worse"} and "as good as plain?" not in said
+  assert "equivalent within +-0.05" in said["same"] and "not shown" in said["worse"]
+
+
+def test_dp_hyperface_is_held_against_the_run_without_privacy():
+  made = compare.settings(f"{ROOT}/configs/dp_hyperface.py:faces")
+  assert made.equivalence == ("non_private_uncertainty",
+                              {"detection_accuracy": .05, "gender_accuracy": .05})
+  assert made.gap is None
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"reference": "c", "margins": {}}, "get_equivalence: c is no setting: a, b"),
+    ({"reference": "a", "margins": {"nme": .1}}, "nme is not in evaluation.headline: accuracy"),
+    ({"reference": "a", "margins": {"accuracy": 0}}, "the margin of accuracy is 0; expected above"),
+])
+def test_wrong_equivalence_is_refused_before_anything_runs(tmp_path, capfd, given, message):
+  path = tmp_path / "wrong.py"
+  path.write_text(
+      "import ml_collections\n"
+      "def get_config():\n"
+      "  return ml_collections.ConfigDict({'evaluation': {'headline': ('accuracy',)}})\n"
+      "def get_comparison():\n  return {'a': {}, 'b': {}}\n"
+      f"def get_equivalence():\n  return {given!r}\n")
+  assert message in refused(capfd, tmp_path, path)
 
 
 def test_a_setting_without_an_epsilon_says_none_and_which_channels_have_one():
