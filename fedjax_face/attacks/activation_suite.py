@@ -205,7 +205,7 @@ def _membership(system: SplitSystem, state: SplitState, features: Callable, sour
   member = np.arange(len(rows)) < len(train)
   losses = _losses(system, state.server.params, rows, labels)
   plain = membership.membership(membership.loss_scores(losses), member, bound)
-  nearest = membership.membership(_nearest(rows, received), member, bound)
+  nearest = membership.membership(_nearest(rows, received, sigma), member, bound)
   if not options["shadows"]:
     return plain, nearest, None
   halves = np.asarray(jax.vmap(lambda key: jax.random.permutation(key, len(rows)))(
@@ -219,10 +219,14 @@ def _membership(system: SplitSystem, state: SplitState, features: Callable, sour
   return plain, nearest, membership.membership(scores, member, bound)
 
 
-def _nearest(rows: np.ndarray, received: np.ndarray) -> np.ndarray:
-  """Of each activation [M, ...] the best log-likelihood ratio that a received one is its own."""
+def _nearest(rows: np.ndarray, received: np.ndarray, sigma: float) -> np.ndarray:
+  """Of each activation [M, ...] how likely it is that a received one is its own.
+
+  The best log-likelihood ratio against nothing but noise; without noise, closeness.
+  """
   flat, other = rows.reshape(len(rows), -1), received.reshape(len(received), -1)
-  return (flat @ other.T - 0.5 * (flat**2).sum(1, keepdims=True)).max(1)
+  own = 0.0 if sigma else 0.5 * (other**2).sum(1)
+  return (flat @ other.T - 0.5 * (flat**2).sum(1, keepdims=True) - own).max(1)
 
 
 def _losses(system: SplitSystem, server: Any, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
