@@ -4,24 +4,28 @@ python -m experiments.device --config=configs/dp_activations.py:synthetic \
     --workdir=runs/device_0 --device=0 --address=127.0.0.1:50051
 
 See experiments.edge_server for the other side and for TLS. The workdir holds the root of the
-device's noise: it must stay secret, and a device that is started again must find it, for other
-noise on the same images would be a second release.
+device's noise (noise.json): it must stay secret, and a device that is started again must find it,
+for other noise on the same images would be a second release. It must find the same images and
+public parts too, for the same noise on other values would reveal their difference: what differs is
+refused. At the end the device writes PRIVACY.md from its own config and journal, whatever the
+server says.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from experiments import command_line
-from experiments.edge_server import define_connection, prepare, say
+from experiments.edge_server import define_connection, prepare, say, write_privacy
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -38,7 +42,7 @@ def _flags(arguments: Sequence[str]) -> flags.FlagValues:
 
 
 class Journal:
-  """The root of a device's noise, and the last step that it was used for.
+  """The root of a device's noise, the last step that it was used for, and what it hides.
 
   Args:
     path: JSON file, made if absent.
@@ -50,34 +54,71 @@ class Journal:
   """
 
   def __init__(self, path: pathlib.Path, device: int, draw: Callable[[], tuple[int, ...]]):
+    from fedjax_face.split.edge_device import USES
     from fedjax_face.training.records import write_json
-    self._path = path
+    self._path, self._device = path, device
     if not path.exists():
-      write_json(path, {"device": device, "noise_words": draw(), "last_step": -1})
+      write_json(path, {"device": device, "noise_words": draw(), "hides": {},
+                        "last": dict.fromkeys(USES, -1)})
     try:
-      self._held = json.loads(path.read_text())
-      owner, self._last = int(self._held["device"]), int(self._held["last_step"])
-      self.noise_words = tuple(int(word) for word in self._held["noise_words"])
+      held = json.loads(path.read_text())
+      owner, self._hides = int(held["device"]), dict(held["hides"])
+      self._last = {use: int(held["last"][use]) for use in USES}
+      self.noise_words = tuple(int(word) for word in held["noise_words"])
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f"{path} is damaged ({error}): the noise of this device is lost, and the "
                        "run cannot go on") from None
     if owner != device:
       raise ValueError(f"{path} is of device {owner}, not {device}; choose another --workdir")
 
-  def claim(self, step: int) -> bool:
-    """Whether noise may be drawn for a step: once, and not for one before the last."""
-    from fedjax_face.training.records import write_json
-    if step <= self._last:
+  @property
+  def last_sent(self) -> int:
+    """The last step that noise was drawn for to send; -1: none."""
+    return self._last["send"]
+
+  def claim(self, use: str, step: int) -> bool:
+    """Whether noise may be drawn for a step: once for each use, and not for one before the last."""
+    if step <= self._last[use]:
       return False
-    write_json(self._path, {**self._held, "last_step": step})
-    self._last = step
+    self._write(self._hides, {**self._last, use: step})
     return True
+
+  def require_same(self, hidden: Mapping[str, str]) -> None:
+    """Binds the noise to what it hides, the first time; refuses anything else later.
+
+    Args:
+      hidden: digests of what makes the values that are sent, by name.
+
+    Raises:
+      ValueError: one of them is not what it was when the noise was first used.
+    """
+    if not self._hides:
+      self._write(dict(hidden), self._last)
+    differing = [name for name in hidden if hidden[name] != self._hides.get(name)]
+    if differing:
+      raise ValueError(f"{self._path}: the {' and '.join(differing)} differ from those that this "
+                       "noise was first used for; the same noise on other values would reveal "
+                       "their difference, so nothing is sent")
+
+  def shown(self, config: str) -> str:
+    """32 bytes in hex that tell this noise root from others in a run, and are slow to guess from.
+
+    Args:
+      config: digest of the run.
+    """
+    root = " ".join(map(str, self.noise_words))
+    return hashlib.scrypt(root.encode(), salt=f"{config} {self._device}".encode(), n=2**14, r=8,
+                          p=1, dklen=32).hex()
+
+  def _write(self, hides: Mapping[str, str], last: Mapping[str, int]) -> None:
+    from fedjax_face.training.records import write_json
+    write_json(self._path, {"device": self._device, "noise_words": self.noise_words,
+                            "hides": hides, "last": last})
+    self._hides, self._last = dict(hides), dict(last)
 
 
 def _take_part(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   workdir, parts, digest, tls, token = prepare(values, arguments)
-  if values.device >= parts.devices:
-    raise ValueError(f"--device={values.device}: devices are numbered 0 to {parts.devices - 1}")
   workdir.chmod(0o700)
   from fedjax_face.split.edge_client import EdgeClient, train_to_end
   from fedjax_face.split.edge_device import Device
@@ -88,20 +129,30 @@ def _take_part(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   saved = _Part(workdir, parts, digest)
   device = Device(parts, values.device, parts.device_data(values.device),
                   noise_key(journal.noise_words), journal.claim, saved.part)
+  public = parts.public_digest()
+  journal.require_same({
+      "public parts (device parameters, projection, clip norm, noise multiplier)": public,
+      "images or labels": device.data_digest()})
   client = EdgeClient(values.address, tls, parts.contract(), parts.answers,
-                      Join(values.device, digest, token), values.patience)
-  lines = _Lines()
+                      Join(values.device, digest, public, journal.shown(digest), token),
+                      values.patience)
+  lines, done = _Lines(), 0
 
   def finished_step(step: int, steps: int, loss: float) -> None:
+    nonlocal done
+    done = max(done, step)
     lines.show(step, steps, loss)
     if parts.device_is_trained and (step % parts.checkpoint_every == 0 or step == steps):
       saved.save(step, device.part)
 
   try:
-    train_to_end(client, device, values.patience, finished_step, say)
+    train_to_end(client, device, parts.steps, values.patience, finished_step, say)
   finally:
     client.close()
-  say(f"done: {parts.steps} steps")
+    write_privacy(workdir, parts, max(done, journal.last_sent),
+                  f"Written by device {values.device} from its own config, data and journal; "
+                  "nothing that the server said is used.")
+  say(f"done: {parts.steps} steps  privacy, by this device's own account: {workdir}/PRIVACY.md")
 
 
 class _Part:

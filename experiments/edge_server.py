@@ -10,12 +10,14 @@ python -m experiments.device --config=configs/dp_activations.py:synthetic \
 
 On another address than loopback both sides need --certificate, --key and --authority (PEM files),
 or --insecure. Killed and started again, the server goes on from its last checkpoint and the devices
-join again. --transcript keeps every byte that crosses, for the attacks: it is what an untrusted
-server could do.
+join again. A device is known by the root of its noise from the first time that it joins
+(devices.json): one that lost it is refused. --transcript keeps every byte that crosses, for the
+attacks: it is what an untrusted server could do.
 """
 
 from __future__ import annotations
 
+import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -83,6 +85,8 @@ class Setting(NamedTuple):
 def prepare(values: flags.FlagValues, arguments: Sequence[str]) -> Setting:
   """Parses and checks the command line, and builds what it asks for.
 
+  With a flag `device` the parts are those of that device, else the server's.
+
   Raises:
     ValueError: a flag or config that is refused, or a workdir of another run.
   """
@@ -96,7 +100,7 @@ def prepare(values: flags.FlagValues, arguments: Sequence[str]) -> Setting:
   workdir = pathlib.Path(values.workdir).absolute()
   config.validate(values.config)
   config.check_same_run(values.config, workdir)
-  parts = edge.build(values.config)
+  parts = edge.build(values.config, values.device if "device" in values else None)
   workdir.mkdir(parents=True, exist_ok=True)
   config.record(values.config, workdir)
   # In a section of its own the number of rounds is part of the digest: noise depends on it.
@@ -107,6 +111,17 @@ def prepare(values: flags.FlagValues, arguments: Sequence[str]) -> Setting:
 def say(line: str) -> None:
   """Prints at once."""
   print(line, flush=True)
+
+
+def write_privacy(workdir: pathlib.Path, parts: Any, steps: int, author: str) -> None:
+  """Writes privacy.json and PRIVACY.md for so many steps, with a sentence on who says so."""
+  from fedjax_face.privacy import statement
+  from fedjax_face.training.records import write_atomically, write_json
+  said = statement.privacy_json(
+      parts.ledger(steps), delta=parts.delta, population=parts.population,
+      sampling=parts.sampling, noise_keys="devices" if parts.noise_seed is None else "pinned")
+  write_json(workdir / "privacy.json", said | {"author": author})
+  write_atomically(workdir / "PRIVACY.md", f"{statement.privacy_markdown(said)}\n{author}\n")
 
 
 def _flags(arguments: Sequence[str]) -> flags.FlagValues:
@@ -122,16 +137,18 @@ def _flags(arguments: Sequence[str]) -> flags.FlagValues:
 
 def _serve(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   workdir, parts, digest, tls, token = prepare(values, arguments)
+  from fedjax_face.split.edge_contract import Terms
   from fedjax_face.split.edge_parts import server_exchanges
   from fedjax_face.split.edge_record import Recorder
-  from fedjax_face.split.edge_service import EdgeService, Terms, serve
+  from fedjax_face.split.edge_service import EdgeService, serve
   run = _Run(workdir, parts, digest)
   if run.step == parts.steps:
     say(f"the run in {workdir} is over after {parts.steps} steps")
     return
   recorder = Recorder(values.transcript) if values.transcript else None
   service = EdgeService(
-      parts.contract(), server_exchanges(parts), Terms(digest, token, values.step_seconds),
+      parts.contract(), server_exchanges(parts),
+      Terms(digest, parts.public_digest(), token, values.step_seconds, run.first_noise),
       run.state, run.step, parts.steps, run.finished_step,
       recorder.write if recorder else None, say)
   server, port = serve(service, values.address, tls)
@@ -141,14 +158,15 @@ def _serve(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     service.wait()
   finally:
     server.stop(_GRACE_SECONDS).wait()
-    run.write_privacy()
+    write_privacy(workdir, parts, run.step, "Written by the server from its own config and step. "
+                  "Every device writes a statement of its own.")
     if recorder:
       recorder.close()
   say(f"done: {parts.steps} steps  privacy: {workdir}/PRIVACY.md")
 
 
 class _Run:
-  """Files of the server's workdir: checkpoints, metrics.csv, the privacy statement."""
+  """Files of the server's workdir: checkpoints, metrics.csv, devices.json."""
 
   def __init__(self, workdir: pathlib.Path, parts: Any, digest: str):
     from fedjax_face.split.edge_parts import server_part
@@ -163,6 +181,26 @@ class _Run:
                          "--workdir")
       self.step, self.state = found.round, found.state
     self._table = CsvFile(workdir / "metrics.csv", self.step)
+    self._noise_path = workdir / "devices.json"
+    self._noise = self._known_noise()
+
+  def first_noise(self, device: int, shown: str) -> str:
+    """What a device showed of its noise root when it first joined; kept from then on."""
+    from fedjax_face.training.records import write_json
+    if str(device) not in self._noise:
+      write_json(self._noise_path, {**self._noise, str(device): shown})
+      self._noise[str(device)] = shown
+    return self._noise[str(device)]
+
+  def _known_noise(self) -> dict[str, str]:
+    if not self._noise_path.exists():
+      return {}
+    try:
+      return {str(int(device)): str(bytes.fromhex(shown).hex())
+              for device, shown in json.loads(self._noise_path.read_text()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+      raise ValueError(f"{self._noise_path} is damaged ({error}): the server no longer knows the "
+                       "devices of this run") from None
 
   def finished_step(self, step: int, state: Any, metrics: dict[str, float]) -> None:
     """Writes the metrics, and a checkpoint where one is due."""
@@ -173,18 +211,6 @@ class _Run:
       checkpoint.save(self._workdir / "checkpoints", checkpoint.Checkpoint(
           step, state, self._parts.ledger(step).to_json(), None, self._digest,
           repr(self._parts.releases)))
-
-  def write_privacy(self) -> None:
-    """Writes privacy.json and PRIVACY.md for the steps done."""
-    from fedjax_face.privacy import statement
-    from fedjax_face.training.records import write_atomically, write_json
-    parts = self._parts
-    said = statement.privacy_json(
-        parts.ledger(self.step), delta=parts.delta, population=parts.population,
-        sampling=parts.sampling,
-        noise_keys="devices" if parts.noise_seed is None else "pinned")
-    write_json(self._workdir / "privacy.json", said)
-    write_atomically(self._workdir / "PRIVACY.md", statement.privacy_markdown(said))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

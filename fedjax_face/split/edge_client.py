@@ -110,7 +110,7 @@ class EdgeClient:
     return Interrupted(line) if error.code() in _PASSING else ValueError(line)
 
 
-def train_to_end(client: EdgeClient, trainer: Trainer, patience: float,
+def train_to_end(client: EdgeClient, trainer: Trainer, steps: int, patience: float,
                  finished_step: Callable[[int, int, float], None],
                  say: Callable[[str], None]) -> None:
   """Takes part in all steps that are left, joining again after every interruption.
@@ -118,26 +118,34 @@ def train_to_end(client: EdgeClient, trainer: Trainer, patience: float,
   Args:
     client: of this device.
     trainer: of this device.
+    steps: of the run, as this device's config has them; the server does not decide.
     patience: seconds without a step after which it gives up.
     finished_step: called with (steps done, steps of the run, loss) after each.
     say: told in one line about interruptions.
 
   Raises:
     ConnectionError: no step within `patience`.
-    ValueError: the server refuses, or breaks the contract.
+    ValueError: the server refuses, breaks the contract, or claims another number of steps.
   """
-  joined, pause, last = None, _FIRST_PAUSE, time.monotonic()
-  while joined is None or joined.step < joined.steps:
+  step, pause, last = None, _FIRST_PAUSE, time.monotonic()
+  while step is None or step < steps:
     try:
-      joined = joined or client.join()
-      if joined.step < joined.steps:
-        loss = trainer.train(joined.step, client.exchange)
-        joined = joined._replace(step=joined.step + 1)
-        pause, last = _FIRST_PAUSE, time.monotonic()
-        finished_step(joined.step, joined.steps, loss)
+      if step is None:
+        step = _next_step(client.join(), steps)
+      if step < steps:
+        loss = trainer.train(step, client.exchange)
+        step, pause, last = step + 1, _FIRST_PAUSE, time.monotonic()
+        finished_step(step, steps, loss)
     except Interrupted as reason:
       if time.monotonic() - last + pause > patience:
         raise ConnectionError(f"no step within {patience:g} s; {reason}") from reason
       say(f"{reason}; joining again")
       time.sleep(pause)
-      joined, pause = None, min(2 * pause, _LONGEST_PAUSE)
+      step, pause = None, min(2 * pause, _LONGEST_PAUSE)
+
+
+def _next_step(joined: Joined, steps: int) -> int:
+  if joined.steps != steps or joined.step > steps:
+    raise ValueError(f"the server asks for step {joined.step} of {joined.steps}; by this device's "
+                     f"config the run has {steps} steps")
+  return joined.step

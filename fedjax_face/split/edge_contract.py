@@ -122,6 +122,27 @@ class Contract:
       raise ValueError(f"labels outside 0 to {self.num_classes - 1}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Terms:
+  """Who may join, and how long others are waited for.
+
+  Attributes:
+    config: hex digest that every device's config must have.
+    public: `EdgeParts.public_digest` that every device must have.
+    token: secret of all devices; empty: none is asked for.
+    step_seconds: how long a device waits for the others in one exchange, and how long one frame
+      may take to arrive.
+    first_noise: (device, `Join.noise`) -> what it first showed; lasting, so that a device that
+      lost the root of its noise is known after the server's restart too.
+  """
+
+  config: str
+  public: str
+  token: str
+  step_seconds: float
+  first_noise: Callable[[int, str], str]
+
+
 def largest_norm(clip: ActivationClip, clip_norm: float, noise_multiplier: float,
                  dimension: int) -> float:
   """L2 norm that a clipped, noised vector of d entries exceeds with probability below e^-50.

@@ -2,11 +2,16 @@
 
 Noise hides an image only while it is never used for two different values. So a device computes what
 it sends for a step once, repeats the same bytes when it must send it again, and sends rows of
-padding, which hold nothing, for a step that it may have sent before it was restarted.
+padding, which hold nothing, for a step that it may have sent before it was restarted. Its part is
+updated once for a step, whatever the server answers when the step comes again.
+
+Images are numbered on the wire. A device puts them in a secret order first, for numbers that follow
+the order of its files could tell people, and labels, apart.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +28,12 @@ from fedjax_face.split.mechanism import example_keys
 from fedjax_face.split.message import NO_LABEL, PADDING, Message, Reply
 from fedjax_face.split.step import Part
 
-Claim = Callable[[int], bool]
+Claim = Callable[[str, int], bool]
 
-_LABELS, _ACTIVATIONS, _LOGIT_GRADIENTS, _DEVICE_GRADIENTS = range(4)
+USES = ("send", "update")
+"""What a step is claimed for."""
+
+_LABELS, _ACTIVATIONS, _LOGIT_GRADIENTS, _DEVICE_GRADIENTS, _ORDER = range(5)
 
 
 class Device:
@@ -34,19 +42,18 @@ class Device:
   Args:
     parts: of the run.
     number: of this device.
-    data: of this device.
+    data: of this device; example i on the wire is image i of `shuffled(data, number, key)`.
     key: root of its noise; secret, the same after a restart.
-    claim: step -> whether noise may be drawn for it: True once for each step, and lasting, so that
-      it answers False for that step, and those before it, after a restart.
+    claim: (one of `USES`, step) -> whether noise may be drawn for it: True once for each step, and
+      lasting, so that it answers False for that step, and those before it, after a restart.
     part: of the device, to go on from; None: before the first step.
   """
 
   def __init__(self, parts: EdgeParts, number: int, data: DeviceData, key: jax.Array, claim: Claim,
                part: Part | None = None):
-    self._parts, self._number, self._images, self._claim = parts, number, data.images, claim
-    key = jax.random.fold_in(key, number)
-    self._keys = [jax.random.fold_in(key, use) for use in range(4)]
-    self._labels = np.asarray(data.labels, np.int32)
+    self._parts, self._number, self._claim = parts, number, claim
+    self._keys = _keys(key, number)
+    self._images, self._labels = shuffled(data, number, key)
     self._sent_labels = self._as_sent(self._labels)
     self.part = part or device_part(parts)
     self._made: tuple[int, dict[str, Any]] = (-1, {})  # step, what was made for it
@@ -63,7 +70,12 @@ class Device:
     """Does one step through exchange(channel, step, content) -> answer, and returns its loss.
 
     The loss is the mean over all devices where the server computes it, else this device's own.
+
+    Raises:
+      ValueError: the run has no such step.
     """
+    if not 0 <= step < self._parts.steps:
+      raise ValueError(f"step {step}: this run has steps 0 to {self._parts.steps - 1}")
     answer = exchange("activations", step, self._once(step, "activations", self._new_message))
     loss: float = answer.loss
     if self._parts.is_u_shaped:
@@ -74,6 +86,13 @@ class Device:
     if self._parts.device_is_trained:
       self._update(step, answer.content)
     return loss
+
+  def data_digest(self) -> str:
+    """Hex digest of images and labels in their order on the wire; it stays on the device."""
+    digest = hashlib.sha256(repr(self._images.shape).encode())
+    for array in (self._images, self._labels):
+      digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
   def _new_message(self, step: int) -> Message:
     """The message of a step: nothing but padding if that step's noise is used up."""
@@ -100,7 +119,7 @@ class Device:
     return made[channel]
 
   def _may_draw(self, step: int) -> bool:
-    if self._claimed != step and self._claim(step):
+    if self._claimed != step and self._claim("send", step):
       self._claimed = step
     return self._claimed == step
 
@@ -135,7 +154,7 @@ class Device:
     return float(np.asarray(losses)[real].mean()) if real.any() else float("nan")
 
   def _update(self, step: int, reply: Any) -> None:
-    if (reply.example == PADDING).all():
+    if (reply.example == PADDING).all() or not self._claim("update", step):
       return
     key = jax.random.fold_in(self._keys[_DEVICE_GRADIENTS], step)
     self.part = self._learnt(self.part, self._images[np.maximum(reply.example, 0)], reply, key)
@@ -150,9 +169,27 @@ class Device:
         parts.clip_norm, private.clip_norm, private.noise_multiplier, key)
 
 
+def shuffled(data: DeviceData, number: int, key: jax.Array) -> DeviceData:
+  """Images with their labels in the order that the root of a device's noise gives.
+
+  Args:
+    data: of the device.
+    number: of the device.
+    key: root of its noise.
+  """
+  order = np.asarray(jax.random.permutation(_keys(key, number)[_ORDER], len(data.labels)))
+  return DeviceData(data.images[order], np.asarray(data.labels, np.int32)[order])
+
+
 def device_part(parts: EdgeParts) -> Part:
   """A device's state before the first step."""
   return steps.start(parts.params["device"], parts.device_optimizer or optax.identity())
+
+
+def _keys(key: jax.Array, number: int) -> list[jax.Array]:
+  """One key for each use."""
+  key = jax.random.fold_in(key, number)
+  return [jax.random.fold_in(key, use) for use in range(_ORDER + 1)]
 
 
 def _padded(message: Any, rows: np.ndarray) -> Message:

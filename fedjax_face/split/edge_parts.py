@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.extend.core import ClosedJaxpr
 
 from fedjax_face.privacy.ledger import Ledger, Release
 from fedjax_face.privacy.per_example import GradientClip
@@ -24,7 +26,7 @@ from fedjax_face.split.step import Part
 
 
 class DeviceData(NamedTuple):
-  """What one device holds: images uint8 [N, H, W, C] and true labels int32 [N]."""
+  """What one device holds, in any order: images uint8 [N, H, W, C] and true labels int32 [N]."""
 
   images: np.ndarray
   labels: np.ndarray
@@ -44,6 +46,7 @@ class EdgeParts:
 
   Attributes:
     split: the cut network.
+    image_shape: (H, W, C).
     clip_norm: C of the activations.
     noise_multiplier: z of the activations, noise over sensitivity.
     mode: one of `accounting.MODES`.
@@ -57,9 +60,9 @@ class EdgeParts:
     server_optimizer: of the server part.
     device_optimizer: of the device part; None where it is frozen.
     private_gradients: of mode `trained_private` alone.
-    device_data: device -> its data; called on that device alone.
+    device_data: device -> its data; ValueError elsewhere than on that device.
     rows: (device, step) -> int32 [B], examples of the message, `PADDING` in rows that hold none;
-      no example twice in one pass.
+      no example twice in one pass. ValueError where `device_data` raises it.
     noise_seed: pins every device's noise; None: from the operating system.
     releases: of one pass.
     not_covered: sentences for the statement.
@@ -70,6 +73,7 @@ class EdgeParts:
   """
 
   split: SplitNetwork
+  image_shape: tuple[int, int, int]
   clip_norm: float
   noise_multiplier: float
   mode: str
@@ -130,6 +134,26 @@ class EdgeParts:
         largest_logit_gradient=largest_norm(
             ActivationClip(False), math.sqrt(2), self.labels.noise_multiplier, self.num_classes))
 
+  def public_digest(self) -> str:
+    """Hex digest of what makes an activation of an image, and its noise, beside the config.
+
+    Of the device part before the first step, every array that the cut closes over (a projection),
+    clip norm and noise multiplier, all as float32. Processes that built them apart must agree, and
+    so must a device with itself after a restart: its noise is the same, and noise on two different
+    values of one image reveals their difference.
+    """
+    scalars = np.array([self.clip_norm, self.noise_multiplier], np.float32)
+    device = self.params["device"]
+    named = [(jax.tree_util.keystr(path), leaf)
+             for path, leaf in jax.tree_util.tree_leaves_with_path(device)]
+    traced = jax.make_jaxpr(self.split.device)(
+        device, jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8))
+    digest = hashlib.sha256(repr(self.split.non_negative).encode())
+    for name, leaf in (*named, *(("constant", c) for c in _constants(traced)), ("", scalars)):
+      array = np.asarray(leaf, np.float32)
+      digest.update(f"{name} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()
+
   def ledger(self, steps_done: int) -> Ledger:
     """What is released after so many steps: every pass that has begun counts as a whole."""
     ledger = Ledger()
@@ -151,6 +175,15 @@ def server_exchanges(parts: EdgeParts) -> tuple[Exchange, ...]:
   if parts.is_u_shaped:
     return Exchange(*channels[0], _logits(parts)), Exchange(*channels[1], _from_gradients(parts))
   return (Exchange(*channels[0], _from_labels(parts)),)
+
+
+def _constants(traced: ClosedJaxpr) -> Iterator[Any]:
+  """Every array that a traced function closes over, also inside the functions that it calls."""
+  yield from traced.consts
+  for equation in traced.jaxpr.eqns:
+    for value in jax.tree.leaves(equation.params, is_leaf=lambda v: isinstance(v, ClosedJaxpr)):
+      if isinstance(value, ClosedJaxpr):
+        yield from _constants(value)
 
 
 def _from_labels(parts: EdgeParts) -> Callable[..., Any]:

@@ -24,10 +24,10 @@ from typing import Any
 import grpc
 
 from fedjax_face.split import wire
-from fedjax_face.split.edge_contract import Contract, Exchange, State
+from fedjax_face.split.edge_contract import Contract, Exchange, State, Terms
 from fedjax_face.split.edge_transport import OPTIONS, SERVICE, Tls
 from fedjax_face.split.message import Direction
-from fedjax_face.split.wire import Frame, Header, Joined
+from fedjax_face.split.wire import Frame, Header, Joined, JoinRequest
 
 Code = grpc.StatusCode
 Record = Callable[[Direction, wire.Bytes], None]
@@ -52,22 +52,6 @@ class _Pending:
   received: dict[int, Any] = dataclasses.field(default_factory=dict)
   answers: tuple[Frame, ...] | None = None
   failure: Refused | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Terms:
-  """Who may join, and how long others are waited for.
-
-  Attributes:
-    config: hex digest that every device's config must have.
-    token: secret of all devices; empty: none is asked for.
-    step_seconds: how long a device waits for the others in one exchange, and how long one frame
-      may take to arrive.
-  """
-
-  config: str
-  token: str
-  step_seconds: float
 
 
 class EdgeService:
@@ -122,20 +106,21 @@ class EdgeService:
 
     Raises:
       ValueError: anything else than a request to join, or a device that there is not.
-      Refused: another config, token or certificate.
+      Refused: another token, config, certificate, other public parts, or other noise than before.
     """
-    device, config, token = wire.decode_join(data)
-    if not hmac.compare_digest(token, wire.token_digest(self._terms.token)):
+    request = wire.decode_join(data)
+    device = request.device
+    if not hmac.compare_digest(request.token, wire.token_digest(self._terms.token)):
       raise Refused(Code.UNAUTHENTICATED, f"device {device}: wrong token")
-    if config != self._terms.config:
-      raise Refused(Code.FAILED_PRECONDITION,
-                    f"device {device} has another config than the server: its digest begins with "
-                    f"{config[:12]}, the server's with {self._terms.config[:12]}")
+    _require_same("config", device, request.config, self._terms.config)
+    _require_same("public parts (device parameters, projection, clip norm, noise multiplier)",
+                  device, request.public, self._terms.public)
     if not 0 <= device < self._contract.devices:
       raise ValueError(f"device {device}: devices are numbered 0 to {self._contract.devices - 1}")
     with self._changed:
       if self._owners.setdefault(device, identity) != identity:
         raise Refused(Code.PERMISSION_DENIED, f"device {device} belongs to another certificate")
+      self._require_first_noise(request)
       self._leave(device)
       session = secrets.token_bytes(16)
       self._devices[session] = device
@@ -186,6 +171,18 @@ class EdgeService:
   def _require_running(self) -> None:
     if self._error is not None:
       raise Refused(Code.UNAVAILABLE, "the server has stopped")
+
+  def _require_first_noise(self, request: JoinRequest) -> None:
+    try:
+      first = self._terms.first_noise(request.device, request.noise)
+    except Exception as error:
+      self._stop(error)
+      self._require_running()
+    if request.noise != first:
+      raise Refused(Code.FAILED_PRECONDITION,
+                    f"device {request.device} has another noise root than when it first joined: "
+                    "its noise.json was lost or replaced, and other noise on the same images "
+                    "would be a second release")
 
   def _leave(self, device: int) -> None:
     """Ends the device's session and takes back what it sent; a step half done begins again."""
@@ -294,7 +291,6 @@ class EdgeService:
     except Exception as error:
       self._stop(error)
 
-
   def _keep(self, direction: Direction, data: wire.Bytes) -> None:
     try:
       if self._record is not None:
@@ -379,6 +375,13 @@ def _guarded(service: EdgeService, call: Callable[..., Any]) -> Callable[..., An
     return context.abort(code, line)
 
   return handler
+
+
+def _require_same(what: str, device: int, found: str, wanted: str) -> None:
+  if found != wanted:
+    raise Refused(Code.FAILED_PRECONDITION,
+                  f"device {device} has other {what} than the server: its digest begins with "
+                  f"{found[:12]}, the server's with {wanted[:12]}")
 
 
 def _one_line(error: Exception) -> str:

@@ -28,11 +28,11 @@ Bytes = bytes | memoryview
 CHUNK = 1 << 20
 """Most bytes in one piece of a frame."""
 
-_MAGIC, _VERSION, _AXES = b"FJSL", 1, 8
+_MAGIC, _VERSION, _AXES = b"FJSL", 2, 8
 _HEADER = struct.Struct("<4sBBBx16sQd")
 _ARRAY = struct.Struct("<BB2x8I")
 _DTYPES = (np.dtype("<f4"), np.dtype("<i4"))
-_JOIN = struct.Struct("<4sBxxxi32s32s")
+_JOIN = struct.Struct("<4sBxxxi32s32s32s32s")
 _JOINED = struct.Struct("<4sBxxx16sQQ")
 
 # Channel -> type of its content; the place in this table is its number on the wire.
@@ -69,12 +69,27 @@ class Join(NamedTuple):
   Attributes:
     device: its number.
     config: hex digest of its config, see `training.config.digest`.
+    public: hex digest of the public parts that it built, see `EdgeParts.public_digest`.
+    noise: 32 bytes in hex that stand for the root of its noise and do not reveal it: the same after
+      every restart.
     token: the shared secret; empty: none. Only its SHA-256 is sent.
   """
 
   device: int
   config: str
+  public: str
+  noise: str
   token: str = ""
+
+
+class JoinRequest(NamedTuple):
+  """A `Join` as the server sees it: of the token its `token_digest`."""
+
+  device: int
+  config: str
+  public: str
+  noise: str
+  token: bytes
 
 
 class Joined(NamedTuple):
@@ -202,24 +217,28 @@ def encode_join(join: Join) -> bytes:
   """A `Join` as bytes.
 
   Raises:
-    ValueError: the config's digest is not a SHA-256 in hex, or the device no int32.
+    ValueError: config, public parts or noise are not 32 bytes in hex, or the device no int32.
   """
+  digests = [bytes.fromhex(digest) for digest in (join.config, join.public, join.noise)]
+  if {len(digest) for digest in digests} != {32}:
+    raise ValueError(f"device {join.device}: config, public parts and noise are 32 bytes each in "
+                     "a request to join")
   try:
-    return _JOIN.pack(_MAGIC, _VERSION, join.device, bytes.fromhex(join.config).rjust(32, b"\0"),
-                      token_digest(join.token))
+    return _JOIN.pack(_MAGIC, _VERSION, join.device, *digests, token_digest(join.token))
   except struct.error as error:
     raise ValueError(f"device {join.device}: {error}") from None
 
 
-def decode_join(data: bytes) -> tuple[int, str, bytes]:
-  """Device, digest of its config in hex, and `token_digest` of its token.
+def decode_join(data: bytes) -> JoinRequest:
+  """The request in `data`.
 
   Raises:
     ValueError: anything else than an encoded `Join`.
   """
-  magic, version, device, config, token = _unpack_all(_JOIN, data, "join request")
+  magic, version, device, *digests, token = _unpack_all(_JOIN, data, "join request")
   _require_known(magic, version, "join request")
-  return device, config.hex(), token
+  config, public, noise = (digest.hex() for digest in digests)
+  return JoinRequest(device, config, public, noise, token)
 
 
 def encode_joined(joined: Joined) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,20 +12,29 @@ import optax
 
 from fedjax_face.algorithms.dp_activations import GRADIENT_CLIP, split_system
 from fedjax_face.algorithms.parts import Ingredients
+from fedjax_face.data.cohorts import Cohort
+from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.split.edge_parts import DeviceData, EdgeParts, PrivateGradients
 from fedjax_face.split.message import PADDING
 from fedjax_face.training import experiment
 from fedjax_face.training.streams import cohort_generator, init_key
 
 
-def build(config: Any) -> EdgeParts:
+def build(config: Any, device: int | None = None) -> EdgeParts:
   """The parts of a config of `dp_activations`, the same in every process.
 
-  Each process loads the data section and pre-trains on its public set for itself. Of the private
-  set the server uses the numbers of people and of images, and a device its own images.
+  Each process loads the whole data section, the private set too, whose people and images it counts,
+  and pre-trains on the public set for itself. All images are dropped before this returns, but those
+  of the device: for the server only counts of the private set are left, and a device keeps its own
+  images and labels, and who of the others is where.
+
+  Args:
+    config: the whole config.
+    device: whose parts these are; None: the server's, whose `device_data` and `rows` raise
+      ValueError.
 
   Raises:
-    ValueError: another algorithm, or a config that is refused.
+    ValueError: another algorithm, a config that is refused, or a device that there is not.
     FileNotFoundError: data that is not there.
   """
   if config.algorithm != "dp_activations":
@@ -32,25 +42,19 @@ def build(config: Any) -> EdgeParts:
                      "dp_activations, e.g. --config=configs/dp_activations.py")
   built = experiment.build(config, say=lambda line: None)
   train, algorithm = built.sources.train, built.algorithm
-  system = split_system(Ingredients(config, train, built.mesh, built.backbone,
+  system = split_system(Ingredients(config, _counted(train), built.mesh, built.backbone,
                                     built.sources.public))
+  if device is not None and not 0 <= device < system.devices:
+    raise ValueError(f"device {device}: devices are numbered 0 to {system.devices - 1}")
   scalars, mode = algorithm.hparams, system.schedule.mode
   owner = system.device_of_person[train.person]
-  own_rows = [np.flatnonzero(owner == device) for device in range(system.devices)]
-  messages = -(-max(map(len, own_rows)) // system.schedule.batch)
-  number = np.zeros(len(train), np.int32)
-  for rows in own_rows:
-    number[rows] = np.arange(len(rows))
-
-  @functools.lru_cache(maxsize=2)
-  def order(epoch: int) -> np.ndarray:
-    """int32 [K, messages, B], the devices' own numbers."""
-    cohort = system.cohort(cohort_generator((config.seed,), epoch), epoch)
-    return np.where(cohort.mask, number[cohort.examples], PADDING).astype(np.int32)
-
+  messages = -(-int(np.bincount(owner).max()) // system.schedule.batch)
+  own = np.flatnonzero(owner == device)  # none on the server
+  data = DeviceData(train.images[own], train.label[own].astype(np.int32))
   trained = system.schedule.device_is_trained
   return EdgeParts(
       split=system.split,
+      image_shape=tuple(train.images.shape[1:]),
       clip_norm=system.clip_norm,
       noise_multiplier=scalars["noise_multiplier"],
       mode=mode,
@@ -67,9 +71,8 @@ def build(config: Any) -> EdgeParts:
       private_gradients=PrivateGradients(
           GRADIENT_CLIP, scalars["gradient_clip_norm"], scalars["gradient_noise_multiplier"])
       if mode == "trained_private" else None,
-      device_data=lambda device: DeviceData(
-          train.images[own_rows[device]], train.label[own_rows[device]].astype(np.int32)),
-      rows=lambda device, step: order(step // messages)[device, step % messages],
+      device_data=_of_device(device, lambda number: data),
+      rows=_of_device(device, _rows(config.seed, system.cohort, own, messages)),
       noise_seed=config.privacy.get("noise_seed"),
       releases=algorithm.releases,
       not_covered=(*algorithm.not_covered, *built.sources.not_covered),
@@ -78,3 +81,35 @@ def build(config: Any) -> EdgeParts:
       delta=config.privacy.delta,
       checkpoint_every=messages,
   )
+
+
+def _counted(train: FaceDataset) -> FaceDataset:
+  """The set without its images and labels: as many of each, all zero."""
+  return FaceDataset(
+      train.name, np.broadcast_to(np.uint8(0), train.images.shape), np.zeros_like(train.label),
+      train.person, names=("",) * train.num_labels)
+
+
+def _rows(seed: int, cohort: Callable[[np.random.Generator, int], Cohort], own: np.ndarray,
+          messages: int) -> Callable[[int, int], np.ndarray]:
+  """(device, step) -> int32 [B], the device's own numbers; `own` are its rows of the whole set."""
+
+  @functools.lru_cache(maxsize=2)
+  def order(device: int, epoch: int) -> np.ndarray:
+    drawn = cohort(cohort_generator((seed,), epoch), epoch)
+    numbers = np.searchsorted(own, drawn.examples[device])
+    return np.where(drawn.mask[device], numbers, PADDING).astype(np.int32)
+
+  return lambda device, step: order(device, step // messages)[step % messages]
+
+
+def _of_device(own: int | None, call: Callable[..., Any]) -> Callable[..., Any]:
+  """`call` for one device's number, refused for others; the server does not even keep it."""
+
+  def refuse(device: int, *more: Any) -> Any:
+    raise ValueError(f"data of device {device}: these parts are those of "
+                     + ("the server" if own is None else f"device {own}"))
+
+  if own is None:
+    return refuse
+  return lambda device, *more: (call if device == own else refuse)(device, *more)

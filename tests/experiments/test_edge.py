@@ -1,9 +1,12 @@
 """Server and device programs: a whole run, killed and continued, files, one line for mistakes."""
 
+import dataclasses
 import json
 import pathlib
+import shutil
 import socket
 import sys
+import time
 import types
 
 import jax
@@ -12,11 +15,11 @@ import pytest
 
 from experiments import device, edge_server
 from fedjax_face.split.edge_device import device_part
-from fedjax_face.split.edge_parts import server_part
+from fedjax_face.split.edge_parts import DeviceData, server_part
 from fedjax_face.split.edge_record import read_transcript
 from fedjax_face.training import checkpoint
 from tests.split.edge_toys import Call
-from tests.split.tiny_edge import make_parts
+from tests.split.tiny_edge import data, make_parts
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = [f"--config={ROOT}/configs/dp_activations.py", "--compilation_cache=off"]
@@ -26,7 +29,7 @@ CONFIG = [f"--config={ROOT}/configs/dp_activations.py", "--compilation_cache=off
 def parts(monkeypatch):
   """What every config is built into; `set` changes it."""
   held = types.SimpleNamespace(parts=make_parts())
-  module = types.SimpleNamespace(build=lambda config: held.parts)
+  module = types.SimpleNamespace(build=lambda config, device=None: held.parts)
   monkeypatch.setitem(sys.modules, "fedjax_face.training.edge", module)
   monkeypatch.setattr("fedjax_face.training.edge", module, raising=False)
   return held
@@ -86,6 +89,12 @@ def test_two_devices_and_what_they_leave(parts, port, tmp_path, capsys):
   assert (tmp_path / "device_0").stat().st_mode & 0o077 == 0
   assert json.loads(noise.read_text())["device"] == 0
   assert not list(server.rglob("noise*"))
+  known = json.loads((server / "devices.json").read_text())
+  assert sorted(known) == ["0", "1"] and known["0"] != known["1"]
+  own = (tmp_path / "device_1/PRIVACY.md").read_text()
+  assert "Written by device 1 from its own" in own and "a sentence" in own
+  assert json.loads((tmp_path / "device_1/privacy.json").read_text())["units"] == privacy["units"]
+  assert f"by this device's own account: {tmp_path}/device_1/PRIVACY.md" in said
   assert edge_server.main([*CONFIG, f"--workdir={server}"]) == 0
   assert "is over after 4 steps" in capsys.readouterr().out
 
@@ -121,7 +130,86 @@ def test_a_server_that_died_goes_on_from_its_checkpoint(mode, parts, port, tmp_p
   else:
     trained = end_state(tmp_path / "broken/device_0", device_part(parts.parts))
     assert trained.round == 4
-    assert json.loads((tmp_path / "broken/device_1/noise.json").read_text())["last_step"] == 3
+    last = json.loads((tmp_path / "broken/device_1/noise.json").read_text())["last"]
+    assert last["send"] == 3 and last["update"] >= 1
+
+
+def test_other_public_parts_are_refused_by_the_server(parts, port, tmp_path, capfd):
+  parts.parts = make_parts(devices=1)
+  server = serve(tmp_path, port)
+  wait_for_start(capfd)
+  parts.parts = dataclasses.replace(parts.parts, clip_norm=1.5)
+  assert take_part(tmp_path, port, 0).result() == 2
+  assert "device 0 has other public parts" in capfd.readouterr().err
+  parts.parts = make_parts(devices=1)
+  shutil.rmtree(tmp_path / "device_0")
+  assert take_part(tmp_path, port, 0).result() == server.result() == 0
+
+
+def wait_for_start(capfd):
+  deadline = time.monotonic() + 20
+  while "listening" not in capfd.readouterr().out:
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
+def test_a_lost_noise_root_is_refused(parts, port, tmp_path, monkeypatch, capfd):
+  parts.parts = dataclasses.replace(make_parts(devices=1), noise_seed=None)
+  server = serve(tmp_path, port)
+
+  def broken(*step):
+    raise OSError("no screen")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(device._Lines, "show", broken)
+    assert take_part(tmp_path, port, 0).result() == 2
+  noise = tmp_path / "device_0/noise.json"
+  kept = noise.read_text()
+  noise.unlink()
+  assert take_part(tmp_path, port, 0).result() == 2
+  assert "device 0 has another noise root than when it first joined" in capfd.readouterr().err
+  noise.write_text(kept)
+  assert take_part(tmp_path, port, 0).result() == server.result() == 0
+
+
+def test_a_server_that_was_restarted_knows_the_noise_of_its_devices(tmp_path):
+  run = edge_server._Run(tmp_path, make_parts(), "digest")
+  assert run.first_noise(0, "aa" * 32) == "aa" * 32
+  again = edge_server._Run(tmp_path, make_parts(), "digest")
+  assert again.first_noise(0, "bb" * 32) == "aa" * 32
+  assert again.first_noise(1, "bb" * 32) == "bb" * 32
+
+
+def test_devices_that_the_server_cannot_read_are_one_line(parts, port, tmp_path, capfd):
+  (tmp_path / "server").mkdir()
+  (tmp_path / "server/devices.json").write_text('{"0": 7}')
+  assert serve(tmp_path, port).result() == 2
+  assert "devices.json is damaged" in capfd.readouterr().err
+
+
+def test_noise_never_meets_other_values(parts, port, tmp_path, capfd):
+  parts.parts = make_parts(devices=1)
+  assert take_part(tmp_path, port, 0, "--patience=0.2").result() == 2  # no server, but bound
+  def changed(device):
+    images, labels = data(device)
+    return DeviceData(images ^ 1, labels)
+  for name, other in (("public parts (device", {"clip_norm": 1.5}),
+                      ("images or labels", {"device_data": changed})):
+    parts.parts = dataclasses.replace(make_parts(devices=1), **other)
+    capfd.readouterr()
+    assert take_part(tmp_path, port, 0, "--patience=0.2").result() == 2
+    said = capfd.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and f"noise.json: the {name}" in said[0]
+    assert "differ from those that this noise was first used for" in said[0]
+
+
+def test_what_stands_for_the_noise_root_does_not_reveal_it(tmp_path):
+  journals = [device.Journal(tmp_path / f"{k}.json", k, lambda: (5, 6)) for k in (0, 1)]
+  other = device.Journal(tmp_path / "2.json", 0, lambda: (5, 7))
+  shown = [journals[0].shown("ab"), journals[0].shown("cd"), journals[1].shown("ab"),
+           other.shown("ab")]
+  assert len(set(shown)) == 4 and shown[0] == journals[0].shown("ab")
+  assert len(bytes.fromhex(shown[0])) == 32
 
 
 def test_another_config_is_refused(parts, port, tmp_path, capfd):
@@ -129,7 +217,7 @@ def test_another_config_is_refused(parts, port, tmp_path, capfd):
   server = serve(tmp_path, port)
   other = take_part(tmp_path, port, 0, "--config.rounds=31")
   assert other.result() == 2
-  assert "another config than the server" in capfd.readouterr().err
+  assert "other config than the server" in capfd.readouterr().err
   (tmp_path / "device_0/config.json").unlink()
   assert take_part(tmp_path, port, 0).result() == server.result() == 0
 
@@ -139,7 +227,6 @@ def test_another_config_is_refused(parts, port, tmp_path, capfd):
     (device, ["--address=10.1.1.1:50051"], "is not loopback"),
     (edge_server, ["--certificate=a.pem"], "--key is missing"),
     (edge_server, ["--certificate=a", "--key=b", "--authority=c"], "TLS file b: No such file"),
-    (device, ["--device=2"], "--device=2: devices are numbered 0 to 1"),
     (device, ["--device=-1"], "device"),
     (edge_server, ["--token_file=absent"], "absent"),
     (edge_server, ["--config.split.cutt=first"], "cutt")])
@@ -152,10 +239,12 @@ def test_mistakes_are_one_line(program, given, words, parts, tmp_path, capfd):
 def test_the_journal_claims_a_step_once_and_for_all(tmp_path):
   path = tmp_path / "noise.json"
   first = device.Journal(path, 1, lambda: (5, 6))
-  assert [first.claim(step) for step in (0, 2, 2, 1)] == [True, True, False, False]
+  assert [first.claim("send", step) for step in (0, 2, 2, 1)] == [True, True, False, False]
+  assert [first.claim("update", step) for step in (1, 1)] == [True, False]
   again = device.Journal(path, 1, lambda: pytest.fail("drawn again"))
-  assert again.noise_words == (5, 6)
-  assert [again.claim(step) for step in (2, 3)] == [False, True]
+  assert again.noise_words == (5, 6) and again.last_sent == 2
+  assert [again.claim("send", step) for step in (2, 3)] == [False, True]
+  assert [again.claim("update", step) for step in (1, 2)] == [False, True]
   with pytest.raises(ValueError, match="is of device 1, not 0"):
     device.Journal(path, 0, lambda: (1, 2))
   path.write_text(path.read_text()[:-9])

@@ -7,12 +7,12 @@ import threading
 import numpy as np
 
 from fedjax_face.split import wire
-from fedjax_face.split.edge_contract import Contract, Exchange, Outcome
-from fedjax_face.split.edge_service import EdgeService, Terms
+from fedjax_face.split.edge_contract import Contract, Exchange, Outcome, Terms
+from fedjax_face.split.edge_service import EdgeService
 from fedjax_face.split.message import Message, Reply
 from fedjax_face.split.wire import Frame, Join
 
-DIGEST = "cd" * 32
+DIGEST, PUBLIC, NOISE = "cd" * 32, "a1" * 32, "b2" * 32
 BATCH, CLASSES, SHAPE = 2, 3, (4,)
 
 
@@ -49,19 +49,24 @@ ONE = (Exchange("activations", "receipt", add),)
 TWO = (Exchange("activations", "logits", logits), Exchange("logit_gradients", "receipt", add))
 
 
+def join_of(device=0, **others):
+  return Join(**{"device": device, "config": DIGEST, "public": PUBLIC, "noise": NOISE, **others})
+
+
 class Server:
   """A service with what it did: states of all steps, frames on record, lines."""
 
   def __init__(self, exchanges=ONE, devices=1, steps=3, seconds=20.0, step=0, token="", **others):
-    self.states, self.recorded, self.lines = [], [], []
+    self.states, self.recorded, self.lines, self.noise = [], [], [], {}
     self.service = EdgeService(
-        contract(devices, **others), exchanges, Terms(DIGEST, token, seconds), 0.0, step, steps,
+        contract(devices, **others), exchanges,
+        Terms(DIGEST, PUBLIC, token, seconds, self.noise.setdefault), 0.0, step, steps,
         lambda step, state, metrics: self.states.append((step, state)),
         lambda direction, data: self.recorded.append((direction, wire.decode(bytes(data)))),
         self.lines.append)
 
   def join(self, device=0, **others):
-    return wire.decode_joined(self.service.join(wire.encode_join(Join(device, DIGEST, **others))))
+    return wire.decode_joined(self.service.join(wire.encode_join(join_of(device, **others))))
 
   def send(self, session, content=None, step=0, channel="activations", is_active=lambda: True):
     content = message() if content is None else content

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -9,10 +12,11 @@ import pytest
 
 from fedjax_face.split import step as steps
 from fedjax_face.split import wire
-from fedjax_face.split.edge_device import Device
+from fedjax_face.split.edge_device import USES, Device, shuffled
 from fedjax_face.split.edge_parts import DeviceData, server_exchanges, server_part
 from fedjax_face.split.labels import LabelPolicy
 from fedjax_face.split.message import NO_LABEL, PADDING, Message
+from fedjax_face.split.network import projected
 from fedjax_face.split.wire import Frame
 from tests.split import tiny
 from tests.split.tiny_edge import (
@@ -36,10 +40,10 @@ class Journal:
   """Which steps were claimed, as after any number of restarts."""
 
   def __init__(self):
-    self.last = -1
+    self.last = dict.fromkeys(USES, -1)
 
-  def __call__(self, step):
-    fresh, self.last = step > self.last, max(step, self.last)
+  def __call__(self, use, step):
+    fresh, self.last[use] = step > self.last[use], max(step, self.last[use])
     return fresh
 
 
@@ -115,7 +119,7 @@ def by_hand(parts, passes=PASSES):
   """Server and device parts after training by the functions of `split.step` alone, one device."""
   server = server_part(parts)
   device = steps.start(PARAMS["device"], parts.device_optimizer or optax.identity())
-  images, labels = data(0)
+  images, labels = shuffled(data(0), 0, KEY)
   send = jax.jit(lambda params, *own: steps.device_message(
       SPLIT, CLIP, params, *own, 0, 1.0, 0.0, KEY))
   serve = jax.jit(lambda part, sent: steps.server_step(SPLIT, OPTIMIZER, part, sent))
@@ -216,6 +220,81 @@ def test_a_step_is_padding_when_the_server_went_back_and_came_again():
       False, False, True, True, False]
 
 
+@pytest.mark.parametrize("mode", ["trained_private", "trained_published"])
+def test_a_step_updates_the_device_once_whatever_the_server_answers(mode):
+  parts = make_parts(mode, noise=0.0, devices=1)
+  device, link = device_of(parts), Wire(parts)
+  link.step(0, [device])
+  after = device.part
+  link.part = server_part(dataclasses.replace(parts, params=jax.tree.map(np.negative, PARAMS)))
+  link.step(0, [device])
+  assert_equal(link.sent[0], link.sent[1])
+  assert_equal(jax.tree.leaves(device.part), jax.tree.leaves(after))
+  link.step(1, [device])
+  assert not np.array_equal(device.part.params["kernel"], after.params["kernel"])
+
+
+def test_an_update_is_not_repeated_after_a_restart():
+  parts, journal = make_parts("trained_published", noise=0.0, devices=1), Journal()
+  Wire(parts).step(0, [device_of(parts, journal=journal)])
+  journal.last["send"] = -1  # only the update is known
+  device = device_of(parts, journal=journal)
+  Wire(parts).step(0, [device])
+  assert_equal(jax.tree.leaves(device.part.params), jax.tree.leaves(PARAMS["device"]))
+
+
+@pytest.mark.parametrize("step", [-1, MESSAGES * PASSES, 10**9])
+def test_there_are_no_steps_but_those_of_the_run(step):
+  with pytest.raises(ValueError, match=f"step {step}: this run has steps 0 to 3"):
+    device_of(make_parts("frozen_fresh")).train(step, lambda *sent: pytest.fail("sent"))
+
+
+def test_the_order_on_the_wire_is_secret_and_labels_follow_images():
+  images = np.broadcast_to(np.arange(60, dtype=np.uint8)[:, None, None, None], (60, *tiny.SHAPE))
+  sorted_by_person = DeviceData(images, np.arange(60, dtype=np.int32) // 15)
+  orders = []
+  for root in (7, 7, 8):
+    seen, labels = shuffled(sorted_by_person, 0, jax.random.key(root))
+    orders.append(seen[:, 0, 0, 0].astype(int))
+    np.testing.assert_array_equal(labels, orders[-1] // 15)
+    assert sorted(orders[-1]) == list(range(60))
+  np.testing.assert_array_equal(orders[0], orders[1])
+  assert (orders[0] == orders[2]).mean() < 0.3 and (orders[0] == np.arange(60)).mean() < 0.3
+  device = Device(make_parts(noise=0.0), 0, sorted_by_person, KEY, Journal())
+  first = orders[0][:B]
+  (sent,) = messages(device, [0])
+  np.testing.assert_array_equal(sent.labels, first // 15)
+  clean = CLIP(SPLIT.device(PARAMS["device"], images[first]), 1.0)
+  np.testing.assert_allclose(sent.activations, clean, rtol=1e-5, atol=1e-6)
+
+
+def test_the_digest_tells_what_makes_a_value_from_anything_else():
+  parts = make_parts()
+  flat = np.eye(6, 2, dtype=np.float32)
+  through = projected(SPLIT, flat)
+  def with_(**others):
+    return dataclasses.replace(parts, **others).public_digest()
+  moved = {**PARAMS, "device": {"kernel": PARAMS["device"]["kernel"] + np.float32(1e-7)}}
+  digests = [parts.public_digest(), with_(clip_norm=1.1), with_(noise_multiplier=0.6),
+             with_(params=moved), with_(split=through), with_(split=projected(SPLIT, 2 * flat)),
+             with_(split=through._replace(device=jax.jit(projected(SPLIT, 3 * flat).device)))]
+  assert len(set(digests)) == len(digests) and {len(bytes.fromhex(d)) for d in digests} == {32}
+  server_moved = {**PARAMS, "server": {"kernel": PARAMS["server"]["kernel"] + 1}}
+  assert with_(params=server_moved) == make_parts().public_digest() == digests[0]
+  assert with_(split=projected(SPLIT, flat.copy())) == digests[4]
+
+
+def test_the_digest_of_a_device_is_of_its_images_in_order():
+  images, labels = data(0)
+  of = functools.partial(Device, make_parts("frozen_fresh"), 0)
+  same = of(DeviceData(images, labels), KEY, Journal()).data_digest()
+  assert device_of(make_parts("frozen_fresh")).data_digest() == same
+  others = [of(DeviceData(images + 1, labels), KEY, Journal()),
+            of(DeviceData(images, (labels + 1) % tiny.CLASSES), KEY, Journal()),
+            of(DeviceData(images, labels), jax.random.key(1), Journal())]
+  assert same not in [device.data_digest() for device in others]
+
+
 def test_padding_trains_nothing():
   parts, journal = make_parts("trained_private", devices=1), Journal()
   messages(device_of(parts, journal=journal), [0])
@@ -256,7 +335,7 @@ def test_labels_are_randomised_once():
                [m.labels for m in messages(device_of(parts), [2, 1])])
   many = DeviceData(*tiny.batch(60)[:2])
   noisy = Device(parts, 0, many, KEY, Journal())._sent_labels
-  assert 0.05 < (noisy == many.labels).mean() < 0.5
+  assert 0.05 < (noisy == shuffled(many, 0, KEY).labels).mean() < 0.5
 
 
 def test_devices_have_noise_of_their_own():

@@ -14,8 +14,8 @@ from fedjax_face.split import edge_client, wire
 from fedjax_face.split.edge_client import EdgeClient, Interrupted, train_to_end
 from fedjax_face.split.edge_service import serve
 from fedjax_face.split.edge_transport import OPTIONS, SERVICE, Tls, require_safe
-from fedjax_face.split.wire import Frame, Join
-from tests.split.edge_toys import DIGEST, Call, Server, contract, message
+from fedjax_face.split.wire import Frame
+from tests.split.edge_toys import Call, Server, contract, join_of, message
 
 ANSWERS = {"activations": "receipt"}
 
@@ -31,7 +31,7 @@ def served(server, tls=None, port=0):
 
 @contextlib.contextmanager
 def client(address, tls=None, device=0, devices=1, answers=ANSWERS, seconds=20.0):
-  made = EdgeClient(address, tls, contract(devices), answers, Join(device, DIGEST), seconds)
+  made = EdgeClient(address, tls, contract(devices), answers, join_of(device), seconds)
   try:
     yield made
   finally:
@@ -56,7 +56,8 @@ def test_two_devices_train_to_the_end():
   with served(server) as address:
     def device(number):
       with client(address, device=number, devices=2) as connection:
-        train_to_end(connection, Ones(number), 20, lambda *all: done.append((number, *all)), print)
+        train_to_end(connection, Ones(number), 3, 20, lambda *all: done.append((number, *all)),
+                     print)
 
     for call in [Call(device, number) for number in (0, 1)]:
       assert call.result() is None
@@ -71,7 +72,7 @@ def test_large_frames_cross_whole(monkeypatch):
   values = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
   server = Server(shape=shape)
   with served(server) as address:
-    made = EdgeClient(address, None, contract(shape=shape), ANSWERS, Join(0, DIGEST), 20.0)
+    made = EdgeClient(address, None, contract(shape=shape), ANSWERS, join_of(), 20.0)
     made.join()
     made.exchange("activations", 0, message(activations=values))
     made.close()
@@ -101,7 +102,7 @@ def test_bad_bytes_are_refused_and_the_server_goes_on():
     code, line = raw(address, wire.chunks(Frame("activations", joined.session, 0, large)))
     assert (code, line) == ("INVALID_ARGUMENT",
                             "activations of shape [2, 262144], expected [2, 4]")
-    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError, match="76 exp"):
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError, match="140 exp"):
       channel.unary_unary(f"/{SERVICE}/Join")(b"let me in", timeout=20)
     assert not server.states and not server.recorded
     assert good.exchange("activations", 0, message()).loss == 8.0
@@ -130,10 +131,10 @@ def test_a_device_joins_again_when_the_server_is_back(monkeypatch):
   lines, device = [], Ones()
   with served(Server()) as address:
     port = int(address.rpartition(":")[2])
-    connection = EdgeClient(address, None, contract(), ANSWERS, Join(0, DIGEST), 20.0)
+    connection = EdgeClient(address, None, contract(), ANSWERS, join_of(), 20.0)
     connection.join()
     connection.exchange("activations", 0, message())
-  call = Call(train_to_end, connection, device, 20, lambda *all: None, lines.append)
+  call = Call(train_to_end, connection, device, 3, 20, lambda *all: None, lines.append)
   time.sleep(0.3)
   server = Server(step=1)
   with served(server, port=port):
@@ -148,13 +149,13 @@ def test_patience_ends(monkeypatch):
   with served(Server()) as address:
     pass
   with client(address) as connection, pytest.raises(ConnectionError, match="no step within 0.3 s"):
-    train_to_end(connection, Ones(), 0.3, lambda *all: None, lambda line: None)
+    train_to_end(connection, Ones(), 3, 0.3, lambda *all: None, lambda line: None)
 
 
 def test_a_refusal_is_final():
   with served(Server(token="secret")) as address, client(address) as connection:
     with pytest.raises(ValueError, match=f"edge server {address}: device 0: wrong token"):
-      train_to_end(connection, Ones(), 20, lambda *all: None, pytest.fail)
+      train_to_end(connection, Ones(), 3, 20, lambda *all: None, pytest.fail)
 
 
 @pytest.mark.parametrize("answers, words", [
@@ -164,6 +165,16 @@ def test_the_server_is_not_trusted(answers, words):
     connection.join()
     with pytest.raises(ValueError, match=words):
       connection.exchange("activations", 0, message())
+
+
+@pytest.mark.parametrize("lie", [{"steps": 10**6}, {"steps": 2}, {"step": 4}])
+def test_the_server_does_not_decide_how_many_steps_there_are(lie, monkeypatch):
+  honest, device = wire.encode_joined, Ones()
+  monkeypatch.setattr(wire, "encode_joined", lambda joined: honest(joined._replace(**lie)))
+  with served(Server()) as address, client(address) as connection:
+    with pytest.raises(ValueError, match="by this device's config the run has 3 steps") as error:
+      train_to_end(connection, device, 3, 20, lambda *all: None, pytest.fail)
+  assert "\n" not in str(error.value) and not device.steps
 
 
 def test_a_port_is_used_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 
@@ -11,8 +12,8 @@ import pytest
 
 from fedjax_face.split import wire
 from fedjax_face.split.edge_service import Refused
-from fedjax_face.split.wire import Frame, Join
-from tests.split.edge_toys import DIGEST, TWO, Call, Server, gradients, message
+from fedjax_face.split.wire import Frame
+from tests.split.edge_toys import TWO, Call, Server, gradients, join_of, message
 
 ONES = 8.0  # sum of `message(1.0)`
 
@@ -222,9 +223,10 @@ def test_a_transcript_that_cannot_be_written_ends_the_run():
 
 
 @pytest.mark.parametrize("request_, code, words", [
-    (Join(0, "ef" * 32, "secret"), "FAILED_PRECONDITION", "another config"),
-    (Join(0, DIGEST, "guess"), "UNAUTHENTICATED", "wrong token"),
-    (Join(0, DIGEST), "UNAUTHENTICATED", "wrong token")])
+    (join_of(config="ef" * 32, token="secret"), "FAILED_PRECONDITION", "other config than"),
+    (join_of(public="ef" * 32, token="secret"), "FAILED_PRECONDITION", "other public parts"),
+    (join_of(token="guess"), "UNAUTHENTICATED", "wrong token"),
+    (join_of(), "UNAUTHENTICATED", "wrong token")])
 def test_who_may_not_join(request_, code, words):
   server = Server(token="secret")
   with pytest.raises(Refused) as error:
@@ -241,11 +243,35 @@ def test_there_are_no_other_devices(device):
 
 def test_a_device_stays_with_its_certificate():
   server = Server()
-  request = wire.encode_join(Join(0, DIGEST))
+  request = wire.encode_join(join_of())
   server.service.join(request, (b"one",))
   with pytest.raises(Refused, match="belongs to another certificate"):
     server.service.join(request, (b"two",))
   server.service.join(request, (b"one",))
+
+
+def test_a_device_that_lost_its_noise_is_refused():
+  server = Server(devices=2)
+  first, other = server.join(0), "c3" * 32
+  with pytest.raises(Refused) as error:
+    server.join(0, noise=other)
+  refused(error.value, grpc.StatusCode.FAILED_PRECONDITION,
+          "device 0 has another noise root than when it first joined")
+  server.join(1, noise=other)
+  assert server.service._devices[first.session] == 0
+  server.join(0)
+
+
+def test_noise_that_cannot_be_noted_ends_the_run():
+  def full(device, shown):
+    raise OSError("no space")
+
+  server = Server()
+  server.service._terms = dataclasses.replace(server.service._terms, first_noise=full)
+  with pytest.raises(Refused, match="the server has stopped"):
+    server.join()
+  with pytest.raises(OSError, match="no space"):
+    server.service.wait()
 
 
 def test_a_server_goes_on_from_a_step():

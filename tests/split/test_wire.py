@@ -14,7 +14,7 @@ from fedjax_face.split.wire import Frame, Join, Joined
 
 RNG = np.random.default_rng(0)
 SESSION = bytes(range(16))
-DIGEST = "ab" * 32
+DIGEST, PUBLIC, NOISE = "ab" * 32, "cd" * 32, "ef" * 32
 
 
 def message(shape=(3, 2), batch=4, device=1):
@@ -152,15 +152,23 @@ def test_only_what_a_channel_carries_is_encoded(frame, words):
 
 
 def test_joining():
-  device, config, token = wire.decode_join(wire.encode_join(Join(3, DIGEST, "secret")))
-  assert (device, config, token) == (3, DIGEST, wire.token_digest("secret"))
-  assert token != wire.token_digest("") and b"secret" not in wire.encode_join(
-      Join(3, DIGEST, "secret"))
+  data = wire.encode_join(Join(3, DIGEST, PUBLIC, NOISE, "secret"))
+  token = wire.token_digest("secret")
+  assert wire.decode_join(data) == (3, DIGEST, PUBLIC, NOISE, token)
+  assert token != wire.token_digest("") and b"secret" not in data
   joined = Joined(SESSION, 5, 9)
   assert wire.decode_joined(wire.encode_joined(joined)) == joined
 
 
-@pytest.mark.parametrize("data", [b"", b"x" * 76, wire.encode_join(Join(0, DIGEST)) + b"x"])
+@pytest.mark.parametrize("digests", [
+    ("ab", PUBLIC, NOISE), (DIGEST, "", NOISE), (DIGEST, PUBLIC, NOISE + "00")])
+def test_digests_are_32_bytes(digests):
+  with pytest.raises(ValueError, match="device 4: config, public parts and noise are 32 bytes"):
+    wire.encode_join(Join(4, *digests))
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 140,
+                                  wire.encode_join(Join(0, DIGEST, PUBLIC, NOISE)) + b"x"])
 def test_what_is_no_request_to_join(data):
   with pytest.raises(ValueError, match="join request"):
     wire.decode_join(data)

@@ -46,9 +46,10 @@ def make_parts(mode="frozen_cached", labels=PSEUDONYM, noise=0.5, devices=2):
   private = PrivateGradients(DEFAULT, 1.0, 0.5) if mode == "trained_private" else None
   schedule = accounting.Schedule(mode, PASSES, 1, IMAGES, 1, B)
   return EdgeParts(
-      split=SPLIT, clip_norm=1.0, noise_multiplier=noise, mode=mode, passes=PASSES,
-      messages=MESSAGES, batch=B, labels=labels, num_classes=tiny.CLASSES, devices=devices,
-      params=PARAMS, server_optimizer=OPTIMIZER, device_optimizer=OPTIMIZER if trained else None,
+      split=SPLIT, image_shape=tiny.SHAPE, clip_norm=1.0, noise_multiplier=noise, mode=mode,
+      passes=PASSES, messages=MESSAGES, batch=B, labels=labels,
+      num_classes=tiny.CLASSES, devices=devices, params=PARAMS, server_optimizer=OPTIMIZER,
+      device_optimizer=OPTIMIZER if trained else None,
       private_gradients=private, device_data=data, rows=rows, noise_seed=3,
       releases=accounting.releases(schedule, noise, labels, 0.5 if private else None),
       not_covered=("a sentence",), sampling="in words",

@@ -1,0 +1,106 @@
+"""The parts of a config: alike in every process, and private images where they belong only."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import flax.linen as nn
+import numpy as np
+import pytest
+
+from configs import dp_activations as configs
+from fedjax_face.data import closed_set, sources
+from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.models import registry as models
+from fedjax_face.models.dense import Dense
+from fedjax_face.split.message import PADDING
+from fedjax_face.training import edge, experiment
+
+
+class Tiny(nn.Module):
+  """A backbone that compiles in no time."""
+
+  embedding_dim: int
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps float [B, H, W, C] to [B, D]."""
+    return Dense(self.embedding_dim, name="embedding")(nn.avg_pool(x, (3, 3), (3, 3)).reshape(
+        len(x), -1))
+
+
+def made(*, world=0):
+  """Random images of 4 people, 5 of each."""
+  person = np.repeat(np.arange(4, dtype=np.int32), 5)
+  images = np.random.default_rng(world).integers(0, 256, (20, 6, 6, 1)).astype(np.uint8)
+  return FaceDataset(f"world{world}", images, person, person,
+                     names=tuple(f"{world}-{p}" for p in range(4))), ()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(sources.PUBLIC, "made", made)
+    patch.setitem(models.BACKBONES, "tiny", Tiny)
+    yield
+
+
+def tiny_config():
+  """16 images train on two devices, projected onto 3 public directions, the clip norm public."""
+  config = configs.base()
+  config.data = {"name": "made", "test_fraction": 0.2, "public": {"name": "made", "world": 1}}
+  config.pretrain = {}
+  config.update_from_flattened_dict({
+      "rounds": 2, "split.projection": 3, "split.devices": 2, "split.batch_size": 3,
+      "model.backbone": "tiny", "model.embedding_dim": 8, "hparams.noise_multiplier": 1.0})
+  return config
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+  """Weak references to every private image array that `build` loads."""
+  seen, load = [], experiment.load_sources
+
+  def noted(config, data=None):
+    found = load(config, data)
+    seen.extend(weakref.ref(part.images) for part in (found.train, found.evaluation))
+    return found
+
+  monkeypatch.setattr(experiment, "load_sources", noted)
+  return seen
+
+
+def test_the_server_keeps_no_private_image(loaded):
+  parts = edge.build(tiny_config())
+  gc.collect()
+  assert len(loaded) == 2 and [images() for images in loaded] == [None, None]
+  for call in (lambda: parts.device_data(0), lambda: parts.rows(0, 0)):
+    with pytest.raises(ValueError, match="data of device 0: these parts are those of the server"):
+      call()
+  assert parts.public_digest() and parts.ledger(0).entries and parts.contract().devices == 2
+
+
+def test_a_device_keeps_its_own_images_and_sends_each_once_in_a_pass(loaded):
+  config = tiny_config()
+  whole = closed_set.load(config.data.to_dict(), config.seed).train
+  server, parts = edge.build(config), [edge.build(config, device) for device in (0, 1)]
+  gc.collect()
+  assert {images() for images in loaded} == {None}
+  own = [part.device_data(device) for device, part in enumerate(parts)]
+  assert sum(len(held.images) for held in own) == len(whole)
+  labelled = {image.tobytes(): label for image, label in zip(whole.images, whole.label,
+                                                             strict=True)}
+  for device, (part, held) in enumerate(zip(parts, own, strict=True)):
+    assert [labelled[image.tobytes()] for image in held.images] == list(held.labels)
+    sent = np.concatenate([part.rows(device, step) for step in range(part.messages)])
+    assert sorted(sent[sent != PADDING]) == list(range(len(held.images)))
+    assert part.public_digest() == server.public_digest()
+    with pytest.raises(ValueError, match=f"data of device {1 - device}: .* those of device "):
+      part.device_data(1 - device)
+
+
+@pytest.mark.parametrize("device", [-1, 2])
+def test_there_are_no_other_devices(device):
+  with pytest.raises(ValueError, match=f"device {device}: devices are numbered 0 to 1"):
+    edge.build(tiny_config(), device)
