@@ -29,7 +29,7 @@ class RootKeys(NamedTuple):
   client: jax.Array
   noise: jax.Array
 
-  def at(self, round_index: jax.Array) -> StepKeys:
+  def at(self, round_index: jax.typing.ArrayLike) -> StepKeys:
     """The keys of one round."""
     return StepKeys(jax.random.fold_in(self.client, round_index),
                     jax.random.fold_in(self.noise, round_index))
