@@ -15,8 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_face.algorithms import parts
-from fedjax_face.algorithms.dp_activations import split_system
-from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.attacks import activation_suite
 from fedjax_face.attacks.activation_suite import Findings
 from fedjax_face.attacks.error_rates import Separation
@@ -81,12 +79,11 @@ def _attacked(config: Any, own: Any, folder: pathlib.Path, sources: Sources) -> 
       folder / "checkpoints", jax.eval_shape(built.algorithm.init, jax.random.key(0)), print)
   assert found is not None
   state = on_one_device(jax.tree.map(jnp.asarray, found.state))
-  given = Ingredients(own, sources.train, built.mesh, built.backbone, sources.public)
   received, order = _transcript(built.algorithm, sources, config.seed)
   model = parts.model(own, sources.train, sources.train.num_labels)
   embed = jax.jit(lambda images: model.embed(built.backbone, images))
   return activation_suite.attack(
-      split_system(given), state, built.algorithm.hparams["noise_multiplier"], received, order,
+      built.algorithm.parts, state, built.algorithm.hparams["noise_multiplier"], received, order,
       sources,
       embed, config.to_dict(), jax.random.key(config.seed))
 

@@ -142,6 +142,7 @@ def dp_activations(given: Ingredients) -> Algorithm:
                    *NOT_COVERED),
       predict=lambda state, images: system.logits(system.device_of(state, 0), state.server.params,
                                                   images, None, 0.0),
+      parts=system,
       start=lambda state: merged({"device": system.device_of(state, 0),
                                   "server": state.server.params}),
       communication=lambda state: system.communication,
@@ -388,7 +389,8 @@ NOT_COVERED = (
     "Training loss and accuracy are those of the server (u_shaped: of the devices) without further "
     "noise; accuracies of the evaluation are computed on other images of the same people, "
     "un-noised ones on the devices.",
-    "The number of people, their classes, and the clip norm where it is given are taken as public.",
+    "The number of people, their classes, the largest number of images of one, and the clip norm "
+    "where it is given are taken as public.",
     "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
     "Hyperparameters chosen by looking at results on the same people are not accounted for.",
 )

@@ -236,6 +236,8 @@ NOT_COVERED = (
     "Training loss, numbers of units, gradient norms, the clipped fraction and the signal-to-noise "
     "ratio of every step are written to the metrics without noise; keep them private or treat them "
     "as not protected.",
+    "The trainer holds the photographs, their labels and their gradients: it is trusted, and what "
+    "is protected is what it publishes.",
     "The number of units, which the sampling probability rests on, is taken as public.",
     "The constant predictor beside the results is that of the training set, without noise.",
     "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",

@@ -95,6 +95,7 @@ class Algorithm:
     population: number of privacy units that can take part; of several units, unit -> number.
     embed: (State, uint8 [B, H, W, C]) -> unit-norm f32 [B, D], of a method that trains embeddings.
     predict: (State, uint8 [B, H, W, C]) -> what its network says, of any other method.
+    parts: what the method is made of, where its evaluation or attacks need more than `predict`.
     start: State -> what another run can start from; default the backbone.
     forget: State -> State without what only later noise needs; for what a finished run leaves.
     notes: sentences for the record.
@@ -117,6 +118,7 @@ class Algorithm:
   population: int | Mapping[str, int]
   embed: Callable[[State, jax.Array], jax.Array] | None = None
   predict: Callable[[State, jax.Array], Any] | None = None
+  parts: Any = None
   start: Callable[[State], Any] = lambda state: state.params["backbone"]
   forget: Callable[[State], State] = lambda state: state
   notes: tuple[str, ...] = ()

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_face.algorithms.dp_activations import SplitSystem, split_system
-from fedjax_face.algorithms.parts import Ingredients
+from fedjax_face.algorithms.dp_activations import SplitSystem
 from fedjax_face.data.sources import Sources
 from fedjax_face.evaluation.confidence import bootstrap_mean
 from fedjax_face.evaluation.protocols import Metric
@@ -20,7 +19,6 @@ from fedjax_face.split.accounting import (
     require_below_ceiling,
 )
 from fedjax_face.training.evaluator import Outcome, on_one_device
-from fedjax_face.training.mesh import clients_mesh
 
 _NOISED = 0x6E6F6973  # keeps the evaluation's noise apart from other uses of the same seed
 
@@ -35,13 +33,11 @@ class ClassificationEvaluator:
     algorithm: trained.
     config: of the run.
     sources: its data; the people of `evaluation` are those of `train`.
-    backbone: pre-trained parameters that the algorithm started from, or None.
   """
 
-  def __init__(self, algorithm: Algorithm, config: Any, sources: Sources, backbone: Any):
+  def __init__(self, algorithm: Algorithm, config: Any, sources: Sources):
     self._config, self._evaluation = config, sources.evaluation
-    self._system: SplitSystem = split_system(
-        Ingredients(config, sources.train, clients_mesh(), backbone, sources.public))
+    self._system: SplitSystem = algorithm.parts
     self._logits = jax.jit(self._system.logits, static_argnums=4)
     self._multiplier = algorithm.hparams["noise_multiplier"]
 

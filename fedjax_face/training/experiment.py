@@ -82,8 +82,7 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
     _enter_pretraining(ledger, config, _pretraining_set(sources).name, algorithm)
   for sentence in (*algorithm.not_covered, *sources.not_covered):
     ledger.declare_not_covered(sentence)
-  evaluator = family_of(config.algorithm).evaluator(
-      algorithm, config, sources, backbone)
+  evaluator = family_of(config.algorithm).evaluator(algorithm, config, sources)
   return Experiment(config, mesh, sources, algorithm, ledger, evaluator,
                     _is_resident(config.training.get("resident", "auto"), sources.train.images),
                     backbone)

@@ -14,12 +14,11 @@ class Family(NamedTuple):
   Attributes:
     load: (`data` section, seed) -> the sets of a run: `train` and perhaps `public` with `name`,
       `images` and `targets`; `evaluation`; `notes`; `not_covered`.
-    evaluator: (algorithm, config, sets, pre-trained parameters or None) -> `values(state)` and
-      `outcome(state)`.
+    evaluator: (algorithm, config, sets) -> `values(state)` and `outcome(state)`.
   """
 
   load: Callable[[Mapping[str, Any], int], Any]
-  evaluator: Callable[[Any, Any, Any, Any], Any]
+  evaluator: Callable[[Any, Any, Any], Any]
 
 
 def family_of(algorithm: str) -> Family:
@@ -35,15 +34,14 @@ CLASSIFICATION = frozenset({"dp_activations"})
 
 def _embeddings() -> Family:
   from fedjax_face.training.evaluator import Evaluator
-  return Family(sources.load, lambda algorithm, config, sets, _: Evaluator(
+  return Family(sources.load, lambda algorithm, config, sets: Evaluator(
       algorithm, config.evaluation, sets.evaluation, sets.pairs, config.seed))
 
 
 def _face_tasks() -> Family:
   from fedjax_face.data import region_sources
   from fedjax_face.training.face_tasks import FaceTaskEvaluator
-  return Family(region_sources.load, lambda algorithm, config, sets, _: FaceTaskEvaluator(
-      algorithm, config, sets))
+  return Family(region_sources.load, FaceTaskEvaluator)
 
 
 def _classification() -> Family:

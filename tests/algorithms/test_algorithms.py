@@ -126,7 +126,7 @@ def test_target_epsilon_calibrates_the_noise():
     ({"privacy.aggregator": "correlated"}, "cohort.sampling=cyclic_fixed"),
     ({"local.stages": "alternating"}, "joint, head_first"),
     ({"model.head_init": "zeros"}, "per_client, shared_frame"),
-    ({"algorithm": "fedsgd"}, "centralized, composed, dp_fedemb, fedavg"),
+    ({"algorithm": "fedsgd"}, "centralized, composed, dp_activations, dp_fedemb"),
     ({"model.backbone": "vit"}, "lenet"),
     ({"cohort.users_per_client": 100}, "users a round, but the training set has 12"),
 ])

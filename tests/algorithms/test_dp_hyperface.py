@@ -25,6 +25,7 @@ from fedjax_face.privacy.ledger import is_non_private
 from fedjax_face.training import checkpoint, experiment, face_tasks, run
 from fedjax_face.training.mesh import clients_mesh
 from tests.algorithms import tiny_faces
+from tests.training.interruption import Killed, interrupt
 
 ADD = Adjacency.ADD_OR_REMOVE_ONE
 KEYS = StepKeys(jax.random.key(1), jax.random.key(2))
@@ -355,21 +356,10 @@ def test_the_statement_says_whose_epsilon_and_what_is_not_covered(finished):
 def test_a_run_that_stopped_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
   whole, _, _ = finished
 
-  class Killed(BaseException):
-    pass
-
-  save, calls = checkpoint.save, []
-
-  def dying(folder, *args, **kwargs):
-    save(folder, *args, **kwargs)
-    calls.append(folder.name)
-    if calls.count("checkpoints") == 2:  # the first is of round 0
-      raise Killed
-
-  monkeypatch.setattr(checkpoint, "save", dying)
-  with pytest.raises(Killed):
-    run.run(tiny_faces.config(), tmp_path / "cut")
-  monkeypatch.setattr(checkpoint, "save", save)
+  with monkeypatch.context() as patch:
+    interrupt(patch, checkpoint, "save", 3, before=False)  # of pre-training, of round 0, of round 1
+    with pytest.raises(Killed):
+      run.run(tiny_faces.config(), tmp_path / "cut")
   run.run(tiny_faces.config(), tmp_path / "cut")
   for name in ("metrics.csv", "privacy.json"):
     assert (tmp_path / "cut" / name).read_bytes() == (whole / name).read_bytes(), name

@@ -16,7 +16,7 @@ VARIANTS = {
     "composed": ("synthetic",),
     "dp_hyperface": ("synthetic", "faces", "aflw"),
     "dp_activations": ("synthetic", "lfw")}
-OF_ATTACKS = {"activation_attacks", "leak_back"}  # for experiments.attack, of another structure
+OF_ATTACKS = ("activation_attacks", "leak_back")  # for experiments.attack, of another structure
 EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 
 
@@ -26,7 +26,7 @@ def load(name):
 
 def test_every_config_file_is_listed():
   files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"}
-  assert files == set(VARIANTS) | OF_ATTACKS
+  assert files == set(VARIANTS) | set(OF_ATTACKS)
 
 
 @pytest.mark.parametrize("name, variant", EVERY)

@@ -16,11 +16,8 @@ from fedjax_face.training import checkpoint, config, loop, run, streams
 from fedjax_face.training.evaluator import Outcome
 from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.mesh import clients_mesh
+from tests.training.interruption import Killed, interrupt
 from tests.training.toys import IMAGES, toy_algorithm
-
-
-class Killed(BaseException):
-  """Stands for SIGKILL: nothing in the program catches it."""
 
 
 class ToyEvaluator:
@@ -66,22 +63,6 @@ def outcome_of(workdir):
   return (state, json.dumps(last.ledger), last.round, (workdir / "metrics.csv").read_bytes(),
           (workdir / "privacy.json").read_bytes(), (workdir / "config.json").read_bytes(),
           json.loads((workdir / "summary.json").read_text())["metrics"])
-
-
-def interrupt(monkeypatch, owner, name, call, before):
-  """Dies at the given call of a function, before or after it did its work."""
-  original, calls = getattr(owner, name), []
-
-  def dying(*args, **kwargs):
-    calls.append(1)
-    if before and len(calls) == call:
-      raise Killed
-    result = original(*args, **kwargs)
-    if not before and len(calls) == call:
-      raise Killed
-    return result
-
-  monkeypatch.setattr(owner, name, dying)
 
 
 MOMENTS = [
