@@ -42,8 +42,8 @@ def base() -> ml_collections.ConfigDict:
       "seed": 0,
       "data": {
           "sources": {},
-          "regions": {"size": 64, "positives_per_face": 2, "negatives_per_image": 3,
-                      "jittered_per_face": 4, "frame": "corner"},
+          "regions": {"size": 64, "positives_per_face": 2, "negatives_per_image": 1,
+                      "jittered_per_face": 4, "parts_per_face": 1, "frame": "corner"},
           "proposer": {"name": "random", "count": 60, "scales": (0.15, 0.9),
                        "aspects": (0.7, 1.4)},
           "test_fraction": 0.3,

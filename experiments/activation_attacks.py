@@ -17,6 +17,7 @@ import numpy as np
 from fedjax_face.algorithms import parts
 from fedjax_face.attacks import activation_suite
 from fedjax_face.attacks.activation_suite import Findings
+from fedjax_face.attacks.averaging import Averaged
 from fedjax_face.attacks.error_rates import Separation
 from fedjax_face.data.sources import Sources
 from fedjax_face.evaluation.confidence import Estimate
@@ -84,8 +85,7 @@ def _attacked(config: Any, own: Any, folder: pathlib.Path, sources: Sources) -> 
   embed = jax.jit(lambda images: model.embed(built.backbone, images))
   return activation_suite.attack(
       built.algorithm.parts, state, built.algorithm.hparams["noise_multiplier"], received, order,
-      sources,
-      embed, config.to_dict(), jax.random.key(config.seed))
+      sources, embed, config.to_dict(), jax.random.key(config.seed))
 
 
 def _transcript(algorithm: Algorithm, sources: Sources, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -156,6 +156,8 @@ def _record(played: _Played) -> dict[str, Any]:
       "recognised_on_originals": guess(found.recognised.originals),
       "distinguishing": _separation(found.distinguished),
       "distinguishing_canaries": _separation(found.audited), "noise_over_claim": found.noise,
+      "averaging": _averaging(found.averaged),
+      "labels_from_gradients": {f"{z:g}": guess(g) for z, g in found.labels.items()},
       "membership_loss": _separation(found.members),
       "membership_transcript": _separation(found.members_by_transcript),
       "membership_lira": _separation(found.members_by_ratio),
@@ -169,6 +171,12 @@ def _separation(found: Separation | None) -> dict[str, Any] | None:
   return {"auc": found.auc._asdict(), "largest_auc": found.largest_auc, "points": [
       {"false_positive_rate": p.target, "true_positive_rate": p.true_positive_rate._asdict(),
        "bound": p.bound, "exceeds_bound": bool(p.exceeds_bound)} for p in found.points]}
+
+
+def _averaging(found: Averaged | None) -> dict[str, Any] | None:
+  return None if found is None else {
+      "releases": found.releases, "error": found.error._asdict(), "fresh": found.fresh,
+      "cached": found.cached, "below_fresh": bool(found.below_fresh)}
 
 
 def _print(cuts: Mapping[str, Sequence[Setting]], title: str) -> None:

@@ -3,11 +3,13 @@ r"""Runs a config beside its baselines over several seeds and prints one table.
 python -m experiments.compare --config=configs/dp_fedemb.py:femnist --workdir=runs/femnist --seeds=3
 
 What is compared is `get_comparison(variant)` of the config file: names and the overrides that make
-each setting. Where the file has `get_gap(variant)`, two names, the table also says how much of the
-gap between these two each setting closes, and gap.png and overlap.png show it. Where it has
-`get_equivalence(variant)`, {"reference": setting, "margins": {metric: margin}}, a second table says
-which settings are as good as the reference within the margins. Finished runs are not repeated, so
-seeds can be computed by several processes (--only_seed) and joined by a last call.
+each setting. comparison.json holds the table; curves.png draws the headline metrics over training,
+where they were evaluated on the way. Where the file has `get_gap(variant)`, two names, the table
+also says how much of the gap between these two each setting closes, and gap.png and overlap.png
+show it. Where it has `get_equivalence(variant)`, {"reference": setting, "margins": {metric:
+margin}}, a second table says which settings are as good as the reference within the margins.
+Finished runs are not repeated, so seeds can be computed by several processes (--only_seed) and
+joined by a last call.
 """
 
 from __future__ import annotations
@@ -248,6 +250,16 @@ def _share_words(m: Mapping[str, float]) -> str:
   return f"{m['share']:.0%} [{m['share_low']:.0%}, {m['share_high']:.0%}]"
 
 
+def _draw_curves(configs: Mapping[str, Any], metrics: Sequence[str], workdir: pathlib.Path,
+                 seeds: Sequence[int]) -> None:
+  from fedjax_face.report import curves_figure, figures
+  runs = {name: [figures.read_metrics(workdir / name / f"seed{seed}" / "metrics.csv")
+                 for seed in seeds] for name in configs}
+  if any(len(curves_figure.course(own, metric).rounds) > 1
+         for own in runs.values() for metric in metrics):
+    figures.save(curves_figure.curves(runs, metrics), workdir / "curves.png")
+
+
 def _draw(table: Mapping[str, Any], results: Mapping[str, Sequence[tuple[dict, dict]]],
           metrics: Sequence[str], gap: tuple[str, str], workdir: pathlib.Path) -> None:
   from fedjax_face.report import figures, silo_figures
@@ -293,6 +305,7 @@ def _compare(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   _print(table, headline, values.seeds, _unit(results))
   if equivalence:
     _print_equivalence(table, equivalence)
+  _draw_curves(configs, headline, workdir, range(values.seeds))
   if gap:
     _draw(table, results, headline, gap, workdir)
 

@@ -18,14 +18,19 @@ import optax
 from fedjax_face.algorithms.dp_activations import SplitState, SplitSystem
 from fedjax_face.attacks import decoder, distinguishing, inversion, membership, reconstruction
 from fedjax_face.attacks.attribute import attribute_attack
+from fedjax_face.attacks.averaging import Averaged, averaging
 from fedjax_face.attacks.error_rates import Bound, Guess, Separation, gaussian_bound
+from fedjax_face.attacks.label_leakage import cluster_attack
 from fedjax_face.attacks.reconstruction import Quality, Reidentification
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.sources import Sources
-from fedjax_face.split.mechanism import noised
+from fedjax_face.split.mechanism import example_keys, noised
+from fedjax_face.split.message import Reply
+from fedjax_face.split.step import logit_gradients
 
 EmbedFn = Callable[[jax.Array], jax.Array]
 _CHUNK = 64
+_ITERATIONS = 10  # of the clustering of gradients
 
 
 class Findings(NamedTuple):
@@ -41,6 +46,10 @@ class Findings(NamedTuple):
     audited: the same for two activations as far apart as the clip allows.
     noise: standard deviation of what was received about the clean activations, over that claimed;
       nan without noise.
+    averaged: the mean of as many releases with fresh noise as there are passes, each with the
+      noise that `frozen_fresh` needs for the same epsilon; None without noise.
+    labels: noise multiplier -> labels guessed from the gradients of the logits, which devices send
+      under `u_shaped`.
     members: training pictures told from others by the trained server's loss.
     members_by_transcript: by the nearest activation that the server received.
     members_by_ratio: the same by likelihood ratios of shadow servers, where it was asked for.
@@ -56,6 +65,8 @@ class Findings(NamedTuple):
   distinguished: Separation | None
   audited: Separation | None
   noise: float
+  averaged: Averaged | None
+  labels: dict[float, Guess]
   members: Separation
   members_by_transcript: Separation
   members_by_ratio: Separation | None
@@ -80,7 +91,8 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, rece
     embed: uint8 [B, H, W, C] -> embeddings; the attacker's face recogniser, of public data.
     options: `decoder`: keyword arguments of `train_decoder`; `inversion`: of `inversion`, and
       `pictures`, 0 for none; `trials` of distinguishing; `shadows`, 0 for none, and
-      `shadow_learning_rate`; `ridge` of the trait.
+      `shadow_learning_rate`; `ridge` of the trait; `label_noise`: noise multipliers of the
+      gradients that labels are guessed from.
     key: of the attacks' own draws.
 
   Raises:
@@ -91,7 +103,7 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, rece
                      "suite attacks frozen_cached with one device, where a picture is sent once")
   if sources.public is None:
     raise ValueError("the attacks need data.public: the attacker's own pictures")
-  key, *keys = jax.random.split(key, 7)
+  key, *keys = jax.random.split(key, 8)
   device = system.device_of(state, 0)
   features = _features(system, device)
   sigma = float(system.clip.noise_stddev(system.clip_norm, noise_multiplier))
@@ -130,6 +142,10 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, rece
       audited=tell(*distinguishing.canaries(
           system.split.shape, system.clip_norm, system.clip.non_negative), keys[0]),
       noise=float(np.std(sent - clean) / sigma) if sigma else math.nan,
+      averaged=_averaged(system, clean[victims], noise_multiplier, keys[5]) if sigma else None,
+      labels={float(multiplier): _labels(system, state.server.params, sent, train.label, victims,
+                                         multiplier, keys[6])
+              for multiplier in options["label_noise"]},
       members=members,
       members_by_transcript=by_transcript,
       members_by_ratio=by_ratio,
@@ -177,6 +193,30 @@ def _distinguish(system: SplitSystem, first: jax.Array, second: jax.Array, sigma
       activations, system.clip, system.clip_norm, noise_multiplier, keys)
   return distinguishing.distinguish(release, first, second, key, sigma=sigma,
                                     mu=1 / noise_multiplier, trials=trials).guarantee
+
+
+def _averaged(system: SplitSystem, clean: np.ndarray, noise_multiplier: float,
+              key: jax.Array) -> Averaged:
+  """All that a run of `frozen_fresh` sends of some pictures at this run's epsilon, averaged."""
+  passes = system.schedule.epochs
+  each = noise_multiplier * math.sqrt(passes)
+  send = jax.jit(lambda key: noised(jnp.asarray(clean), system.clip, system.clip_norm, each,
+                                    example_keys(key, jnp.arange(len(clean)))))
+  received = np.stack([np.asarray(send(own)) for own in jax.random.split(key, passes)])
+  return averaging(received, clean, float(system.clip.noise_stddev(system.clip_norm, each)))[-1]
+
+
+def _labels(system: SplitSystem, server: Any, sent: np.ndarray, labels: np.ndarray,
+            hints: np.ndarray, noise_multiplier: float, key: jax.Array) -> Guess:
+  """From gradients of the logits; one example of each class, a row of `hints`, is known."""
+  logits = jax.jit(system.split.server)(server, sent)
+  gradients = np.asarray(logit_gradients(
+      Reply(logits, jnp.arange(len(sent)), jnp.int32(0)), jnp.asarray(labels), noise_multiplier,
+      key).values)
+  known = np.zeros(len(sent), bool)
+  known[hints] = True
+  return cluster_attack(gradients[~known], labels[~known], gradients[hints[np.argsort(
+      labels[hints])]], iterations=_ITERATIONS)
 
 
 def _trait(public: FaceDataset, train: FaceDataset, of_public: np.ndarray, sent: np.ndarray,

@@ -16,6 +16,7 @@ Proposer = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 _LEAST_SIDE = 2.                  # pixels
 _SHIFT, _STRETCH = .25, .35       # reach of the jitter: of a side, and of the log of a side
+_PART = (.25, .7)
 _HALVINGS = 10
 
 
@@ -143,6 +144,26 @@ def jittered_boxes(boxes: np.ndarray, count: int, width: float, height: float, l
       break
     reach[far] *= .5
   return jittered
+
+
+def parts_of_boxes(boxes: np.ndarray, count: int, width: float, height: float,
+                   rng: np.random.Generator) -> np.ndarray:
+  """Boxes on parts of given ones: centred inside, with sides of a quarter to seven tenths.
+
+  Args:
+    boxes: float32 [F, 4], inside the image.
+    count: how many of each.
+    width: of the image, pixels.
+    height: of the image, pixels.
+    rng: draws them.
+
+  Returns:
+    float32 [F * count, 4] cut to the image, those of one box together.
+  """
+  given = np.repeat(np.asarray(boxes, np.float32).reshape(-1, 4), count, axis=0)
+  side = given[:, 2:] * _log_uniform(_PART, len(given), rng)[:, None]
+  centre = given[:, :2] + rng.uniform(0, 1, (len(given), 2)) * given[:, 2:]
+  return clip_boxes(np.concatenate([centre - .5 * side, side], -1), width, height)
 
 
 def _moved(boxes: np.ndarray, jitter: np.ndarray) -> np.ndarray:

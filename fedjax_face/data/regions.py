@@ -16,7 +16,7 @@ from PIL import Image
 
 from fedjax_face.data.boxes import Frame, clip_boxes, iou, to_region
 from fedjax_face.data.photographs import DETECTION, LANDMARKS, Photographs
-from fedjax_face.data.proposals import Proposer, jittered_boxes
+from fedjax_face.data.proposals import Proposer, jittered_boxes, parts_of_boxes
 
 
 class Regions(NamedTuple):
@@ -49,6 +49,9 @@ class Regions(NamedTuple):
   original: np.ndarray
 
 
+_PARTS_PER_WANTED = 3  # candidates for each part of a face that is wanted; some overlap too much
+
+
 @dataclasses.dataclass(frozen=True)
 class RegionOptions:
   """Which candidates become regions.
@@ -59,6 +62,7 @@ class RegionOptions:
     negatives_per_image: at most so many regions without a face.
     jittered_per_face: boxes near each face that join the proposer's candidates; 0 = none, and a
       face that the proposer misses has no region.
+    parts_per_face: at most so many regions without a face that show a part of one.
     frame: coordinates of the landmarks, 'corner' (DPLH) or 'centre' (HyperFace).
     positive_iou: a candidate that overlaps a face by more than this is that face.
     negative_iou: a candidate that overlaps every face by less than this is none; between, ignored.
@@ -71,13 +75,14 @@ class RegionOptions:
   positives_per_face: int
   negatives_per_image: int
   jittered_per_face: int
+  parts_per_face: int = 0
   frame: Frame = "corner"
   positive_iou: float = .5
   negative_iou: float = .35
 
   def __post_init__(self):
     for field, least in (("size", 1), ("positives_per_face", 0), ("negatives_per_image", 0),
-                         ("jittered_per_face", 0)):
+                         ("jittered_per_face", 0), ("parts_per_face", 0)):
       if getattr(self, field) < least:
         raise ValueError(f"{field} is {getattr(self, field)}; expected at least {least}")
     if not 0 < self.negative_iou <= self.positive_iou <= .95:
@@ -253,14 +258,18 @@ def _regions_of(photographs: Photographs, number: int, proposer: Proposer,
   image = photographs.images[number]
   faces = photographs.faces_of(number)
   truth = _inside(photographs, number, image.shape[1], image.shape[0])
-  candidates = np.concatenate([
-      jittered_boxes(truth, options.jittered_per_face, image.shape[1], image.shape[0],
-                     options.positive_iou, rng),
+  size = image.shape[1], image.shape[0]
+  whole = np.concatenate([
+      jittered_boxes(truth, options.jittered_per_face, *size, options.positive_iou, rng),
       proposer(image, rng)])
+  candidates = np.concatenate(
+      [whole, parts_of_boxes(truth, _PARTS_PER_WANTED * options.parts_per_face, *size, rng)])
   owner = assign(candidates, truth, options.positive_iou, options.negative_iou)
-  wanted = [(face, options.positives_per_face) for face in range(len(truth))]
-  rows = np.concatenate([_sample(np.flatnonzero(owner == face), count, rng)
-                         for face, count in [*wanted, (-1, options.negatives_per_image)]])
+  proposed = np.arange(len(candidates)) < len(whole)
+  wanted = [(proposed & (owner == face), options.positives_per_face) for face in range(len(truth))]
+  wanted += [(proposed & (owner == -1), options.negatives_per_image),
+             (~proposed & (owner == -1), options.parts_per_face * len(truth))]
+  rows = np.concatenate([_sample(np.flatnonzero(chosen), count, rng) for chosen, count in wanted])
   return _labelled(photographs, number, candidates[rows], faces.start + owner[rows],
                    owner[rows] >= 0, crop(image, candidates[rows], options.size), options.frame)
 

@@ -8,6 +8,7 @@ from fedjax_face.data.boxes import paired_iou
 from fedjax_face.data.proposals import (
   grid_proposer,
   jittered_boxes,
+  parts_of_boxes,
   random_proposer,
   selective_search_proposer,
 )
@@ -54,6 +55,18 @@ def test_jittered_boxes_stay_near_and_inside():
   strict = jittered_boxes(faces, 50, 100, 40, .9, np.random.default_rng(0))
   assert paired_iou(strict, np.repeat(faces, 50, 0)).min() > .9
   assert jittered_boxes(np.empty((0, 4)), 5, 9, 9, .5, np.random.default_rng(0)).shape == (0, 4)
+
+
+def test_parts_lie_on_their_face_and_are_smaller():
+  faces = np.array([[10, 5, 20, 20], [80, 20, 20, 20]], np.float32)
+  boxes = parts_of_boxes(faces, 200, 100, 40, np.random.default_rng(0))
+  owners = np.repeat(faces, 200, 0)
+  assert boxes.shape == (400, 4) and inside(boxes)
+  centre = boxes[:200, :2] + .5 * boxes[:200, 2:]  # of the face that no border cuts
+  assert (centre >= owners[:200, :2] - 1e-3).all()
+  assert (centre <= (owners[:, :2] + owners[:, 2:])[:200] + 1e-3).all()
+  assert .25 < boxes[:200, 2].min() / 20 < .3 and .65 < boxes[:200, 2].max() / 20 < .701
+  assert parts_of_boxes(np.empty((0, 4)), 5, 9, 9, np.random.default_rng(0)).shape == (0, 4)
 
 
 @pytest.mark.parametrize("make, message", [

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fedjax_face.data.boxes import to_image
+from fedjax_face.data.boxes import iou, to_image
 from fedjax_face.data.photographs import split_by_person
 from fedjax_face.data.proposals import random_proposer
 from fedjax_face.data.region_cache import cached_regions, digest
@@ -50,6 +50,17 @@ def test_labels_of_a_positive_by_hand():
   centred = extract(photographs, fixed([6, 4, 8, 8]), jittered_per_face=0, frame="centre")
   np.testing.assert_allclose(centred.landmarks, regions.landmarks - .5)
   np.testing.assert_array_equal(centred.visible, regions.visible)
+
+
+def test_parts_of_faces_are_no_faces():
+  photographs = make_photographs([0])
+  whole, both = (extract(photographs, fixed([6, 4, 8, 8]), jittered_per_face=0,
+                         negatives_per_image=0, parts_per_face=parts) for parts in (0, 3))
+  assert whole.face.tolist() == [1] and both.face.tolist() == [1, 0, 0, 0]
+  assert (iou(both.box[1:], photographs.box) < .35).all()
+  assert (iou(both.box[1:], photographs.box) > 0).all()
+  np.testing.assert_array_equal(both.images[0], whole.images[0])
+  assert not both.known[1:, 1:].any() and both.known[:, 0].all()
 
 
 def test_a_negative_trains_detection_only():

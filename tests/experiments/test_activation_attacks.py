@@ -70,6 +70,12 @@ def test_attacks_stay_within_the_guarantee_and_are_reported_beside_it(played):
   assert clean["membership_loss"]["points"][0]["bound"] == 1
   assert noisy["recognised"]["largest"] < 1 == clean["recognised"]["largest"]
   assert noisy["membership_lira"] and noisy["inversion"] and noisy["gender"]
+  averaged = noisy["averaging"]
+  assert averaged["releases"] == 2 and averaged["fresh"] < averaged["cached"]
+  assert averaged["error"]["value"] == pytest.approx(averaged["fresh"], rel=0.2)
+  assert not averaged["below_fresh"] and clean["averaging"] is None
+  told = {z: guess["accuracy"]["value"] for z, guess in noisy["labels_from_gradients"].items()}
+  assert told["0"] == 1 and told["4"] < 0.7  # without noise a gradient shows its label
 
 
 def test_an_unknown_suite_is_refused(capsys, tmp_path):
