@@ -42,8 +42,8 @@ def base() -> ml_collections.ConfigDict:
       "seed": 0,
       "data": {
           "sources": {},
-          "regions": {"size": 64, "positives_per_face": 2, "negatives_per_image": 1,
-                      "jittered_per_face": 4, "parts_per_face": 1, "frame": "corner"},
+          "regions": {"size": 64, "positives_per_face": 2, "negatives_per_image": 3,
+                      "jittered_per_face": 4, "parts_per_face": 0, "frame": "corner"},
           "proposer": {"name": "random", "count": 60, "scales": (0.15, 0.9),
                        "aspects": (0.7, 1.4)},
           "test_fraction": 0.3,
@@ -96,7 +96,7 @@ def base() -> ml_collections.ConfigDict:
           "photographs": 40,             # of each source, for the average precision
           "proposer": {"name": "grid", "scales": (0.25, 0.35, 0.5, 0.7), "aspects": (1.0,),
                        "stride": 0.25},
-          "detection": {"threshold": 0.5, "refinements": 1, "overlap": 0.3, "voters": 5},
+          "detection": {"threshold": 0.9, "refinements": 1, "overlap": 0.1, "voters": 5},
           "headline": ("detection_accuracy", "gender_accuracy", "landmark_nme",
                        "visibility_accuracy", "pose_mse"),
       },
@@ -129,12 +129,13 @@ def faces() -> ml_collections.ConfigDict:
   python -m experiments.train --config=configs/dp_hyperface.py:faces --workdir=runs/hyperface_faces
   """
   config = base()
+  parts = {"negatives_per_image": 0, "parts_per_face": 2}
   config.data.sources = {
       "aflw2000": {"name": "aflw2000"},
-      # bystanders are not annotated: a region without a label may show a face
-      "lfw": {"name": "lfw_originals", "regions": {"negatives_per_image": 0}},
-      # a chip is one face, without surroundings to cut negatives from
-      "utkface": {"name": "utkface", "regions": {"negatives_per_image": 0}},
+      # Bystanders are not annotated: a region elsewhere may show a face, a part of a face does not.
+      "lfw": {"name": "lfw_originals", "regions": parts},
+      # A chip is one face, without surroundings to cut negatives from.
+      "utkface": {"name": "utkface", "regions": parts},
   }
   config.data.public = {"sources": {"scenes": scenes(400, 200, seed=12)}}
   config.privacy.epsilon = 5.0

@@ -6,7 +6,8 @@ python -m experiments.evaluate --workdir=RUN --data=folder --data_option=path=FA
     --protocols=recall_all_pairs,identification --fars=1e-2,1e-3
 
 Writes evaluation.json and roc.png to RUN/evaluations/NAME (or --out). A set that shares a person
-with the training set is refused.
+with the training set is refused. A method that trains no embeddings is evaluated on its own set and
+by its own metrics; its folder may be that of an edge server, if the device parts are frozen.
 """
 
 from __future__ import annotations
@@ -53,12 +54,17 @@ def _evaluate(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   if values.workdir is None:
     raise ValueError("--workdir is required: the folder of a run")
   workdir = pathlib.Path(values.workdir)
-  config = _config_of(workdir, values)
+  config = _config_of(workdir)
+  embeds = bool(config.evaluation.get("protocols"))
+  if embeds:
+    _ask(config.evaluation, values)
+  else:
+    _refuse_protocols(config, values)
   command_line.use_compilation_cache(values.compilation_cache)
 
   from fedjax_face.training import summary
   from fedjax_face.training.records import write_json
-  done, outcome = _outcome(config, workdir, values)
+  done, outcome = _outcome(config, workdir, values) if embeds else _own_outcome(config, workdir)
   result = {"run": str(workdir), "rounds": done, "data": values.data or "evaluation set of the run",
             "metrics": {name: vars(metric) for name, metric in outcome.metrics.items()},
             "roc": outcome.roc}
@@ -70,24 +76,31 @@ def _evaluate(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   print(f"results: {out}")
 
 
-def _config_of(workdir: pathlib.Path, values: flags.FlagValues) -> Any:
-  """The run's config with the evaluation that the flags ask for, and no noise to calibrate."""
+def _config_of(workdir: pathlib.Path) -> Any:
   import ml_collections
   path = workdir / "config.json"
   if not path.is_file():
     raise FileNotFoundError(f"{path}: no such file; --workdir must be the folder of a run")
-  config = ml_collections.ConfigDict(json.loads(path.read_text()))
-  asked = config.evaluation
-  if not asked.get("protocols"):
-    raise ValueError(f"{workdir}: algorithm {config.algorithm} trains no embeddings; what it "
-                     "reaches is in the run's summary.json")
+  return ml_collections.ConfigDict(json.loads(path.read_text()))
+
+
+def _ask(asked: Any, values: flags.FlagValues) -> None:
+  """Writes what the flags ask for into the config's `evaluation`."""
   asked.protocols = list(values.protocols or asked.protocols)
   asked.fars = [_number(far) for far in values.fars] or list(asked.fars)
   if values.bootstrap is not None:
     asked.bootstrap = values.bootstrap
   if values.flip:
     asked.flip = False if values.flip == "none" else values.flip
-  return config
+
+
+def _refuse_protocols(config: Any, values: flags.FlagValues) -> None:
+  for name in ("data", "data_option", "protocols", "fars", "flip"):
+    if values[name].value:
+      raise ValueError(f"--{name}: algorithm {config.algorithm} trains no embeddings, and is "
+                       "evaluated on its own set by its own metrics")
+  if values.bootstrap is not None:
+    config.evaluation.bootstrap = values.bootstrap
 
 
 def _number(text: str) -> float:
@@ -120,6 +133,26 @@ def _outcome(config: Any, workdir: pathlib.Path, values: flags.FlagValues) -> tu
   evaluator = Evaluator(algorithm, config.evaluation, chosen.evaluation, chosen.pairs, config.seed)
   state = jax.tree.map(jax.numpy.asarray, found.state)
   return found.round, evaluator.outcome(state)
+
+
+def _own_outcome(config: Any, workdir: pathlib.Path) -> tuple[int, Any]:
+  """Of a method that trains no embeddings, on the evaluation set of the run."""
+  import jax
+
+  from fedjax_face.training import checkpoint, edge, experiment
+  say = lambda line: print(line, file=sys.stderr)
+  kept = (workdir / "pretrained").exists()
+  built = experiment.build(config, workdir if kept else None, say)
+  if (workdir / "devices.json").is_file():
+    restored = edge.restored_state(built.algorithm, workdir, say)
+  else:
+    found = checkpoint.restore(
+      workdir / "checkpoints", jax.eval_shape(built.algorithm.init, jax.random.key(0)), say)
+    restored = None if found is None else (found.round, found.state)
+  if restored is None:
+    raise FileNotFoundError(f"{workdir}/checkpoints: no checkpoint yet")
+  done, state = restored
+  return done, built.evaluator.outcome(jax.tree.map(jax.numpy.asarray, state))
 
 
 def _chosen(config: Any, sources: Sources, values: flags.FlagValues) -> Sources:

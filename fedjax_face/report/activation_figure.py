@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -57,7 +58,8 @@ def utility_and_attacks(cuts: Mapping[str, Sequence[Setting]], *, delta: float,
   """
   if not cuts or not all(cuts.values()):
     raise ValueError("utility_and_attacks needs at least one cut with a setting")
-  fig = new_figure(3.5 * len(cuts) + 0.6, 7.2)
+  width = 3.0 * len(cuts) + 3.6  # with the legends
+  fig = new_figure(width, 7.2)
   rows = fig.subplots(2, len(cuts), sharex=True, sharey=True, squeeze=False)
   for column, (cut, settings) in enumerate(cuts.items()):
     above, below = rows[0][column], rows[1][column]
@@ -83,7 +85,7 @@ def utility_and_attacks(cuts: Mapping[str, Sequence[Setting]], *, delta: float,
   rows[1][0].set_ylabel("success of the attacks")
   for row in rows:
     row[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9)
-  fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+  fig.suptitle(textwrap.fill(title, int(11 * width)), x=0.01, ha="left", fontsize=11)
   return fig
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,15 @@ import jax
 import numpy as np
 import optax
 
-from fedjax_face.algorithms.dp_activations import GRADIENT_CLIP, split_system
+from fedjax_face.algorithms.dp_activations import GRADIENT_CLIP, SplitState, split_system
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.split.edge_parts import DeviceData, EdgeParts, PrivateGradients
 from fedjax_face.split.message import PADDING
-from fedjax_face.training import experiment
+from fedjax_face.split.step import Part
+from fedjax_face.training import checkpoint, experiment
 from fedjax_face.training.streams import cohort_generator, init_key
 
 
@@ -81,6 +84,24 @@ def build(config: Any, device: int | None = None) -> EdgeParts:
       delta=config.privacy.delta,
       checkpoint_every=messages,
   )
+
+
+def restored_state(algorithm: Algorithm, workdir: pathlib.Path,
+                   say: Callable[[str], None]) -> tuple[int, SplitState] | None:
+  """Steps done and the state of a run that a server kept in its workdir; None before the first.
+
+  Raises:
+    ValueError: the device parts were trained, so they are on the devices.
+  """
+  schedule = algorithm.parts.schedule
+  if schedule.device_is_trained:
+    raise ValueError(f"split.mode={schedule.mode}: the trained parts of the network are on the "
+                     f"devices, and {workdir} holds the server's alone")
+  whole = jax.eval_shape(algorithm.init, jax.random.key(0))
+  found = checkpoint.restore(workdir / "checkpoints", whole.server, say)
+  if found is None:
+    return None
+  return found.round, SplitState(Part(algorithm.parts.device, ()), found.state)
 
 
 def _counted(train: FaceDataset) -> FaceDataset:

@@ -2,10 +2,14 @@
 
 import json
 import pathlib
+import shutil
 
+import jax
+import ml_collections
 import pytest
 
-from experiments import attack
+from experiments import attack, evaluate
+from fedjax_face.training import checkpoint, experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -76,6 +80,27 @@ def test_attacks_stay_within_the_guarantee_and_are_reported_beside_it(played):
   assert not averaged["below_fresh"] and clean["averaging"] is None
   told = {z: guess["accuracy"]["value"] for z, guess in noisy["labels_from_gradients"].items()}
   assert told["0"] == 1 and told["4"] < 0.7  # without noise a gradient shows its label
+
+
+def test_a_run_is_evaluated_again_whole_or_as_an_edge_server_left_it(played, tmp_path, capfd):
+  run, server = played / "bottleneck_8", tmp_path / "server"
+  off = "--compilation_cache=off"
+  assert evaluate.main([f"--workdir={run}", f"--out={tmp_path}/whole", off]) == 0
+  config = ml_collections.ConfigDict(json.loads((run / "config.json").read_text()))
+  algorithm = experiment.build(config, run, lambda line: None).algorithm
+  found = checkpoint.restore(
+      run / "checkpoints", jax.eval_shape(algorithm.init, jax.random.key(0)), print)
+  checkpoint.save(server / "checkpoints", found._replace(state=found.state.server))
+  shutil.copytree(run / "pretrained", server / "pretrained")
+  shutil.copy(run / "config.json", server)
+  (server / "devices.json").write_text("{}")
+  assert evaluate.main([f"--workdir={server}", f"--out={tmp_path}/edge", off]) == 0
+  expected = json.loads((run / "summary.json").read_text())["metrics"]
+  for name in ("whole", "edge"):
+    assert json.loads((tmp_path / name / "evaluation.json").read_text())["metrics"] == expected
+  capfd.readouterr()
+  assert evaluate.main([f"--workdir={run}", "--protocols=identification", off]) == 2
+  assert "dp_activations trains no embeddings" in capfd.readouterr().err
 
 
 def test_an_unknown_suite_is_refused(capsys, tmp_path):
