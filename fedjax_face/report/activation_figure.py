@@ -52,7 +52,7 @@ def utility_and_attacks(cuts: Mapping[str, Sequence[Setting]], *, delta: float,
   """A column for each cut; above what the server learns to do, below what it learns of people.
 
   Args:
-    cuts: name -> settings in the order of the axis, strongest noise first.
+    cuts: name -> settings, strongest noise first; not every cut needs every epsilon.
     delta: of all epsilons.
     title: data and mechanism in words.
   """
@@ -61,25 +61,28 @@ def utility_and_attacks(cuts: Mapping[str, Sequence[Setting]], *, delta: float,
   width = 3.0 * len(cuts) + 3.6  # with the legends
   fig = new_figure(width, 7.2)
   rows = fig.subplots(2, len(cuts), sharex=True, sharey=True, squeeze=False)
+  epsilons = sorted({s.epsilon for settings in cuts.values() for s in settings})
   for column, (cut, settings) in enumerate(cuts.items()):
+    places = [epsilons.index(s.epsilon) for s in settings]
     above, below = rows[0][column], rows[1][column]
     above.set_title(cut)
-    _line(above, [s.accuracy for s in settings], "on the device, no noise", 0)
-    _line(above, [s.accuracy_noised for s in settings], "on noised activations", 1)
-    above.plot([s.ceiling for s in settings], color=MUTED, ls="--", lw=1.2,
+    _line(above, places, [s.accuracy for s in settings], "on the device, no noise", 0)
+    _line(above, places, [s.accuracy_noised for s in settings], "on noised activations", 1)
+    above.plot(places, [s.ceiling for s in settings], color=MUTED, ls="--", lw=1.2,
                label="most that the noise allows")
-    _line(below, [s.recognised for s in settings], "recognised on reconstructions", 1)
-    below.plot([s.originals for s in settings], color=PALETTE[1], ls=":", lw=1.2,
+    _line(below, places, [s.recognised for s in settings], "recognised on reconstructions", 1)
+    below.plot(places, [s.originals for s in settings], color=PALETTE[1], ls=":", lw=1.2,
                label="recognised on their own pictures")
-    _line(below, [s.ssim for s in settings], "likeness of reconstructions (SSIM)", 2)
-    below.plot([s.blind for s in settings], color=PALETTE[2], ls=":", lw=1.2,
+    _line(below, places, [s.ssim for s in settings], "likeness of reconstructions (SSIM)", 2)
+    below.plot(places, [s.blind for s in settings], color=PALETTE[2], ls=":", lw=1.2,
                label="likeness of the mean picture")
-    _line(below, [s.members for s in settings], "training pictures told, at 1 % false", 3)
-    _line(below, [s.distinguished for s in settings], "two pictures told apart, at 1 % false", 4)
-    below.plot([s.bound for s in settings], color=INK, ls="--", lw=1.2,
+    _line(below, places, [s.members for s in settings], "training pictures told, at 1 % false", 3)
+    _line(below, places, [s.distinguished for s in settings],
+          "two pictures told apart, at 1 % false", 4)
+    below.plot(places, [s.bound for s in settings], color=INK, ls="--", lw=1.2,
                label="most that the guarantee allows")
-    below.set_xticks(range(len(settings)), [
-        "none" if math.isinf(s.epsilon) else f"{s.epsilon:g}" for s in settings])
+    below.set_xticks(range(len(epsilons)), [
+        "none" if math.isinf(epsilon) else f"{epsilon:g}" for epsilon in epsilons])
     below.set_xlabel(f"$\\epsilon$ of an image at $\\delta$ = {delta:g}")
   rows[0][0].set(ylabel="accuracy of the classifier", ylim=(0, 1.02))
   rows[1][0].set_ylabel("success of the attacks")
@@ -89,8 +92,8 @@ def utility_and_attacks(cuts: Mapping[str, Sequence[Setting]], *, delta: float,
   return fig
 
 
-def _line(axes: Axes, values: Sequence[Estimate], label: str, colour: int) -> None:
-  places = range(len(values))
+def _line(axes: Axes, places: Sequence[int], values: Sequence[Estimate], label: str,
+          colour: int) -> None:
   axes.plot(places, [v.value for v in values], "o-", color=PALETTE[colour], label=label)
   axes.fill_between(places, [v.low for v in values], [v.high for v in values],
                     color=PALETTE[colour], alpha=0.15, lw=0)
