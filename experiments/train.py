@@ -38,13 +38,14 @@ def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   done, privacy = run.run(values.config, values.workdir)
   if mesh.is_main_process():
     workdir = pathlib.Path(values.workdir)
-    _draw(workdir, done)
+    _draw(workdir, done, values.config.evaluation.headline)
     summary.print_results(workdir, done, privacy)
 
 
-def _draw(workdir: pathlib.Path, done: dict) -> None:
+def _draw(workdir: pathlib.Path, done: dict, headline: Sequence[str]) -> None:
   from fedjax_face.report import figures
-  figures.save(figures.training_curves(workdir / "metrics.csv"), workdir / "figures/training.png")
+  figures.save(figures.training_curves(workdir / "metrics.csv", evaluation=headline),
+               workdir / "figures/training.png")
   if done.get("overlap"):
     from fedjax_face.report import silo_figures
     figures.save(silo_figures.overlap({done["algorithm"]: done["overlap"]}),

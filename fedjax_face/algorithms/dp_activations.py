@@ -348,7 +348,7 @@ def _server_step(system: SplitSystem, part: Part, messages: Message, true_labels
   losses = optax.softmax_cross_entropy_with_integer_labels(logits.values, true_labels)
   count = jnp.maximum(real.sum(), 1)
   return done._replace(metrics={"loss": jnp.where(real, losses, 0).sum() / count,
-                                "accuracy": right.sum() / count})
+                                "train_accuracy": right.sum() / count})
 
 
 def _device_steps(system: SplitSystem, devices: Part, images: jax.Array, reply: Reply, hparams,

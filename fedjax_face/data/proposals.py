@@ -16,7 +16,7 @@ Proposer = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 _LEAST_SIDE = 2.                  # pixels
 _SHIFT, _STRETCH = .25, .35       # reach of the jitter: of a side, and of the log of a side
-_PART = (.25, .7)
+_PART = (.25, .7)                 # side of a part of a face over the face's
 _HALVINGS = 10
 
 

@@ -136,6 +136,7 @@ def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def training_curves(
   metrics: str | os.PathLike | Mapping[str, np.ndarray],
   panels: Mapping[str, Sequence[str]] | None = None,
+  evaluation: Sequence[str] = (),
 ) -> Figure:
   """Loss, evaluation and epsilon against the round, a panel each.
 
@@ -143,12 +144,14 @@ def training_curves(
     metrics: path of a metrics.csv, or its columns; `round` is the horizontal axis, and each other
       column is drawn over the rounds where it is present.
     panels: columns by panel title. Default: columns that contain 'loss'; evaluation metrics (a name
-      with '@' or '/'); columns that contain 'epsilon'. Columns without a
+      with '@' or '/', or in `evaluation`); columns that contain 'epsilon'. Columns without a
       finite value (epsilon of a run without noise) and panels without a column are left out.
+    evaluation: further columns of the default's evaluation panel, as far as they are there.
   """
   columns = metrics if isinstance(metrics, Mapping) else read_metrics(metrics)
   chosen = {
-    title: list(names) for title, names in (panels or _default_panels(columns)).items() if names
+    title: list(names) for title, names in (panels or _default_panels(columns, evaluation)).items()
+    if names
   }
   missing = [name for names in chosen.values() for name in names if name not in columns]
   if missing or not chosen:
@@ -337,15 +340,19 @@ def _markers() -> list[str]:
   return list(MARKERS) * 4
 
 
-def _default_panels(columns: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+def _default_panels(
+  columns: Mapping[str, np.ndarray], evaluation: Sequence[str]
+) -> dict[str, list[str]]:
   """Loss, evaluation and epsilon columns, by their names, as far as they have a finite value."""
   names = [name for name in columns if np.isfinite(columns[name]).any()]
   epsilon = [name for name in names if "epsilon" in name]
   loss = [name for name in names if "loss" in name]
-  evaluation = [
-    name for name in names if ("@" in name or "/" in name) and name not in epsilon + loss
+  evaluated = [
+    name
+    for name in names
+    if ("@" in name or "/" in name or name in evaluation) and name not in epsilon + loss
   ]
-  return {"Loss": loss, "Evaluation": evaluation, "Epsilon": epsilon}
+  return {"Loss": loss, "Evaluation": evaluated, "Epsilon": epsilon}
 
 
 def _nonnegative_from_zero(

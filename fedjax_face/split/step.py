@@ -43,7 +43,7 @@ class ServerStep(NamedTuple):
   Attributes:
     part: the server's, updated.
     reply: of every example the gradient of ITS loss to its activation, shaped like the message.
-    metrics: scalars `loss` and `accuracy`, means over real examples.
+    metrics: scalars `loss` and `train_accuracy`, means over real examples.
   """
 
   part: Part
@@ -216,7 +216,8 @@ def server_step(split: SplitNetwork, optimizer: optax.GradientTransformation, pa
   gradients = _cross_entropy_gradients(logits, labels)
   part, values = _trained(optimizer, part, backward, gradients, real)
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  metrics = {"loss": _mean(losses, real), "accuracy": _mean(logits.argmax(-1) == labels, real)}
+  metrics = {"loss": _mean(losses, real),
+             "train_accuracy": _mean(logits.argmax(-1) == labels, real)}
   return ServerStep(part, _reply(message, values), metrics)
 
 

@@ -158,9 +158,9 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
       rows = _rows(progress, ledger, experiment)
       if done == options.rounds:
         outcome = experiment.evaluator.outcome(state)
-        rows[-1][1].update(outcome.values())
+        _add(rows[-1][1], outcome.values())
       elif evaluated_every and done % evaluated_every == 0:
-        rows[-1][1].update(experiment.evaluator.values(state))
+        _add(rows[-1][1], experiment.evaluator.values(state))
       write(rows)
       if done % saved_every == 0 and done < options.rounds:
         checkpoint.save(workdir / "checkpoints", before._replace(
@@ -205,6 +205,13 @@ def _rows(progress: loop.Progress, ledger: Ledger,
       values |= _epsilons(ledger, options.privacy.delta)
     rows.append((done, values))
   return rows
+
+
+def _add(row: Values, evaluated: Mapping[str, float]) -> None:
+  """Puts an evaluation beside what the round itself measured, never over it."""
+  if shared := row.keys() & evaluated.keys():
+    raise RuntimeError(f"training and evaluation both call a metric {min(shared)}")
+  row.update(evaluated)
 
 
 def _epsilons(ledger: Ledger, delta: float) -> Values:

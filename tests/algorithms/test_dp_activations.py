@@ -226,7 +226,8 @@ def test_every_mode_trains_under_the_loop(sources, recorded, split):
   for leaf, old in zip(*map(jax.tree.leaves, (after.server.params, before.server.params)),
                        strict=True):
     assert np.isfinite(leaf).all() and np.any(leaf != old)
-  assert set(record.metrics[0]) == {"loss", "accuracy"} and 0 < record.metrics[0]["loss"][0] < 9
+  first = record.metrics[0]
+  assert set(first) == {"loss", "train_accuracy"} and 0 < first["loss"][0] < 9
   kernel, old = (state.device.params["conv1"]["kernel"] for state in (after, before))
   if split["mode"].startswith("trained"):
     assert kernel.shape == (2, 3, 3, 1, 2)
@@ -632,6 +633,8 @@ def test_accuracies_stand_beside_the_ceiling(finished):
   with open(folder / "metrics.csv", newline="") as file:
     rows = list(csv.DictReader(file))
   assert [bool(row["accuracy_noised"]) for row in rows] == [False, True, False, True]
+  assert [bool(row["accuracy"]) for row in rows] == [False, True, False, True]
+  assert all(0 <= float(row["train_accuracy"]) <= 1 for row in rows)  # of the server, every pass
 
 
 def test_the_statement_names_both_units(finished):

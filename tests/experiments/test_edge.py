@@ -77,7 +77,7 @@ def test_two_devices_and_what_they_leave(parts, port, tmp_path, capsys):
   assert "done: 4 steps" in said and "step 4 of 4, loss" in said
   server = tmp_path / "server"
   rows = (server / "metrics.csv").read_text().splitlines()
-  assert rows[0] == "round,accuracy,loss" and [row[0] for row in rows[1:]] == list("1234")
+  assert rows[0] == "round,loss,train_accuracy" and [row[0] for row in rows[1:]] == list("1234")
   end = end_state(server, server_part(parts.parts))
   assert end.round == 4 and end.noise_words is None
   privacy = json.loads((server / "privacy.json").read_text())

@@ -40,6 +40,13 @@ def test_training_curves_from_a_file(tmp_path):
   assert texts(fig.axes[1]) == ["recall@far=0.01"]
 
 
+def test_training_curves_draw_the_evaluation_metrics_that_they_are_told():
+  columns = {"round": np.arange(3.0), "loss": np.ones(3), "pose_mse": np.array([np.nan, 0.3, 0.2])}
+  fig = figures.training_curves(columns, evaluation=("pose_mse", "gender_accuracy"))
+  assert [axes.get_title(loc="left") for axes in fig.axes] == ["Loss", "Evaluation"]
+  assert texts(fig.axes[1]) == ["pose_mse"]
+
+
 def test_training_curves_have_no_panel_for_an_infinite_epsilon():
   columns = {"round": np.arange(3.0), "loss": np.ones(3), "epsilon": np.full(3, np.inf)}
   fig = figures.training_curves(columns)

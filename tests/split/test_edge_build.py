@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.models import registry as models
 from fedjax_face.models.dense import Dense
 from fedjax_face.split.message import PADDING
-from fedjax_face.training import edge, experiment
+from fedjax_face.training import checkpoint, edge, experiment
 
 
 class Tiny(nn.Module):
@@ -104,3 +105,21 @@ def test_a_device_keeps_its_own_images_and_sends_each_once_in_a_pass(loaded):
 def test_there_are_no_other_devices(device):
   with pytest.raises(ValueError, match=f"device {device}: devices are numbered 0 to 1"):
     edge.build(tiny_config(), device)
+
+
+def test_a_server_alone_cannot_restore_what_its_devices_trained(tmp_path):
+  """A frozen device part comes from the config; a trained one is nowhere on the server."""
+  config = tiny_config()
+  algorithm = experiment.build(config, say=lambda line: None).algorithm
+  assert edge.restored_state(algorithm, tmp_path, pytest.fail) is None
+  server = jax.tree.map(np.asarray, algorithm.init(jax.random.key(1)).server)
+  checkpoint.save(tmp_path / "checkpoints", checkpoint.Checkpoint(3, server, [], None, "", ""))
+  done, state = edge.restored_state(algorithm, tmp_path, pytest.fail)
+  assert done == 3
+  jax.tree.map(np.testing.assert_array_equal, state.server, server)
+  jax.tree.map(np.testing.assert_array_equal, state.device.params, algorithm.parts.device)
+
+  config.split.mode = "trained_published"
+  trained = experiment.build(config, say=lambda line: None).algorithm
+  with pytest.raises(ValueError, match="split.mode=trained_published: the trained parts"):
+    edge.restored_state(trained, tmp_path, pytest.fail)

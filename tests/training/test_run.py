@@ -199,3 +199,9 @@ def test_non_finite_parameters_stop_the_run_and_are_not_saved(tmp_path, toy_expe
   assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == "00000004"
   assert (tmp_path / "PRIVACY.md").exists()
   assert json.loads((tmp_path / "summary.json").read_text())["status"].startswith("stopped: ")
+
+
+def test_an_evaluation_never_writes_over_what_training_measured(tmp_path, monkeypatch):
+  monkeypatch.setattr(ToyEvaluator, "values", lambda self, state: {"loss": 0.0})
+  with pytest.raises(RuntimeError, match="training and evaluation both call a metric loss"):
+    run.run(options(), tmp_path)
