@@ -59,10 +59,11 @@ def base() -> ml_collections.ConfigDict:
           "weight_scale": 0.1,           # kappa: log-variance over parameter
           "optimizer": "momentum",       # sgd | momentum | adam
           "flip": True,
+          "frozen": (),                  # layers that stay as pre-trained, e.g. CONVOLUTIONS
       },
       # hyperface: all tasks of the public set; face_detector: faces and no faces, as published
       "pretrain": {"public": True, "algorithm": "hyperface", "rounds": 400,
-                   "model": {"optimizer": "adam", "task_weights": "uncertainty"},
+                   "model": {"optimizer": "adam", "task_weights": "uncertainty", "frozen": ()},
                    "hparams": {"learning_rate": 1e-3, "weight_learning_rate_scale": 300.0},
                    "cohort": {"unit": "image", "batch_size": 64, "capacity": 128}},
       "cohort": {

@@ -19,6 +19,7 @@ from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm, Data
 from fedjax_face.losses import multi_task
 from fedjax_face.losses.multi_task import TASKS, Targets, TaskWeighting
 from fedjax_face.models import registry as models
+from fedjax_face.models.frozen import freeze
 from fedjax_face.privacy import noise, per_example
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release, non_private
@@ -95,6 +96,7 @@ def _training(
     noise_: noise.Noise | None, noise_multiplier: float, release: Release) -> Algorithm:
   """Wires chosen parts into steps, and their ledger entry."""
   config, network = given.config, task_network(given)
+  trained, whole = _trained_part(given)
   hparams = {key: value for key, value in config.hparams.items() if value is not None}
   hparams["noise_multiplier"] = noise_multiplier
   project = lambda params: params | {"weights": weighting.project(params["weights"])}
@@ -104,7 +106,7 @@ def _training(
   def init(key: jax.Array) -> dp_sgd.SgdState:
     image = jnp.zeros((1, *given.train.images.shape[1:]))
     fresh = lambda: network.init(key, image)["params"]
-    return steps.init({"network": fresh() if given.backbone is None else given.backbone,
+    return steps.init({"network": fresh() if given.backbone is None else trained,
                        "weights": weighting.init()}, hparams)
 
   def step(state, data, cohort, hparams, keys):
@@ -121,8 +123,8 @@ def _training(
       releases=(release,),
       not_covered=NOT_COVERED,
       predict=lambda state, images: network.apply(
-          {"params": state.average["network"]}, pixels.normalise(images)),
-      start=lambda state: state.average["network"],
+          {"params": whole(state.average["network"])}, pixels.normalise(images)),
+      start=lambda state: whole(state.average["network"]),
       communication=lambda state: NO_COMMUNICATION,
       sampling=sampling.words,
       population=sampling.population,
@@ -134,6 +136,20 @@ def task_network(given: Ingredients) -> Any:
   options = given.config.model
   landmarks = given.train.targets["landmarks"].shape[1]
   return models.task_network(options.network, landmarks, **options.get("network_options", {}))
+
+
+def _trained_part(given: Ingredients) -> tuple[Any, Callable[[Any], Any]]:
+  """Parameters of the pre-trained network without those of `model.frozen`, and what adds these.
+
+  Raises:
+    ValueError: frozen layers that are not pre-trained, or that the network lacks.
+  """
+  if not given.config.model.frozen:
+    return given.backbone, lambda params: params
+  if given.backbone is None:
+    raise ValueError(f"model.frozen={tuple(given.config.model.frozen)} without pretrain: layers "
+                     "that never train would stay random")
+  return freeze(given.backbone, given.config.model.frozen)
 
 
 def task_weighting(options: Any) -> TaskWeighting:
@@ -177,10 +193,10 @@ def _sampling(given: Ingredients) -> dp_sgd.UnitSampling:
 
 def _loss(given: Ingredients, weighting: TaskWeighting):
   """(params, Data of N regions) -> [N, 5], whose sum over the tasks is a region's loss."""
-  network = task_network(given)
+  network, whole = task_network(given), _trained_part(given)[1]
 
   def loss(params, rows: Data) -> jax.Array:
-    outputs = network.apply({"params": params["network"]}, pixels.normalise(rows.images))
+    outputs = network.apply({"params": whole(params["network"])}, pixels.normalise(rows.images))
     everywhere = jnp.ones(rows.images.shape[0], bool)
     losses, applies = multi_task.task_losses(outputs, Targets(**rows.targets), everywhere)
     return weighting.terms(params["weights"], losses, applies)

@@ -215,6 +215,50 @@ def test_a_detector_of_faces_trains_nothing_else(sources):
   assert changed(moved) == {"shared", "detection"}
 
 
+@pytest.mark.parametrize("form", ["scanned", "ghost"])
+def test_frozen_layers_get_neither_gradient_nor_noise(sources, form):
+  """They stay as pre-trained, and the others move as if they were constants."""
+  backbone = started(build(tiny_faces.config(**PLAIN_SGD), sources)).params["network"]
+  config = tiny_faces.config(**PLAIN_SGD | {"model.frozen": ("shared", "pose"),
+                                            "privacy.form": form})
+  algorithm = dp_hyperface.dp_hyperface(given(config, sources)._replace(backbone=backbone))
+  before, after, _ = stepped(algorithm, sources)
+  learned = set(TASKS) - {"pose"}
+  assert set(before["network"]) == learned
+  assert changed(jax.tree.map(np.subtract, before, after)["network"]) == learned
+  state = started(algorithm)._replace(average=after)
+  whole = algorithm.start(state)
+  for layer in ("shared", "pose"):
+    np.testing.assert_array_equal(whole[layer]["kernel"], backbone[layer]["kernel"])
+  np.testing.assert_array_equal(whole["gender"]["kernel"], after["network"]["gender"]["kernel"])
+  images = sources.train.images[:3]
+  moved = algorithm.predict(state, images)
+  assert np.any(moved.gender != algorithm.predict(started(algorithm), images).gender)
+  np.testing.assert_array_equal(
+      moved.pose, algorithm.predict(started(algorithm), images).pose)
+
+
+def test_the_clip_and_both_forms_see_only_what_trains(sources):
+  """Gradients of the frozen layers neither fill the clip norm nor appear in a ghost norm."""
+  backbone = started(build(tiny_faces.config(), sources)).params["network"]
+  config = tiny_faces.config(**{"model.frozen": ("shared",)})
+  ingredients = given(config, sources)._replace(backbone=backbone)
+  loss = dp_hyperface._loss(ingredients, dp_hyperface.task_weighting(config.model))
+  params = started(dp_hyperface.dp_hyperface(ingredients)).params
+  batch = jax.tree.map(lambda leaf: leaf[:12].reshape(4, 3, *leaf.shape[1:]), data_of(sources))
+  found = {form: jax.jit(per_example.clipped_gradient_sum(loss, per_example.joint(ADD), form))(
+      params, batch, jnp.ones((4, 3), bool), .05) for form in ("vmapped", "scanned", "ghost")}
+  unfrozen, everything = loss_of(tiny_faces.config(), sources)
+  full = jax.jit(per_example.clipped_gradient_sum(unfrozen, per_example.joint(ADD), "vmapped"))(
+      everything | {"network": backbone}, batch, jnp.ones((4, 3), bool), .05)
+  for form in ("scanned", "ghost"):
+    np.testing.assert_allclose(found[form].norm, found["vmapped"].norm, rtol=1e-4)
+    for mine, theirs in zip(*map(jax.tree.leaves, (found[form].gradient,
+                                                   found["vmapped"].gradient)), strict=True):
+      np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-6)
+  assert np.all(found["vmapped"].norm < full.norm)
+
+
 # ---- units ----
 
 
@@ -287,6 +331,7 @@ def test_public_photographs_may_show_several_people_whatever_the_unit():
     ({"hparams.clip_norm": math.inf}, "hparams.clip_norm=inf: expected .* below infinity"),
     ({"privacy.clip": "grouped", "model.task_weights": "fixed"},
      "privacy.clip=grouped with model.task_weights=fixed"),
+    ({"model.frozen": ("shared",)}, "model.frozen=\\('shared',\\) without pretrain"),
     ({"privacy.clip": "flat"}, "privacy.clip 'flat' is not one of joint, grouped"),
     ({"privacy.form": "looped"}, "form 'looped' is not one of vmapped, scanned, ghost"),
     ({"model.task_weights": "equal"}, "model.task_weights 'equal' is not one of fixed, unc"),
