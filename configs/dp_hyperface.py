@@ -10,6 +10,7 @@ What it is held against are overrides:
 
   non-private       --config.algorithm=hyperface --config.privacy.epsilon=None
   fixed weights     --config.model.task_weights=fixed
+  heads alone       --config.model.frozen="('conv1', 'conv1a', ...)", the names in CONVOLUTIONS
   other epsilon     --config.privacy.epsilon=0.7
   other unit        --config.cohort.unit=region (person)
 """
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 import ml_collections
 from ml_collections.config_dict import placeholder
+
+CONVOLUTIONS = ("conv1", "conv1a", "conv2", "conv3", "conv3a", "conv4", "conv5", "conv_all")
 
 
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
@@ -97,7 +100,9 @@ def base() -> ml_collections.ConfigDict:
           "photographs": 40,             # of each source, for the average precision
           "proposer": {"name": "grid", "scales": (0.25, 0.35, 0.5, 0.7), "aspects": (1.0,),
                        "stride": 0.25},
+          # threshold: faces that are worth drawing; the average precision goes on to lower scores
           "detection": {"threshold": 0.9, "refinements": 1, "overlap": 0.1, "voters": 5},
+          "ranking_threshold": 0.05,
           "headline": ("detection_accuracy", "gender_accuracy", "landmark_nme",
                        "visibility_accuracy", "pose_mse"),
       },
@@ -184,6 +189,9 @@ def get_comparison(variant: str) -> dict[str, dict]:
     settings[f"non_private_{weights}"] = chosen | non_private
     for epsilon in (10.0, 5.0, 0.7):
       settings[f"epsilon{epsilon:g}_{weights}"] = chosen | {"privacy.epsilon": epsilon}
+  for epsilon in (10.0, 5.0, 0.7):
+    settings[f"epsilon{epsilon:g}_frozen"] = {"privacy.epsilon": epsilon,
+                                              "model.frozen": CONVOLUTIONS}
   return settings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pathlib
 import runpy
@@ -15,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_face.algorithms import parts
-from fedjax_face.attacks import activation_suite
+from fedjax_face.attacks import activation_suite, decoder, inversion
 from fedjax_face.attacks.activation_suite import Findings
 from fedjax_face.attacks.averaging import Averaged
+from fedjax_face.attacks.distinguishing import Distinguishing
 from fedjax_face.attacks.error_rates import Separation
 from fedjax_face.data.sources import Sources
 from fedjax_face.evaluation.confidence import Estimate
@@ -42,6 +44,7 @@ class _Played(NamedTuple):
 def play(config: Any, workdir: pathlib.Path) -> None:
   """Runs the suite; what a workdir already holds is not trained again."""
   module = runpy.run_path(config.config)
+  _check(config, module)
   sources: Sources | None = None
   played: dict[str, list[_Played]] = {}
   for cut in config.cuts:
@@ -60,8 +63,38 @@ def play(config: Any, workdir: pathlib.Path) -> None:
       print(f"{name}: attacks", file=sys.stderr, flush=True)
       findings = _attacked(config, own, workdir / name, sources)
       played.setdefault(cut, []).append(_Played(epsilon, summary, findings))
-  assert sources is not None
+  assert sources is not None  # there is a setting
   _write(config, own, played, sources, workdir)
+
+
+def _check(config: Any, module: Mapping[str, Any]) -> None:
+  """Finds mistakes before anything is loaded.
+
+  Raises:
+    ValueError: naming the value and what is expected.
+  """
+  for cut in config.cuts:
+    if cut not in module["CUTS"]:
+      raise ValueError(f"config.cuts: {cut!r} is not one of {', '.join(module['CUTS'])}")
+  if not config.cuts or not (config.epsilons or config.without_noise):
+    raise ValueError("config.cuts and config.epsilons: nothing to attack")
+  for name, least in (("trials", 1), ("shadows", 0), ("people_in_grid", 1)):
+    if config[name] < least:
+      raise ValueError(f"config.{name}={config[name]}: expected at least {least}")
+  for name in ("epsilons", "label_noise"):
+    if not all(value >= 0 and (value > 0 or name == "label_noise") for value in config[name]):
+      raise ValueError(f"config.{name}={config[name]}: expected numbers above 0, of label_noise at "
+                       "least 0")
+  _check_names("decoder", config.decoder, decoder.train_decoder)
+  _check_names("inversion", config.inversion, inversion.inversion, "pictures")
+
+
+def _check_names(section: str, given: Mapping[str, Any], function: Any, *more: str) -> None:
+  known = {name for name, parameter in inspect.signature(function).parameters.items()
+           if parameter.kind is parameter.KEYWORD_ONLY} | set(more)
+  if wrong := set(given) ^ known:
+    raise ValueError(f"config.{section}: {min(wrong)!r} is missing or unknown; expected "
+                     f"{', '.join(sorted(known))}")
 
 
 def _share_pretraining(workdir: pathlib.Path, own: pathlib.Path) -> None:
@@ -124,13 +157,14 @@ def _write(config: Any, own: Any, played: Mapping[str, Sequence[_Played]], sourc
 def _setting(played: _Played) -> Setting:
   metrics, found = played.summary["metrics"], played.findings
   estimate = lambda name: Estimate(*(float(metrics[name][k]) for k in ("value", "low", "high")))
-  told = found.distinguished
+  told = found.distinguished and found.distinguished.guarantee
   return Setting(
       epsilon=played.epsilon,
       accuracy=estimate("accuracy"),
       accuracy_noised=estimate("accuracy_noised"),
       ceiling=float(metrics["accuracy_ceiling"]["value"]),
       recognised=found.recognised.reconstructions.accuracy,
+      recognisable=found.recognised.reconstructions.largest,
       originals=found.recognised.originals.accuracy.value,
       ssim=found.quality.ssim,
       blind=found.blind.ssim.value,
@@ -154,10 +188,12 @@ def _record(played: _Played) -> dict[str, Any]:
       "inversion": quality(found.inverted),
       "recognised": guess(found.recognised.reconstructions),
       "recognised_on_originals": guess(found.recognised.originals),
-      "distinguishing": _separation(found.distinguished),
-      "distinguishing_canaries": _separation(found.audited), "noise_over_claim": found.noise,
+      "distinguishing": _distinguishing(found.distinguished),
+      "distinguishing_canaries": _distinguishing(found.audited),
+      "noise": _averaging(found.noise), "repeated_noise": found.repeated,
       "averaging": _averaging(found.averaged),
-      "labels_from_gradients": {f"{z:g}": guess(g) for z, g in found.labels.items()},
+      "labels_from_gradients": {f"{z:g}": {name: guess(g) for name, g in own._asdict().items()}
+                                for z, own in found.labels.items()},
       "membership_loss": _separation(found.members),
       "membership_transcript": _separation(found.members_by_transcript),
       "membership_lira": _separation(found.members_by_ratio),
@@ -171,6 +207,14 @@ def _separation(found: Separation | None) -> dict[str, Any] | None:
   return {"auc": found.auc._asdict(), "largest_auc": found.largest_auc, "points": [
       {"false_positive_rate": p.target, "true_positive_rate": p.true_positive_rate._asdict(),
        "bound": p.bound, "exceeds_bound": bool(p.exceeds_bound)} for p in found.points]}
+
+
+def _distinguishing(found: Distinguishing | None) -> dict[str, Any] | None:
+  """Beside the guarantee, and beside what the claimed noise allows for these two activations."""
+  if found is None:
+    return None
+  return (_separation(found.guarantee) or {}) | {
+      "distance": found.distance, "by_distance": _separation(found.pair)}
 
 
 def _averaging(found: Averaged | None) -> dict[str, Any] | None:

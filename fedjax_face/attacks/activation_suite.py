@@ -19,8 +19,9 @@ from fedjax_face.algorithms.dp_activations import SplitState, SplitSystem
 from fedjax_face.attacks import decoder, distinguishing, inversion, membership, reconstruction
 from fedjax_face.attacks.attribute import attribute_attack
 from fedjax_face.attacks.averaging import Averaged, averaging
+from fedjax_face.attacks.distinguishing import Distinguishing
 from fedjax_face.attacks.error_rates import Bound, Guess, Separation, gaussian_bound
-from fedjax_face.attacks.label_leakage import cluster_attack
+from fedjax_face.attacks.label_leakage import cluster_attack, residual_attack
 from fedjax_face.attacks.reconstruction import Quality, Reidentification
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.sources import Sources
@@ -31,6 +32,19 @@ from fedjax_face.split.step import logit_gradients
 EmbedFn = Callable[[jax.Array], jax.Array]
 _CHUNK = 64
 _ITERATIONS = 10  # of the clustering of gradients
+
+
+class LabelGuesses(NamedTuple):
+  """Labels guessed from all gradients of the logits that a run under `u_shaped` sends.
+
+  Attributes:
+    by_residual: by what the gradients differ from the server's own probabilities.
+    by_clusters: by their directions, one example of each class known; no bound holds here, as the
+      server's probabilities may show the label as well.
+  """
+
+  by_residual: Guess
+  by_clusters: Guess
 
 
 class Findings(NamedTuple):
@@ -44,12 +58,13 @@ class Findings(NamedTuple):
     distinguished: the two training pictures whose activations lie farthest apart, told from one
       release; None without noise.
     audited: the same for two activations as far apart as the clip allows.
-    noise: standard deviation of what was received about the clean activations, over that claimed;
-      nan without noise.
+    noise: what was received about the clean activations, beside the noise that is claimed; None
+      without noise.
+    repeated: pictures whose noise is also another picture's.
     averaged: the mean of as many releases with fresh noise as there are passes, each with the
       noise that `frozen_fresh` needs for the same epsilon; None without noise.
-    labels: noise multiplier -> labels guessed from the gradients of the logits, which devices send
-      under `u_shaped`.
+    labels: noise multiplier of the gradients of the logits, which devices send under `u_shaped` in
+      every pass -> labels guessed from them.
     members: training pictures told from others by the trained server's loss.
     members_by_transcript: by the nearest activation that the server received.
     members_by_ratio: the same by likelihood ratios of shadow servers, where it was asked for.
@@ -62,11 +77,12 @@ class Findings(NamedTuple):
   blind: Quality
   inverted: Quality | None
   recognised: Reidentification
-  distinguished: Separation | None
-  audited: Separation | None
-  noise: float
+  distinguished: Distinguishing | None
+  audited: Distinguishing | None
+  noise: Averaged | None
+  repeated: int
   averaged: Averaged | None
-  labels: dict[float, Guess]
+  labels: dict[float, LabelGuesses]
   members: Separation
   members_by_transcript: Separation
   members_by_ratio: Separation | None
@@ -141,7 +157,8 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, rece
       distinguished=tell(clean[farthest.first], clean[farthest.second], keys[3]),
       audited=tell(*distinguishing.canaries(
           system.split.shape, system.clip_norm, system.clip.non_negative), keys[0]),
-      noise=float(np.std(sent - clean) / sigma) if sigma else math.nan,
+      noise=averaging(sent[None], clean, sigma)[0] if sigma else None,
+      repeated=_repeated(sent - clean) if sigma else 0,
       averaged=_averaged(system, clean[victims], noise_multiplier, keys[5]) if sigma else None,
       labels={float(multiplier): _labels(system, state.server.params, sent, train.label, victims,
                                          multiplier, keys[6])
@@ -186,13 +203,20 @@ def _invert(system: SplitSystem, device: Any, received: np.ndarray, public: np.n
 
 
 def _distinguish(system: SplitSystem, first: jax.Array, second: jax.Array, sigma: float,
-                 noise_multiplier: float, trials: int, key: jax.Array) -> Separation | None:
+                 noise_multiplier: float, trials: int, key: jax.Array) -> Distinguishing | None:
   if not sigma:
     return None
   release = lambda activations, keys: noised(
       activations, system.clip, system.clip_norm, noise_multiplier, keys)
   return distinguishing.distinguish(release, first, second, key, sigma=sigma,
-                                    mu=1 / noise_multiplier, trials=trials).guarantee
+                                    mu=1 / noise_multiplier, trials=trials)
+
+
+def _repeated(noise: np.ndarray) -> int:
+  """Rows of [N, ...] that are also another row, up to the rounding of a sum."""
+  rows = np.round(noise.reshape(len(noise), -1) / np.abs(noise).max(), 4)
+  counts = np.unique(rows, axis=0, return_counts=True)[1]
+  return int(counts[counts > 1].sum())
 
 
 def _averaged(system: SplitSystem, clean: np.ndarray, noise_multiplier: float,
@@ -207,16 +231,28 @@ def _averaged(system: SplitSystem, clean: np.ndarray, noise_multiplier: float,
 
 
 def _labels(system: SplitSystem, server: Any, sent: np.ndarray, labels: np.ndarray,
-            hints: np.ndarray, noise_multiplier: float, key: jax.Array) -> Guess:
-  """From gradients of the logits; one example of each class, a row of `hints`, is known."""
+            hints: np.ndarray, noise_multiplier: float, key: jax.Array) -> LabelGuesses:
+  """From the gradients of all passes, each with fresh noise, all of the trained server's logits.
+
+  One example of each class, a row of `hints`, is known to the clustering.
+  """
+  passes = system.schedule.epochs
   logits = jax.jit(system.split.server)(server, sent)
-  gradients = np.asarray(logit_gradients(
-      Reply(logits, jnp.arange(len(sent)), jnp.int32(0)), jnp.asarray(labels), noise_multiplier,
-      key).values)
+  reply = Reply(logits, jnp.arange(len(sent)), jnp.int32(0))
+  send = jax.jit(lambda reply, labels, key: logit_gradients(
+      reply, labels, noise_multiplier, key).values)
+  gradients = np.stack([np.asarray(send(reply, jnp.asarray(labels), own))
+                        for own in jax.random.split(key, passes)])
+  probabilities = np.broadcast_to(np.asarray(jax.nn.softmax(logits)), gradients.shape)
   known = np.zeros(len(sent), bool)
   known[hints] = True
-  return cluster_attack(gradients[~known], labels[~known], gradients[hints[np.argsort(
-      labels[hints])]], iterations=_ITERATIONS)
+  mean = gradients.mean(0)
+  return LabelGuesses(
+      residual_attack(probabilities, gradients, labels,
+                      _bound(math.sqrt(passes) / noise_multiplier if noise_multiplier
+                             else math.inf)),
+      cluster_attack(mean[~known], labels[~known], mean[hints[np.argsort(labels[hints])]],
+                     iterations=_ITERATIONS))
 
 
 def _trait(public: FaceDataset, train: FaceDataset, of_public: np.ndarray, sent: np.ndarray,

@@ -2,7 +2,8 @@
 
 With two classes the gradient of an example is (p - y) times a direction that changes slowly: the
 rarer class has the longer gradients, and those of the two classes point in opposite directions.
-With more classes, gradients of one class point the same way.
+With more classes, gradients of one class point the same way. A server that has computed the logits
+itself needs no such likeness: p - y of the logits, taken from its own p, leaves the label.
 
 Source: Li, Sun, Yang, Gao, Zhang, Xie, Smith and Wang, ICLR 2022 ("Label leakage and protection in
 two-party split learning"), sections 3.1 and 3.2.
@@ -22,6 +23,7 @@ from fedjax_face.attacks.error_rates import (
     Guess,
     Separation,
     guesses,
+    largest_identification,
     largest_label_accuracy,
     separation,
     unbounded,
@@ -90,6 +92,38 @@ def cluster_attack(gradients: np.ndarray, labels: np.ndarray, hints: np.ndarray,
   shares = np.bincount(labels, minlength=classes) / len(labels)
   return guesses(guessed == labels, float(shares.max()), largest_label_accuracy(shares, epsilon),
                  level)
+
+
+def residual_attack(probabilities: np.ndarray, gradients: np.ndarray, labels: np.ndarray,
+                    bound: Bound = unbounded, *, level: float = LEVEL) -> Guess:
+  """Guesses from gradients to the logits, p - onehot(label) + noise, by a server that knows p.
+
+  What p lacks of them, added up over the releases, is the label's coordinate and noise. Where the
+  noise is Gaussian and as large in every coordinate, its largest entry is the likeliest label; p
+  itself is not looked at, so that what is measured is the leak of the gradients alone.
+
+  Args:
+    probabilities: float [R, B, K], the server's own at each of R releases.
+    gradients: float [R, B, K], what it received.
+    labels: integer [B], below K.
+    bound: of one example's R releases together.
+    level: of the interval.
+
+  Returns:
+    Guess; chance is the share of the most frequent label.
+
+  Raises:
+    ValueError: shapes do not fit.
+  """
+  labels = np.asarray(labels)
+  if probabilities.shape != gradients.shape or probabilities.shape[1:-1] != labels.shape:
+    raise ValueError(f"probabilities {list(probabilities.shape)}, gradients "
+                     f"{list(gradients.shape)} and labels {list(labels.shape)}; expected "
+                     "[R, B, K] twice and [B]")
+  residual = np.sum(np.asarray(probabilities, np.float64) - gradients, axis=0)
+  shares = np.bincount(labels, minlength=residual.shape[1]) / len(labels)
+  return guesses(residual.argmax(1) == labels, float(shares.max()),
+                 largest_identification(shares, bound), level)
 
 
 def _rows(gradients: np.ndarray) -> np.ndarray:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from fedjax_face.data.photographs import Photographs
 from fedjax_face.data.sources import data_root
 
 _IN_DATA_ROOT: Mapping[str, tuple[str, str]] = {
@@ -54,10 +59,75 @@ def check_public(public: Mapping[str, Mapping[str, Any]],
       if same:
         raise ValueError(f"data.public.sources.{key} and data.sources.{other} are both {same}; "
                          "expected public photographs of other people")
-      if "synthetic_scenes" not in (source.get("name"), theirs.get("name")):
+      if not _is_synthetic(source) and not _is_synthetic(theirs):
         notes.append(f"data.public.sources.{key} ({source.get('name')}) and data.sources.{other} "
                      f"({theirs.get('name')}): whether they share a person cannot be checked")
   return tuple(notes)
+
+
+def check_private(private: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+  """Sentences for the privacy statement about private sources that train together.
+
+  Args:
+    private: sources of `data`, any name -> `name` and options; nothing is read.
+
+  Raises:
+    ValueError: two of them are the same, in the sense of `check_public`.
+  """
+  for (key, source), (other, theirs) in itertools.combinations(private.items(), 2):
+    same = _why_same(source, theirs)
+    if same:
+      raise ValueError(f"data.sources.{key} and data.sources.{other} are both {same}; expected "
+                       "every set once, as what is in two of them would count twice")
+  real = [f"data.sources.{key}" for key, source in private.items() if not _is_synthetic(source)]
+  if len(real) < 2:
+    return ()
+  return (f"{', '.join(real)}: epsilon assumes that no person (cohort.unit=person) and no "
+          "photograph (cohort.unit=image) is in two of them, which is not known; one that is "
+          "counts once in each, and may be on both sides of the split.",)
+
+
+def check_copies(public: Mapping[str, Photographs], private: Mapping[str, Photographs]) -> None:
+  """Refuses a photograph that two private sources, or a public and a private one, both hold.
+
+  Photographs are compared pixel for pixel. Sources that decode theirs when asked are left out.
+
+  Args:
+    public: what was read of the sources of `data.public`.
+    private: what was read of those of `data`.
+
+  Raises:
+    ValueError: the first such photograph.
+  """
+  if len(public) + len(private) < 2:
+    return
+  held: dict[tuple, str] = {}
+  for key, photographs in private.items():
+    own = _digests(f"data.sources.{key}", photographs)
+    _refuse_copies(own, held, "every photograph once, as one in two of them would count twice")
+    held |= own
+  for key, photographs in public.items():
+    _refuse_copies(_digests(f"data.public.sources.{key}", photographs), held,
+                   "public photographs of other people")
+
+
+def _refuse_copies(own: Mapping[tuple, str], held: Mapping[tuple, str], expected: str) -> None:
+  for digest, photograph in own.items():
+    if digest in held:
+      raise ValueError(f"{photograph} is {held[digest]}, pixel for pixel; expected {expected}")
+
+
+def _digests(place: str, photographs: Photographs) -> dict[tuple, str]:
+  """Shape and digest -> which photograph, of those that are in memory."""
+  if not isinstance(photographs.images, np.ndarray | list):
+    return {}
+  return {(image.shape, hashlib.blake2b(image.tobytes()).digest()):
+          f"photograph {number} of {place}" for number, image in enumerate(photographs.images)}
+
+
+def _is_synthetic(source: Mapping[str, Any]) -> bool:
+  """Whether nobody in a source is in any other, unless it is of the same world."""
+  return source.get("name") == "synthetic_scenes"
 
 
 def _why_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:

@@ -117,8 +117,9 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> RegionSources:
     rng_seed: of the split.
 
   Raises:
-    ValueError: an unknown name or key, sources that cannot be split, or a public source that is
-      a private one.
+    ValueError: an unknown name or key, sources that cannot be split, two private sources that are
+      the same, a public source that is a private one, or a photograph that is in two of them (see
+      `region_places.check_copies`).
     FileNotFoundError: data that is not there.
   """
   _check_keys("data", config_data, required=("sources", "regions", "proposer", "test_fraction",
@@ -126,23 +127,29 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> RegionSources:
   split = {"person": photographs.split_by_person, "image": photographs.split_by_image}
   if config_data["split"] not in split:
     raise ValueError(f"data.split={config_data['split']!r}: expected one of {', '.join(split)}")
-  public, public_notes = load_public(config_data)
+  assumed = region_places.check_private(config_data["sources"])
+  public, public_notes, unchecked = load_public(config_data)
   rng = np.random.default_rng(rng_seed)
   sides: tuple[list, list] = ([], [])
   wholes = _wholes("data", config_data, config_data)
+  region_places.check_copies(_public_photographs(config_data, public),
+                             {key: whole.photographs for key, whole in wholes.items()})
   for whole in wholes.values():
     chosen = split[config_data["split"]](whole.photographs, config_data["test_fraction"], rng)
     for side, numbers in zip(sides, chosen, strict=True):
       side.append(_side(whole, numbers))
   unknown, not_covered = _shared_people(config_data["split"], wholes)
   return RegionSources(_joined(sides[0]), _joined(sides[1]), public,
-                       (*_notes(wholes), *unknown, *public_notes), not_covered)
+                       (*_notes(wholes), *unknown, *public_notes),
+                       (*not_covered, *assumed, *unchecked))
 
 
-def load_public(config_data: Mapping[str, Any]) -> tuple[RegionSet | None, tuple[str, ...]]:
-  """The public set of a config alone, or None where it asks for none, and notes about it.
+def load_public(config_data: Mapping[str, Any],
+                ) -> tuple[RegionSet | None, tuple[str, ...], tuple[str, ...]]:
+  """The public set of a config alone, notes about it, and sentences for the privacy statement.
 
-  Of the private sources it looks at the options only.
+  The set is None where the config asks for none. Of the private sources it looks at the options
+  only.
 
   Raises:
     ValueError: an unknown name or key, or a source that is a private one.
@@ -150,13 +157,23 @@ def load_public(config_data: Mapping[str, Any]) -> tuple[RegionSet | None, tuple
   """
   options = config_data.get("public")
   if not options:
-    return None, ()
+    return None, (), ()
   _check_keys("data.public", options, required=("sources",))
   unchecked = region_places.check_public(options["sources"], config_data["sources"])
   wholes = _wholes("data.public", options, config_data)
   public = _joined([_side(w, np.arange(len(w.photographs))) for w in wholes.values()])
-  return public, (f"{public.name}: {len(public.images)} regions are taken as public; the privacy "
-                  "guarantee does not cover them", *unchecked, *_notes(wholes))
+  notes = (f"{public.name}: {len(public.images)} regions are taken as public; the privacy "
+           "guarantee does not cover them", *unchecked, *_notes(wholes))
+  return public, notes, tuple(
+      f"{note}; whoever is in both is not protected on public photographs." for note in unchecked)
+
+
+def _public_photographs(config_data: Mapping[str, Any],
+                        public: RegionSet | None) -> dict[str, Photographs]:
+  """What was read of each source of `data.public`."""
+  if public is None:
+    return {}
+  return dict(zip(config_data["public"]["sources"], public.photographs, strict=True))
 
 
 def proposer(options: Mapping[str, Any], section: str = "data.proposer") -> Proposer:

@@ -231,7 +231,7 @@ def units_of(regions: Regions, unit: str) -> np.ndarray:
 
 
 def mixture(sources: Sequence[Regions]) -> Regions:
-  """All regions of several sources; their photographs and persons never collide.
+  """All regions of several sources, whose photographs and persons are taken as different ones.
 
   Raises:
     ValueError: no sources, or they differ in size, channels or number of landmarks.

@@ -23,6 +23,7 @@ class Setting(NamedTuple):
     accuracy_noised: on noised activations.
     ceiling: of accuracy_noised.
     recognised: share of people recognised on reconstructions.
+    recognisable: the most that the guarantee allows of it.
     originals: the same on their own pictures.
     ssim: of the reconstructions.
     blind: SSIM of the mean public picture.
@@ -38,6 +39,7 @@ class Setting(NamedTuple):
   accuracy_noised: Estimate
   ceiling: float
   recognised: Estimate
+  recognisable: float
   originals: float
   ssim: Estimate
   blind: float
@@ -71,6 +73,8 @@ def utility_and_attacks(cuts: Mapping[str, Sequence[Setting]], *, delta: float,
     above.plot(places, [s.ceiling for s in settings], color=MUTED, ls="--", lw=1.2,
                label="most that the noise allows")
     _line(below, places, [s.recognised for s in settings], "recognised on reconstructions", 1)
+    below.plot(places, [s.recognisable for s in settings], color=PALETTE[1], ls="--", lw=1.2,
+               label="the guarantee's limit of recognition")
     below.plot(places, [s.originals for s in settings], color=PALETTE[1], ls=":", lw=1.2,
                label="recognised on their own pictures")
     _line(below, places, [s.ssim for s in settings], "likeness of reconstructions (SSIM)", 2)
@@ -80,7 +84,7 @@ def utility_and_attacks(cuts: Mapping[str, Sequence[Setting]], *, delta: float,
     _line(below, places, [s.distinguished for s in settings],
           "two pictures told apart, at 1 % false", 4)
     below.plot(places, [s.bound for s in settings], color=INK, ls="--", lw=1.2,
-               label="most that the guarantee allows")
+               label="the guarantee's limit of telling apart")
     below.set_xticks(range(len(epsilons)), [
         "none" if math.isinf(epsilon) else f"{epsilon:g}" for epsilon in epsilons])
     below.set_xlabel(f"$\\epsilon$ of an image at $\\delta$ = {delta:g}")

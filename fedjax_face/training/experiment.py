@@ -74,7 +74,7 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   ledger = Ledger()
   backbone = None
   if config.get("pretrain"):
-    backbone = _pretrain(config, sources, mesh, workdir, say)
+    backbone = pretrained(config, sources, mesh, workdir, say)
   algorithm = registry.build(config, sources, mesh, backbone, _calibration_line(say))
   for note in algorithm.notes:
     say(note)
@@ -106,9 +106,20 @@ def _calibration_line(say: Say) -> Callable[[float, float], None]:
   return line
 
 
-def _pretrain(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike | None,
-              say: Say) -> Any:
-  """Parameters from non-private training on the public set; kept in the workdir."""
+def pretrained(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike | None,
+               say: Say) -> Any:
+  """Parameters from non-private training on the public set; kept in the workdir.
+
+  Args:
+    config: with a section `pretrain`.
+    sources: whose `public` set is trained on.
+    mesh: devices.
+    workdir: read, and written where nothing fits the config yet; None: nowhere.
+    say: told what takes time.
+
+  Raises:
+    ValueError: there is no public set, or pretrain has no number of rounds.
+  """
   from fedjax_face.algorithms import registry
   public = _pretraining_set(sources)
   own = _pretraining_config(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -58,6 +59,9 @@ class FaceTaskEvaluator:
     algorithm: whose `predict` is evaluated.
     config: of the run.
     sources: its data.
+
+  Raises:
+    ValueError: an option of the detector is out of range.
   """
 
   def __init__(self, algorithm: Algorithm, config: Any, sources: RegionSources):
@@ -65,6 +69,7 @@ class FaceTaskEvaluator:
     self._predict = jax.jit(algorithm.predict)
     self._config, self._evaluation = config, sources.evaluation
     self._sources = sources
+    self._ranking = _ranking_options(config)
     constant = face_tasks.constant_predictor(sources.train.regions)
     self._constant = face_tasks.region_scores(
         constant(sources.evaluation.images), sources.evaluation.regions,
@@ -99,7 +104,8 @@ class FaceTaskEvaluator:
 
   def _precision(self, state: State, photographs: Photographs,
                  rng: np.random.Generator) -> Metric:
-    find = detector(self._config, self._bound(state), self._sources.public)
+    find = detector(self._config, self._bound(state), self._sources.public)._replace(
+        options=self._ranking)
     found = [find(image, np.random.default_rng(number))
              for number, image in enumerate(photographs.images)]
     matches = match_faces(found, photographs)
@@ -108,7 +114,8 @@ class FaceTaskEvaluator:
       interval = bootstrap_average_precision(
           matches, self._config.evaluation.bootstrap, rng, group=people_groups(photographs))
     return Metric(average_precision(matches), *interval,
-                  f"IoU 0.5; {matches.faces.sum()} faces on {len(photographs)} photographs")
+                  f"IoU 0.5, ranked down to score {self._ranking.threshold:g}; "
+                  f"{matches.faces.sum()} faces on {len(photographs)} photographs")
 
   def _with_constant(self, m: face_tasks.Metric) -> Metric:
     """The metric with the constant predictor in its note; without resamples, no intervals."""
@@ -130,12 +137,25 @@ def detector(config: Any, predict: Predict, public: RegionSet | None) -> Detecto
   A face's box follows from its landmarks as in the public set; without one, from the eyes, as no
   number may come from the private set without noise.
   """
-  size, frame = config.data.regions["size"], config.data.regions.get("frame", "corner")
-  options = DetectionOptions(size=size, batch_size=config.evaluation.batch_size, frame=frame,
-                             **config.evaluation.detection)
+  options = _options(config)
   return Detector(predict, region_sources.proposer(config.evaluation.proposer,
                                                    "evaluation.proposer"),
-                  _box_rule(public, frame), options)
+                  _box_rule(public, options.frame), options)
+
+
+def _options(config: Any) -> DetectionOptions:
+  """`evaluation.detection`, for regions like those that train."""
+  regions = config.data.regions
+  return DetectionOptions(size=regions["size"], batch_size=config.evaluation.batch_size,
+                          frame=regions.get("frame", "corner"), **config.evaluation.detection)
+
+
+def _ranking_options(config: Any) -> DetectionOptions:
+  """Those of the average precision, whose curve must not end where faces are worth drawing."""
+  threshold = config.evaluation.ranking_threshold
+  if not 0 <= threshold <= 1:
+    raise ValueError(f"evaluation.ranking_threshold={threshold}: expected 0 to 1")
+  return dataclasses.replace(_options(config), threshold=threshold)
 
 
 def _box_rule(public: RegionSet | None, frame: str) -> BoxRule:
@@ -162,7 +182,7 @@ def load_detector(workdir: str | os.PathLike) -> Detector:
   """The detector of a run's newest checkpoint; of the run's data it reads the public set only.
 
   Raises:
-    FileNotFoundError: no run, or no checkpoint yet.
+    FileNotFoundError: no run, no checkpoint yet, or frozen layers are not beside it.
     ValueError: a run of a method without landmarks and boxes.
   """
   from fedjax_face.algorithms import registry
@@ -178,10 +198,10 @@ def load_detector(workdir: str | os.PathLike) -> Detector:
   with config.unlocked():
     if config.privacy.get("epsilon") is not None:
       config.privacy.epsilon, config.hparams.noise_multiplier = None, 1.0
-  public, _ = region_sources.load_public(config.data.to_dict())
-  blank = _blank_set(config)
-  algorithm = registry.build(config, RegionSources(blank, blank, public),
-                             clients_mesh(jax.devices()[:1]))
+  public, *_ = region_sources.load_public(config.data.to_dict())
+  blank, mesh = _blank_set(config), clients_mesh(jax.devices()[:1])
+  sources = RegionSources(blank, blank, public)
+  algorithm = registry.build(config, sources, mesh, _frozen_of(config, sources, mesh, workdir))
   found = checkpoint.restore(workdir / "checkpoints",
                              jax.eval_shape(algorithm.init, jax.random.key(0)), print)
   if found is None:
@@ -189,6 +209,17 @@ def load_detector(workdir: str | os.PathLike) -> Detector:
   assert algorithm.predict is not None
   state, predict = jax.tree.map(jax.numpy.asarray, found.state), jax.jit(algorithm.predict)
   return detector(config, lambda images: predict(state, images), public)
+
+
+def _frozen_of(config: Any, sources: RegionSources, mesh: Any, workdir: pathlib.Path) -> Any:
+  """The pre-trained network that a run's frozen layers are of; None where all layers train."""
+  from fedjax_face.training import experiment
+  if not config.model.frozen:
+    return None
+  if not (workdir / "pretrained").is_dir():
+    raise FileNotFoundError(f"{workdir}/pretrained: no such folder; it holds the frozen layers "
+                            f"{', '.join(config.model.frozen)}")
+  return experiment.pretrained(config, sources, mesh, workdir, print)
 
 
 def _blank_set(config: Any) -> RegionSet:

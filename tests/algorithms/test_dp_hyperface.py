@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -445,4 +446,25 @@ def test_folders_that_are_no_such_run_are_refused(tmp_path, finished):
     face_tasks.load_detector(tmp_path)
   (tmp_path / "config.json").write_text(json.dumps(config | {"data": {"name": "lfw"}}))
   with pytest.raises(ValueError, match="finds no faces"):
+    face_tasks.load_detector(tmp_path)
+
+
+def test_a_run_with_frozen_layers_goes_on_and_finds_faces_by_all_of_them(tmp_path, capsys):
+  config = tiny_faces.config(**{"model.frozen": ("shared",), "rounds": 1, "evaluation.every": 0})
+  summary, _ = run.run(config, tmp_path)
+  assert summary["status"] == "finished"
+  again = experiment.build(config, tmp_path, lambda line: None)
+  state = checkpoint.restore(tmp_path / "checkpoints", jax.eval_shape(
+      again.algorithm.init, jax.random.key(0)), pytest.fail).state
+  assert "shared" not in state.params["network"] and "shared" in again.algorithm.start(state)
+  capsys.readouterr()
+  picture = tiny_faces.photographs(1).images[0]
+  detector = face_tasks.load_detector(tmp_path)
+  assert detector(picture, np.random.default_rng(0))
+  regions = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+  jax.tree.map(np.testing.assert_array_equal, detector.predict(regions),
+               jax.jit(again.algorithm.predict)(state, regions))
+  assert "pre-training" not in capsys.readouterr().out
+  shutil.rmtree(tmp_path / "pretrained")
+  with pytest.raises(FileNotFoundError, match="it holds the frozen layers shared"):
     face_tasks.load_detector(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 
 from fedjax_face.attacks import label_leakage
-from fedjax_face.attacks.error_rates import largest_label_accuracy
+from fedjax_face.attacks.error_rates import gaussian_bound, largest_label_accuracy
 
 
 def softmax_gradients(labels, classes, dim=12, seed=0):
@@ -84,3 +84,37 @@ def test_cluster_attack_by_hand_and_its_bound():
 def test_labels_without_a_hint_are_refused():
   with pytest.raises(ValueError, match="labels run from 0 to 2; expected 0 to 1"):
     label_leakage.cluster_attack(np.ones((3, 2)), np.arange(3), np.eye(2), iterations=1)
+
+
+def test_residual_attack_by_hand():
+  """Two releases: the first misleads about the second example, their sum does not."""
+  probabilities = np.array([[[.5, .5], [.2, .8]], [[.4, .6], [.2, .8]]])
+  noise = np.array([[[0., 0.], [0., 2.]], [[.3, 0.], [0., -4.]]])
+  gradients = probabilities - np.eye(2)[[0, 1]] + noise
+  attack = lambda rows: label_leakage.residual_attack(
+      probabilities[rows], gradients[rows], np.array([0, 1]), gaussian_bound(1.0))
+  assert attack(slice(0, 1)).accuracy.value == 0.5 and attack(slice(None)).accuracy.value == 1
+  assert attack(slice(None)).largest == pytest.approx(special.ndtr(1.0))
+  assert attack(slice(None)).chance == 0.5
+
+
+def test_the_residual_of_all_releases_tells_more_than_clusters_of_one_and_less_than_its_bound():
+  rng, classes, releases, sigma = np.random.default_rng(0), 20, 30, 1.0
+  labels = np.arange(600) % classes
+  probabilities = np.broadcast_to(special.softmax(rng.normal(size=(600, classes)), axis=1),
+                                  (releases, 600, classes))
+  clean = probabilities - np.eye(classes)[labels]
+  gradients = clean + 2 * math.sqrt(2) * sigma * rng.normal(size=clean.shape)
+  guess = label_leakage.residual_attack(
+      probabilities, gradients, labels, gaussian_bound(math.sqrt(releases) / sigma))
+  clusters = label_leakage.cluster_attack(
+      gradients[0, classes:], labels[classes:], gradients[0, :classes], iterations=10)
+  assert guess.accuracy.low > 4 * clusters.accuracy.high > 0 and not guess.exceeds_bound
+  half = label_leakage.residual_attack(
+      probabilities, clean, labels, gaussian_bound(math.sqrt(releases) / (10 * sigma)))
+  assert half.exceeds_bound  # no noise where a tenth of the guarantee is claimed
+
+
+def test_residuals_of_other_shapes_are_refused():
+  with pytest.raises(ValueError, match=r"gradients \[1, 3, 2\] and labels \[2\]"):
+    label_leakage.residual_attack(np.zeros((1, 3, 2)), np.zeros((1, 3, 2)), np.zeros(2, int))

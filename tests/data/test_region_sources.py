@@ -22,10 +22,13 @@ def pairs(*, first=0, skipped=()):
       "pairs", skipped=tuple(skipped))
 
 
-def ungendered(*, count=8):
-  known = np.ones((count, 5), bool)
+def ungendered(*, count=8, first=100):
+  """Photographs filled with the numbers `first` and on."""
+  number = np.arange(first + count)
+  known = np.ones((len(number), 5), bool)
   known[:, GENDER] = False
-  return make_photographs(np.arange(count), size=24, name="ungendered", known=known), None
+  return make_photographs(number, size=24, name="ungendered", known=known).select(
+      number[first:]), None
 
 
 @pytest.fixture(autouse=True)
@@ -109,15 +112,45 @@ def test_a_source_may_have_regions_of_its_own():
 def test_a_public_set_is_whole_and_said_to_be_public():
   public = {"sources": {"others": {"name": "ungendered", "count": 5}}}
   loaded = region_sources.load(section(public=public), 0)
-  assert loaded.public.name == "ungendered" and numbers(loaded.public) == set(range(5))
+  assert loaded.public.name == "ungendered" and numbers(loaded.public) == set(range(100, 105))
   note, unchecked = loaded.notes
   assert unchecked == ("data.public.sources.others (ungendered) and data.sources.one (pairs): "
                        "whether they share a person cannot be checked")
   assert f"ungendered: {len(loaded.public.images)} regions are taken as public" in note
-  alone, notes = region_sources.load_public(section(public=public))
+  alone, notes, sentences = region_sources.load_public(section(public=public))
   np.testing.assert_array_equal(alone.images, loaded.public.images)
-  assert notes == loaded.notes
-  assert region_sources.load_public(section()) == (None, ())
+  assert notes == loaded.notes and sentences == loaded.not_covered
+  assert region_sources.load_public(section()) == (None, (), ())
+
+
+def test_the_statement_says_that_public_people_may_be_private():
+  public = {"sources": {"others": {"name": "ungendered"}}}
+  sentence, = region_sources.load(section(public=public), 0).not_covered
+  assert sentence == ("data.public.sources.others (ungendered) and data.sources.one (pairs): "
+                      "whether they share a person cannot be checked; whoever is in both is not "
+                      "protected on public photographs.")
+
+
+def test_a_public_photograph_that_is_private_is_refused():
+  public = {"sources": {"fine": {"name": "ungendered"},
+                        "others": {"name": "ungendered", "first": 10, "count": 3}}}
+  with pytest.raises(ValueError, match="photograph 0 of data.public.sources.others is photograph "
+                                       "10 of data.sources.one, pixel for pixel"):
+    region_sources.load(section(public=public), 0)
+  region_sources.load_public(section(public=public))  # of private sources it reads nothing
+
+
+def test_private_sources_are_of_different_photographs_and_people(tmp_path, monkeypatch):
+  both = section(sources={"one": {"name": "pairs"}, "two": {"name": "ungendered"}})
+  sentence, = region_sources.load(both, 0).not_covered
+  assert sentence.startswith("data.sources.one, data.sources.two: epsilon assumes that no person")
+  both["sources"]["two"]["first"] = 4
+  with pytest.raises(ValueError, match="photograph 0 of data.sources.two is photograph 4 of "):
+    region_sources.load(both, 0)
+  monkeypatch.setenv("FEDJAX_FACE_DATA", str(tmp_path))
+  twice = section(sources={"one": {"name": "utkface"}, "two": {"name": "utkface", "limit": 2}})
+  with pytest.raises(ValueError, match="data.sources.one and data.sources.two are both utkface in"):
+    region_sources.load(twice, 0)
 
 
 def test_a_private_set_is_not_public_whatever_it_is_called(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ NOTHING = Estimate(math.nan, math.nan, math.nan)
 def setting(epsilon, **changes):
   noisy = not math.isinf(epsilon)
   given = {"epsilon": epsilon, "accuracy": SOME, "accuracy_noised": SOME,
-           "ceiling": 0.6 if noisy else math.nan, "recognised": SOME, "originals": 0.8,
+           "ceiling": 0.6 if noisy else math.nan, "recognised": SOME,
+           "recognisable": 0.3 if noisy else 1.0, "originals": 0.8,
            "ssim": SOME, "blind": 0.2, "members": SOME,
            "distinguished": SOME if noisy else NOTHING, "bound": 0.5 if noisy else 1.0}
   return Setting(**(given | changes))
