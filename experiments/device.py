@@ -42,7 +42,7 @@ def _flags(arguments: Sequence[str]) -> flags.FlagValues:
 
 
 class Journal:
-  """The root of a device's noise, the last step that it was used for, and what it hides.
+  """The root of a device's noise, the last step of each use, and what it hides.
 
   Args:
     path: JSON file, made if absent.
@@ -72,12 +72,22 @@ class Journal:
       raise ValueError(f"{path} is of device {owner}, not {device}; choose another --workdir")
 
   @property
-  def last_sent(self) -> int:
-    """The last step that noise was drawn for to send; -1: none."""
-    return self._last["send"]
+  def steps_begun(self) -> int:
+    """Steps up to the last that was sent, or may have been before the device was stopped."""
+    return self._last["send"] + 1
 
   def claim(self, use: str, step: int) -> bool:
-    """Whether noise may be drawn for a step: once for each use, and not for one before the last."""
+    """Whether noise may be drawn for a step: once for each use, and not for one before the last.
+
+    On disk before it is answered.
+
+    Args:
+      use: one of `edge_device.USES`.
+      step: of training.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
     if step <= self._last[use]:
       return False
     self._write(self._hides, {**self._last, use: step})
@@ -136,20 +146,18 @@ def _take_part(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   client = EdgeClient(values.address, tls, parts.contract(), parts.answers,
                       Join(values.device, digest, public, journal.shown(digest), token),
                       values.patience)
-  lines, done = _Lines(), 0
+  lines = _Lines()
 
   def finished_step(step: int, steps: int, loss: float) -> None:
-    nonlocal done
-    done = max(done, step)
     lines.show(step, steps, loss)
     if parts.device_is_trained and (step % parts.checkpoint_every == 0 or step == steps):
-      saved.save(step, device.part)
+      saved.save(step, device.part, journal.steps_begun)
 
   try:
     train_to_end(client, device, parts.steps, values.patience, finished_step, say)
   finally:
     client.close()
-    write_privacy(workdir, parts, max(done, journal.last_sent),
+    write_privacy(workdir, parts, journal.steps_begun,
                   f"Written by device {values.device} from its own config, data and journal; "
                   "nothing that the server said is used.")
   say(f"done: {parts.steps} steps  privacy, by this device's own account: {workdir}/PRIVACY.md")
@@ -165,10 +173,10 @@ class _Part:
     found = checkpoint.restore(self._folder, device_part(parts), say)
     self.part = None if found is None else found.state
 
-  def save(self, step: int, part: Any) -> None:
+  def save(self, step: int, part: Any, steps_begun: int) -> None:
     from fedjax_face.training import checkpoint
     checkpoint.save(self._folder, checkpoint.Checkpoint(
-        step, part, self._parts.ledger(step).to_json(), None, self._digest,
+        step, part, self._parts.ledger(steps_begun).to_json(), None, self._digest,
         repr(self._parts.releases)))
 
 

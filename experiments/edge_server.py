@@ -9,10 +9,12 @@ python -m experiments.device --config=configs/dp_activations.py:synthetic \
     --workdir=runs/device_0 --device=0 --address=127.0.0.1:50051
 
 On another address than loopback both sides need --certificate, --key and --authority (PEM files),
-or --insecure. Killed and started again, the server goes on from its last checkpoint and the devices
-join again. A device is known by the root of its noise from the first time that it joins
-(devices.json): one that lost it is refused. --transcript keeps every byte that crosses, for the
-attacks: it is what an untrusted server could do.
+or --insecure and a --token_file, without which anybody could join in a device's place. Killed and
+started again, the server goes on from its last checkpoint and the devices join again. A device is
+known by the root of its noise from the first time that it joins (devices.json): one that lost it is
+refused. server.json tells which public parts the run has, and how far devices may have come.
+--transcript keeps every byte that crosses, for the attacks: it is what an untrusted server could
+do.
 """
 
 from __future__ import annotations
@@ -95,6 +97,9 @@ def prepare(values: flags.FlagValues, arguments: Sequence[str]) -> Setting:
     if values[name].value is None:
       raise ValueError(f"--{name} is required")
   tls, token = connection(values)
+  if "device" not in values:
+    from fedjax_face.split.edge_transport import require_known_devices
+    require_known_devices(values.address, tls, token)
   command_line.use_compilation_cache(values.compilation_cache)
   from fedjax_face.training import config, edge
   workdir = pathlib.Path(values.workdir).absolute()
@@ -113,12 +118,22 @@ def say(line: str) -> None:
   print(line, flush=True)
 
 
-def write_privacy(workdir: pathlib.Path, parts: Any, steps: int, author: str) -> None:
-  """Writes privacy.json and PRIVACY.md for so many steps, with a sentence on who says so."""
+def write_privacy(workdir: pathlib.Path, parts: Any, steps_begun: int, author: str) -> None:
+  """Writes privacy.json and PRIVACY.md for so many steps, with a sentence on who says so.
+
+  Args:
+    workdir: of the program.
+    parts: `EdgeParts` of the run.
+    steps_begun: of which anything was sent, or may have been.
+    author: the sentence.
+
+  Raises:
+    OSError: one line naming the file.
+  """
   from fedjax_face.privacy import statement
   from fedjax_face.training.records import write_atomically, write_json
   said = statement.privacy_json(
-      parts.ledger(steps), delta=parts.delta, population=parts.population,
+      parts.ledger(steps_begun), delta=parts.delta, population=parts.population,
       sampling=parts.sampling, noise_keys="devices" if parts.noise_seed is None else "pinned")
   write_json(workdir / "privacy.json", said | {"author": author})
   write_atomically(workdir / "PRIVACY.md", f"{statement.privacy_markdown(said)}\n{author}\n")
@@ -148,7 +163,7 @@ def _serve(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   recorder = Recorder(values.transcript) if values.transcript else None
   service = EdgeService(
       parts.contract(), server_exchanges(parts),
-      Terms(digest, parts.public_digest(), token, values.step_seconds, run.first_noise),
+      Terms(digest, run.public, token, values.step_seconds, run.first_noise),
       run.state, run.step, parts.steps, run.finished_step,
       recorder.write if recorder else None, say)
   server, port = serve(service, values.address, tls)
@@ -158,15 +173,15 @@ def _serve(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     service.wait()
   finally:
     server.stop(_GRACE_SECONDS).wait()
-    write_privacy(workdir, parts, run.step, "Written by the server from its own config and step. "
-                  "Every device writes a statement of its own.")
+    write_privacy(workdir, parts, run.steps_begun, "Written by the server from its own config and "
+                  "step. Every device writes a statement of its own.")
     if recorder:
       recorder.close()
   say(f"done: {parts.steps} steps  privacy: {workdir}/PRIVACY.md")
 
 
 class _Run:
-  """Files of the server's workdir: checkpoints, metrics.csv, devices.json."""
+  """Files of the server's workdir: checkpoints, metrics.csv, devices.json, server.json."""
 
   def __init__(self, workdir: pathlib.Path, parts: Any, digest: str):
     from fedjax_face.split.edge_parts import server_part
@@ -180,9 +195,12 @@ class _Run:
         raise ValueError(f"{workdir}/checkpoints belong to another config; choose another "
                          "--workdir")
       self.step, self.state = found.round, found.state
-    self._table = CsvFile(workdir / "metrics.csv", self.step)
     self._noise_path = workdir / "devices.json"
     self._noise = self._known_noise()
+    self.public, self.steps_begun = parts.public_digest(), 0
+    self._record = self._same_run(is_new=found is None)
+    self._begin(max(self._record.steps_begun, self.step + 1))
+    self._table = CsvFile(workdir / "metrics.csv", self.step)
 
   def first_noise(self, device: int, shown: str) -> str:
     """What a device showed of its noise root when it first joined; kept from then on."""
@@ -191,6 +209,24 @@ class _Run:
       write_json(self._noise_path, {**self._noise, str(device): shown})
       self._noise[str(device)] = shown
     return self._noise[str(device)]
+
+  def _same_run(self, is_new: bool) -> Any:
+    """The record of the run, its public parts compared with ours; a new one where there is none."""
+    from fedjax_face.training import edge
+    record = edge.server_record(self._workdir)
+    if record is None:
+      return edge.ServerRecord(self.public if is_new else None, 0)
+    if record.public is not None:
+      edge.require_same_public(self._workdir, record.public, self.public)
+    return record
+
+  def _begin(self, steps: int) -> None:
+    """Counts steps that devices may send from now on; on disk, once in a pass, for a restart."""
+    from fedjax_face.training import edge
+    self.steps_begun = max(self.steps_begun, steps)
+    if self._parts.passes_begun(steps) > self._parts.passes_begun(self._record.steps_begun):
+      self._record = self._record._replace(steps_begun=steps)
+      edge.write_server_record(self._workdir, self._record)
 
   def _known_noise(self) -> dict[str, str]:
     if not self._noise_path.exists():
@@ -206,10 +242,11 @@ class _Run:
     """Writes the metrics, and a checkpoint where one is due."""
     from fedjax_face.training import checkpoint
     self.step = step
+    self._begin(step + 1)
     self._table.write_rows([(step, metrics)])
     if step % self._parts.checkpoint_every == 0 or step == self._parts.steps:
       checkpoint.save(self._workdir / "checkpoints", checkpoint.Checkpoint(
-          step, state, self._parts.ledger(step).to_json(), None, self._digest,
+          step, state, self._parts.ledger(self.steps_begun).to_json(), None, self._digest,
           repr(self._parts.releases)))
 
 

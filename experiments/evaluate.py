@@ -7,7 +7,8 @@ python -m experiments.evaluate --workdir=RUN --data=folder --data_option=path=FA
 
 Writes evaluation.json and roc.png to RUN/evaluations/NAME (or --out). A set that shares a person
 with the training set is refused. A method that trains no embeddings is evaluated on its own set and
-by its own metrics; its folder may be that of an edge server, if the device parts are frozen.
+by its own metrics; its folder may be that of an edge server, if the device parts are frozen: they
+are built again, and refused if they are not those of the run by the digest in its server.json.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   done, privacy = run.run(values.config, values.workdir)
   if mesh.is_main_process():
     workdir = pathlib.Path(values.workdir)
-    _draw(workdir, done, values.config.evaluation.headline)
+    _draw(workdir, done, values.config.evaluation.get("headline", ()))
     summary.print_results(workdir, done, privacy)
 
 

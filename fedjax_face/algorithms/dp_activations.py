@@ -138,8 +138,8 @@ def dp_activations(given: Ingredients) -> Algorithm:
       step=round_,
       hparams=hparams,
       releases=releases(multiplier),
-      not_covered=(*(f"{s[0].upper()}{s[1:]}." for s in accounting.not_covered(schedule, labels)),
-                   *NOT_COVERED),
+      not_covered=(*(f"{s[0].upper()}{s[1:]}." for s in accounting.not_covered(
+          schedule, labels, system.devices)), *NOT_COVERED),
       predict=lambda state, images: system.logits(system.device_of(state, 0), state.server.params,
                                                   images, None, 0.0),
       parts=system,
@@ -160,6 +160,7 @@ class SplitSystem(NamedTuple):
 
   Attributes:
     split: the cut network.
+    image_shape: (H, W, C).
     clip: of activations.
     clip_norm: C.
     device: public parameters that the device part starts with, and keeps where it is frozen.
@@ -174,6 +175,7 @@ class SplitSystem(NamedTuple):
   """
 
   split: SplitNetwork
+  image_shape: tuple[int, int, int]
   clip: ActivationClip
   clip_norm: float
   device: Any
@@ -244,8 +246,8 @@ def split_system(given: Ingredients) -> SplitSystem:
   note = (f"cut after {options.cut!r}: activations of {math.prod(split.shape)} numbers, clip norm "
           f"{clip_norm:.4g}, sensitivity {clip.sensitivity:.4g} of it")
   return SplitSystem(
-      split, clip, clip_norm, device, lambda key: init(key)["server"], cohort, options.devices,
-      owner, schedule, labels,
+      split, shape, clip, clip_norm, device, lambda key: init(key)["server"], cohort,
+      options.devices, owner, schedule, labels,
       _bytes(split, schedule, labels, messages, given.train.num_labels), (note,))
 
 

@@ -116,8 +116,14 @@ def releases(schedule: Schedule, noise_multiplier: float, labels: LabelPolicy,
   return tuple(made)
 
 
-def not_covered(schedule: Schedule, labels: LabelPolicy) -> tuple[str, ...]:
-  """Sentences for the privacy statement: what the server sees beside the releases."""
+def not_covered(schedule: Schedule, labels: LabelPolicy, devices: int) -> tuple[str, ...]:
+  """Sentences for the privacy statement: what the server sees beside the releases.
+
+  Args:
+    schedule: of the run.
+    labels: how labels reach the server.
+    devices: K, over which the people are spread by the config's seed.
+  """
   sentences = ["which images of a device are in which message, and how many images it has, are "
                "seen by the server"]
   if labels.policy == "pseudonym":
@@ -126,6 +132,10 @@ def not_covered(schedule: Schedule, labels: LabelPolicy) -> tuple[str, ...]:
   elif labels.in_clear:
     sentences.append("labels stay on the device, but gradients of the logits are sent without "
                      "noise, and their one negative entry is the label's")
+  elif devices > 1:
+    sentences.append("every message names its device, and which people a device holds follows from "
+                     "the config's seed: the server knows that a label is of one of them (with one "
+                     "person on a device, it knows the label), whatever epsilon labels have")
   if schedule.mode == "trained_published":
     sentences.append("the device part is trained by exact gradients: its parameters must not leave "
                      "the device, and the claim that DP activations alone make each image "

@@ -45,7 +45,9 @@ class Device:
     data: of this device; example i on the wire is image i of `shuffled(data, number, key)`.
     key: root of its noise; secret, the same after a restart.
     claim: (one of `USES`, step) -> whether noise may be drawn for it: True once for each step, and
-      lasting, so that it answers False for that step, and those before it, after a restart.
+      lasting, so that it answers False for that step, and those before it, after a restart. Called
+      before anything of a step is sent, also where noise is drawn once for the whole run, so that
+      it knows how far the device may have come.
     part: of the device, to go on from; None: before the first step.
   """
 
@@ -97,9 +99,10 @@ class Device:
   def _new_message(self, step: int) -> Message:
     """The message of a step: nothing but padding if that step's noise is used up."""
     rows = self._rows(step)
+    may_draw = self._may_draw(step)
     if self._cached is not None:
       return _padded(steps.select_rows(self._cached, np.maximum(rows, 0)), rows)
-    if not self._may_draw(step):
+    if not may_draw:
       rows = np.full_like(rows, PADDING)
     inside = np.maximum(rows, 0)
     key = jax.random.fold_in(self._keys[_ACTIVATIONS], step // self._parts.messages)

@@ -135,33 +135,54 @@ class EdgeParts:
             ActivationClip(False), math.sqrt(2), self.labels.noise_multiplier, self.num_classes))
 
   def public_digest(self) -> str:
-    """Hex digest of what makes an activation of an image, and its noise, beside the config.
+    """The `public_digest` of these parts."""
+    return public_digest(self.split, self.params["device"], self.image_shape, self.clip_norm,
+                         self.noise_multiplier)
 
-    Of the device part before the first step, every array that the cut closes over (a projection),
-    clip norm and noise multiplier, all as float32. Processes that built them apart must agree, and
-    so must a device with itself after a restart: its noise is the same, and noise on two different
-    values of one image reveals their difference.
+  def passes_begun(self, steps_begun: int) -> int:
+    """Passes that so many steps reach into, those of the run at most."""
+    return min(-(-steps_begun // self.messages), self.passes)
+
+  def ledger(self, steps_begun: int) -> Ledger:
+    """What is released by so many steps: every pass that has begun counts as a whole.
+
+    Args:
+      steps_begun: steps of which anything was sent, or may have been; 0: none.
     """
-    scalars = np.array([self.clip_norm, self.noise_multiplier], np.float32)
-    device = self.params["device"]
-    named = [(jax.tree_util.keystr(path), leaf)
-             for path, leaf in jax.tree_util.tree_leaves_with_path(device)]
-    traced = jax.make_jaxpr(self.split.device)(
-        device, jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8))
-    digest = hashlib.sha256(repr(self.split.non_negative).encode())
-    for name, leaf in (*named, *(("constant", c) for c in _constants(traced)), ("", scalars)):
-      array = np.asarray(leaf, np.float32)
-      digest.update(f"{name} {array.shape} ".encode() + array.tobytes())
-    return digest.hexdigest()
-
-  def ledger(self, steps_done: int) -> Ledger:
-    """What is released after so many steps: every pass that has begun counts as a whole."""
     ledger = Ledger()
     for release in self.releases:
-      ledger.record(release, min(steps_done // self.messages + 1, self.passes))
+      ledger.record(release, self.passes_begun(steps_begun))
     for sentence in self.not_covered:
       ledger.declare_not_covered(sentence)
     return ledger
+
+
+def public_digest(split: SplitNetwork, device: Params, image_shape: tuple[int, int, int],
+                  clip_norm: float, noise_multiplier: float) -> str:
+  """Hex digest of what makes an activation of an image, and its noise, beside the config.
+
+  Of the device part before the first step, every array that the cut closes over (a projection),
+  clip norm and noise multiplier, all as float32. Processes that built them apart must agree, and so
+  must a device with itself after a restart: its noise is the same, and noise on two different
+  values of one image reveals their difference.
+
+  Args:
+    split: the cut network.
+    device: parameters of its device part.
+    image_shape: (H, W, C).
+    clip_norm: C of the activations.
+    noise_multiplier: z of the activations.
+  """
+  scalars = np.array([clip_norm, noise_multiplier], np.float32)
+  named = [(jax.tree_util.keystr(path), leaf)
+           for path, leaf in jax.tree_util.tree_leaves_with_path(device)]
+  traced = jax.make_jaxpr(split.device)(
+      device, jax.ShapeDtypeStruct((1, *image_shape), np.uint8))
+  digest = hashlib.sha256(repr(split.non_negative).encode())
+  for name, leaf in (*named, *(("constant", c) for c in _constants(traced)), ("", scalars)):
+    array = np.asarray(leaf, np.float32)
+    digest.update(f"{name} {array.shape} ".encode() + array.tobytes())
+  return digest.hexdigest()
 
 
 def server_part(parts: EdgeParts) -> Part:

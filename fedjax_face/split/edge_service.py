@@ -102,7 +102,7 @@ class EdgeService:
 
     Args:
       data: of `wire.encode_join`.
-      identity: of its certificate; a device number stays with the first that used it.
+      identity: of its certificate; a device number stays with the first that joined by it.
 
     Raises:
       ValueError: anything else than a request to join, or a device that there is not.
@@ -118,9 +118,10 @@ class EdgeService:
     if not 0 <= device < self._contract.devices:
       raise ValueError(f"device {device}: devices are numbered 0 to {self._contract.devices - 1}")
     with self._changed:
-      if self._owners.setdefault(device, identity) != identity:
+      if self._owners.get(device, identity) != identity:
         raise Refused(Code.PERMISSION_DENIED, f"device {device} belongs to another certificate")
       self._require_first_noise(request)
+      self._owners[device] = identity  # last: who is refused takes no device's place
       self._leave(device)
       session = secrets.token_bytes(16)
       self._devices[session] = device

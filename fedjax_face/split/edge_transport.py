@@ -67,6 +67,22 @@ def require_safe(address: str, tls: Tls | None, insecure: bool) -> None:
                      "--insecure to send everything in plain text")
 
 
+def require_known_devices(address: str, tls: Tls | None, token: str) -> None:
+  """Refuses a server that anybody could join in the place of a device: a number has one owner.
+
+  Args:
+    address: HOST:PORT, of `require_safe`.
+    tls: with it every device shows a certificate.
+    token: that devices must show; empty: none.
+
+  Raises:
+    ValueError: the address is not loopback, and there is neither TLS nor a token.
+  """
+  if tls is None and not token and not _is_loopback(address.rpartition(":")[0]):
+    raise ValueError(f"address {address!r} is not loopback, and without TLS and --token_file "
+                     "anybody could join in the place of a device: give --token_file")
+
+
 def _is_loopback(host: str) -> bool:
   try:
     return ipaddress.ip_address(host.strip("[]")).is_loopback

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,11 +17,19 @@ from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.federated.algorithm import Algorithm
-from fedjax_face.split.edge_parts import DeviceData, EdgeParts, PrivateGradients
+from fedjax_face.split.edge_parts import DeviceData, EdgeParts, PrivateGradients, public_digest
 from fedjax_face.split.message import PADDING
 from fedjax_face.split.step import Part
 from fedjax_face.training import checkpoint, experiment
+from fedjax_face.training.records import write_json
 from fedjax_face.training.streams import cohort_generator, init_key
+
+NOT_COVERED = (
+    "Every program of a run over the wire, the server's too, reads the config's whole data section "
+    "when it starts, private images included, to count people and images, and then drops all "
+    "images but a device's own: where the server is not trusted with the photographs, somebody who "
+    "is must start it, where its operator cannot read them.",
+)
 
 
 def build(config: Any, device: int | None = None) -> EdgeParts:
@@ -29,7 +38,7 @@ def build(config: Any, device: int | None = None) -> EdgeParts:
   Each process loads the whole data section, the private set too, whose people and images it counts,
   and pre-trains on the public set for itself. All images are dropped before this returns, but those
   of the device: for the server only counts of the private set are left, and a device keeps its own
-  images and labels, and who of the others is where.
+  images and labels, and who of the others is where. The statement says so (`NOT_COVERED`).
 
   Args:
     config: the whole config.
@@ -57,7 +66,7 @@ def build(config: Any, device: int | None = None) -> EdgeParts:
   trained = system.schedule.device_is_trained
   return EdgeParts(
       split=system.split,
-      image_shape=tuple(train.images.shape[1:]),
+      image_shape=system.image_shape,
       clip_norm=system.clip_norm,
       noise_multiplier=scalars["noise_multiplier"],
       mode=mode,
@@ -78,7 +87,7 @@ def build(config: Any, device: int | None = None) -> EdgeParts:
       rows=_of_device(device, _rows(config.seed, system.cohort, own, messages)),
       noise_seed=config.privacy.get("noise_seed"),
       releases=algorithm.releases,
-      not_covered=(*algorithm.not_covered, *built.sources.not_covered),
+      not_covered=(*algorithm.not_covered, *built.sources.not_covered, *NOT_COVERED),
       sampling=algorithm.sampling,
       population={"image": len(train), "person": train.num_persons},
       delta=config.privacy.delta,
@@ -86,14 +95,77 @@ def build(config: Any, device: int | None = None) -> EdgeParts:
   )
 
 
+class ServerRecord(NamedTuple):
+  """What a server keeps of its run beside the checkpoints.
+
+  Attributes:
+    public: `EdgeParts.public_digest` of the run; None: it began before this was kept.
+    steps_begun: steps that devices may have begun; exact in the passes that they reach into.
+  """
+
+  public: str | None
+  steps_begun: int
+
+
+def write_server_record(workdir: pathlib.Path, record: ServerRecord) -> None:
+  """Writes server.json.
+
+  Raises:
+    OSError: one line naming the file.
+  """
+  write_json(workdir / "server.json", record._asdict())
+
+
+def server_record(workdir: pathlib.Path) -> ServerRecord | None:
+  """Reads server.json; None where there is none.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  path = workdir / "server.json"
+  if not path.is_file():
+    return None
+  try:
+    held = json.loads(path.read_text())
+    public = held["public"]
+    return ServerRecord(None if public is None else bytes.fromhex(public).hex(),
+                        int(held["steps_begun"]))
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"{path} is damaged ({error}): whether the public parts are those of the run "
+                     "is no longer known") from None
+
+
+def require_same_public(workdir: pathlib.Path, recorded: str, built: str) -> None:
+  """Refuses public parts that are not those of the run in `workdir`, by their digests.
+
+  Raises:
+    ValueError: they differ.
+  """
+  if built != recorded:
+    raise ValueError(
+        f"{workdir}: the public parts (device parameters, projection, clip norm, noise multiplier) "
+        f"built here are not those of its run: their digest begins with {built[:12]}, the run's "
+        f"with {recorded[:12]}; use the machine, the versions and the public data of the run")
+
+
 def restored_state(algorithm: Algorithm, workdir: pathlib.Path,
                    say: Callable[[str], None]) -> tuple[int, SplitState] | None:
   """Steps done and the state of a run that a server kept in its workdir; None before the first.
 
+  The device parts are those of `algorithm`, built here from the config, and must be those of the
+  run by the digest that the server recorded.
+
+  Args:
+    algorithm: of the run's config.
+    workdir: of the server.
+    say: told in one line about damaged checkpoints, and where no digest was recorded, so that
+      nothing was compared.
+
   Raises:
-    ValueError: the device parts were trained, so they are on the devices.
+    ValueError: the device parts were trained, so they are on the devices; or they are frozen, and
+      not those of the run.
   """
-  schedule = algorithm.parts.schedule
+  system, schedule = algorithm.parts, algorithm.parts.schedule
   if schedule.device_is_trained:
     raise ValueError(f"split.mode={schedule.mode}: the trained parts of the network are on the "
                      f"devices, and {workdir} holds the server's alone")
@@ -101,7 +173,15 @@ def restored_state(algorithm: Algorithm, workdir: pathlib.Path,
   found = checkpoint.restore(workdir / "checkpoints", whole.server, say)
   if found is None:
     return None
-  return found.round, SplitState(Part(algorithm.parts.device, ()), found.state)
+  record = server_record(workdir)
+  if record is None or record.public is None:
+    say(f"{workdir}: no digest of the public parts in server.json, so it is taken on trust that "
+        "those built here are those of the run")
+  else:
+    require_same_public(workdir, record.public, public_digest(
+        system.split, system.device, system.image_shape, system.clip_norm,
+        algorithm.hparams["noise_multiplier"]))
+  return found.round, SplitState(Part(system.device, ()), found.state)
 
 
 def _counted(train: FaceDataset) -> FaceDataset:

@@ -357,6 +357,27 @@ def test_randomised_labels_are_drawn_once_and_on_the_ledger(sources, recorded):
   assert epsilon_of(record.algorithm, "image", 2) > epsilon_of(clear, "image", 2)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_private_labels_are_narrowed_by_the_device(sources, devices):
+  chosen = config(**{"split.devices": devices, "split.labels": "randomized_response",
+                     "split.label_epsilon": 0.5})
+  said = [line for line in build(chosen, sources).not_covered if "names its device" in line]
+  assert len(said) == devices - 1
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_the_secret_order_keeps_rows_on_their_devices(devices):
+  owner = np.random.default_rng(devices).integers(0, devices, 60)
+  orders = [np.asarray(page._secret_order(owner, jax.random.key(root))) for root in (1, 2)]
+  for order in orders:
+    assert order.dtype == np.int32 and sorted(order) == list(range(60))
+    np.testing.assert_array_equal(owner[order], owner)
+    for device in range(devices):
+      own = np.flatnonzero(owner == device)
+      assert (order[own] != own).mean() > 0.5
+  assert (orders[0] != orders[1]).mean() > 0.5
+
+
 def test_u_shaped_labels_stay_on_the_device(recorded):
   record = recorded(**U_SHAPED)
   messages = record.wire.select("to_server", "activations")

@@ -5,7 +5,6 @@ import json
 import pathlib
 import shutil
 import socket
-import sys
 import time
 import types
 
@@ -17,7 +16,7 @@ from experiments import device, edge_server
 from fedjax_face.split.edge_device import device_part
 from fedjax_face.split.edge_parts import DeviceData, server_part
 from fedjax_face.split.edge_record import read_transcript
-from fedjax_face.training import checkpoint
+from fedjax_face.training import checkpoint, edge
 from tests.split.edge_toys import Call
 from tests.split.tiny_edge import data, make_parts
 
@@ -29,9 +28,7 @@ CONFIG = [f"--config={ROOT}/configs/dp_activations.py", "--compilation_cache=off
 def parts(monkeypatch):
   """What every config is built into; `set` changes it."""
   held = types.SimpleNamespace(parts=make_parts())
-  module = types.SimpleNamespace(build=lambda config, device=None: held.parts)
-  monkeypatch.setitem(sys.modules, "fedjax_face.training.edge", module)
-  monkeypatch.setattr("fedjax_face.training.edge", module, raising=False)
+  monkeypatch.setattr(edge, "build", lambda config, device=None: held.parts)
   return held
 
 
@@ -91,6 +88,7 @@ def test_two_devices_and_what_they_leave(parts, port, tmp_path, capsys):
   assert not list(server.rglob("noise*"))
   known = json.loads((server / "devices.json").read_text())
   assert sorted(known) == ["0", "1"] and known["0"] != known["1"]
+  assert edge.server_record(server).public == parts.parts.public_digest()
   own = (tmp_path / "device_1/PRIVACY.md").read_text()
   assert "Written by device 1 from its own" in own and "a sentence" in own
   assert json.loads((tmp_path / "device_1/privacy.json").read_text())["units"] == privacy["units"]
@@ -180,6 +178,60 @@ def test_a_server_that_was_restarted_knows_the_noise_of_its_devices(tmp_path):
   assert again.first_noise(1, "bb" * 32) == "bb" * 32
 
 
+def test_a_server_counts_what_devices_may_have_sent_in_its_lives(tmp_path):
+  parts = make_parts("frozen_fresh")  # two passes of two messages
+  run = edge_server._Run(tmp_path, parts, "digest")
+  counts = [parts.ledger(run.steps_begun).entries[0][1]]
+  for step in (1, 2, 3):
+    run.finished_step(step, server_part(parts), {"loss": 0.0})
+    counts.append(parts.ledger(run.steps_begun).entries[0][1])
+  assert counts == [1, 1, 2, 2] and run.steps_begun == 4
+  shutil.rmtree(tmp_path / "checkpoints")
+  again = edge_server._Run(tmp_path, parts, "digest")
+  assert again.step == 0 and parts.ledger(again.steps_begun).entries[0][1] == 2
+
+
+def test_a_server_goes_on_with_the_public_parts_of_its_run_only(tmp_path):
+  parts = make_parts()
+  run = edge_server._Run(tmp_path, parts, "digest")
+  run.finished_step(1, server_part(parts), {"loss": 0.0})
+  with pytest.raises(ValueError, match="public parts .* are not those of its run"):
+    edge_server._Run(tmp_path, dataclasses.replace(parts, clip_norm=1.5), "digest")
+  (tmp_path / "server.json").unlink()  # a run of before there was one
+  edge_server._Run(tmp_path, parts, "digest")
+  assert edge.server_record(tmp_path) == edge.ServerRecord(None, 2)
+
+
+def steps_on_the_statement(folder):
+  statement = json.loads((folder / "privacy.json").read_text())
+  return {channel["steps"] for unit in statement["units"] for channel in unit["channels"]}
+
+
+@pytest.mark.parametrize("mode", ["frozen_cached", "frozen_fresh"])
+def test_a_message_without_an_answer_is_on_the_statement(mode, parts, port, tmp_path, capfd):
+  parts.parts = make_parts(mode)
+  assert take_part(tmp_path, port, 0, "--patience=0.2").result() == 2
+  assert steps_on_the_statement(tmp_path / "device_0") == {0}  # there was no server
+  server = serve(tmp_path, port)
+  wait_for_start(capfd)
+  assert take_part(tmp_path, port, 0, "--patience=1").result() == 2  # the other does not come
+  assert steps_on_the_statement(tmp_path / "device_0") == {1}
+  calls = [server, *(take_part(tmp_path, port, number) for number in (0, 1))]
+  assert [call.result() for call in calls] == [0, 0, 0]
+  assert steps_on_the_statement(tmp_path / "device_0") == {2}
+
+
+@pytest.mark.parametrize("begun, passes", [(2, 1), (3, 2)])
+def test_a_device_that_stops_between_passes_counts_those_that_it_began(begun, passes, parts, port,
+                                                                       tmp_path, capfd):
+  parts.parts = make_parts("frozen_fresh", devices=1)
+  (tmp_path / "device_0").mkdir()
+  journal = device.Journal(tmp_path / "device_0/noise.json", 0, lambda: (5, 6))
+  assert [journal.claim("send", step) for step in range(begun)] == [True] * begun
+  assert take_part(tmp_path, port, 0, "--patience=0.2").result() == 2
+  assert steps_on_the_statement(tmp_path / "device_0") == {passes}
+
+
 def test_devices_that_the_server_cannot_read_are_one_line(parts, port, tmp_path, capfd):
   (tmp_path / "server").mkdir()
   (tmp_path / "server/devices.json").write_text('{"0": 7}')
@@ -224,6 +276,7 @@ def test_another_config_is_refused(parts, port, tmp_path, capfd):
 
 @pytest.mark.parametrize("program, given, words", [
     (edge_server, ["--address=0.0.0.0:50051"], "is not loopback"),
+    (edge_server, ["--address=0.0.0.0:50051", "--insecure"], "give --token_file"),
     (device, ["--address=10.1.1.1:50051"], "is not loopback"),
     (edge_server, ["--certificate=a.pem"], "--key is missing"),
     (edge_server, ["--certificate=a", "--key=b", "--authority=c"], "TLS file b: No such file"),
@@ -242,7 +295,7 @@ def test_the_journal_claims_a_step_once_and_for_all(tmp_path):
   assert [first.claim("send", step) for step in (0, 2, 2, 1)] == [True, True, False, False]
   assert [first.claim("update", step) for step in (1, 1)] == [True, False]
   again = device.Journal(path, 1, lambda: pytest.fail("drawn again"))
-  assert again.noise_words == (5, 6) and again.last_sent == 2
+  assert again.noise_words == (5, 6) and again.steps_begun == 3
   assert [again.claim("send", step) for step in (2, 3)] == [False, True]
   assert [again.claim("update", step) for step in (1, 2)] == [False, True]
   with pytest.raises(ValueError, match="is of device 1, not 0"):

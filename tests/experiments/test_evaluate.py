@@ -3,7 +3,10 @@ import json
 import pytest
 
 from experiments import evaluate, train
+from fedjax_face.training import config as configs
+from fedjax_face.training import edge, experiment
 from tests.experiments.test_train import cache, command  # noqa: F401  (a fixture)
+from tests.split.test_edge_build import save_server, tiny, tiny_config  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,28 @@ def test_mistakes_are_one_line(trained, arguments, message, capfd):
   assert evaluate.main([f"--workdir={trained}", *arguments]) == 2
   said = capfd.readouterr().err.strip().splitlines()
   assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
+
+
+def test_the_run_of_an_edge_server_needs_its_own_public_parts(tmp_path, capfd):
+  config = tiny_config()
+  config.update_from_flattened_dict({"evaluation.bootstrap": 10, "evaluation.batch_size": 8})
+  configs.record(config, tmp_path)
+  (tmp_path / "devices.json").write_text("{}")
+  save_server(experiment.build(config, say=lambda line: None).algorithm, tmp_path)
+  command = [f"--workdir={tmp_path}", "--compilation_cache=off"]
+  public = edge.build(config).public_digest()
+  edge.write_server_record(tmp_path, edge.ServerRecord(f"{'0' * 12}{public[12:]}", 3))
+  assert evaluate.main(command) == 2
+  said = capfd.readouterr().err.strip().splitlines()
+  assert said[-1].startswith("error: ") and "are not those of its run" in said[-1]
+  assert not (tmp_path / "evaluations").exists()
+  edge.write_server_record(tmp_path, edge.ServerRecord(public, 3))
+  assert evaluate.main(command) == 0
+  assert "no digest" not in capfd.readouterr().err
+  assert result(tmp_path, "own")["rounds"] == 3
+  (tmp_path / "server.json").unlink()
+  assert evaluate.main(command) == 0
+  assert "no digest of the public parts" in capfd.readouterr().err
 
 
 def test_a_folder_without_a_run_is_named(tmp_path, capfd):

@@ -112,7 +112,7 @@ def test_noised_logit_gradients_are_on_the_ledger():
 
 
 def test_sentences_say_what_is_seen():
-  said = lambda mode, labels: " ".join(not_covered(in_mode(mode), labels))
+  said = lambda mode, labels: " ".join(not_covered(in_mode(mode), labels, devices=1))
   assert "labels are sent in clear" in said("frozen_cached", CLEAR)
   assert "negative entry is the label's" in said(
       "frozen_cached", LabelPolicy("u_shaped", acknowledged=True))
@@ -121,6 +121,15 @@ def test_sentences_say_what_is_seen():
   assert "exact gradients" in said("trained_published", CLEAR)
   notes = [r.note for r in releases(in_mode("trained_published"), Z, CLEAR)]
   assert all("not rigorous" in note for note in notes)
+
+
+@pytest.mark.parametrize(("labels", "is_said"), [
+    (CLEAR, False), (LabelPolicy("u_shaped", acknowledged=True), False),
+    (LabelPolicy("u_shaped", noise_multiplier=1.0), True),
+    (LabelPolicy("randomized_response", epsilon=1.0), True)])
+def test_a_device_tells_which_labels_there_can_be(labels, is_said):
+  said = [" ".join(not_covered(SCHEDULE, labels, devices)) for devices in (1, 2)]
+  assert ["names its device" in sentences for sentences in said] == [False, is_said]
 
 
 @pytest.mark.parametrize(("call", "message"), [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import weakref
 
@@ -101,10 +102,55 @@ def test_a_device_keeps_its_own_images_and_sends_each_once_in_a_pass(loaded):
       part.device_data(1 - device)
 
 
+def test_the_statements_of_both_programs_say_that_the_server_reads_the_images():
+  config = tiny_config()
+  (sentence,) = edge.NOT_COVERED
+  assert "the server's too" in sentence
+  for device in (None, 0):
+    assert sentence in edge.build(config, device).ledger(0).not_covered
+  assert sentence not in experiment.build(config, say=lambda line: None).ledger.not_covered
+
+
 @pytest.mark.parametrize("device", [-1, 2])
 def test_there_are_no_other_devices(device):
   with pytest.raises(ValueError, match=f"device {device}: devices are numbered 0 to 1"):
     edge.build(tiny_config(), device)
+
+
+def save_server(algorithm, folder):
+  """A checkpoint of a server after three steps, and the state in it."""
+  server = jax.tree.map(np.asarray, algorithm.init(jax.random.key(1)).server)
+  checkpoint.save(folder / "checkpoints", checkpoint.Checkpoint(3, server, [], None, "", ""))
+  return server
+
+
+def test_other_public_parts_than_those_of_the_run_are_refused(tmp_path):
+  """As on a machine where the same pre-training ends elsewhere."""
+  algorithm = experiment.build(tiny_config(), say=lambda line: None).algorithm
+  save_server(algorithm, tmp_path)
+  edge.write_server_record(
+      tmp_path, edge.ServerRecord(edge.build(tiny_config()).public_digest(), 3))
+  moved = jax.tree.map(lambda leaf: leaf * np.float32(1 + 1e-6), algorithm.parts.device)
+  for name, others in (("device", moved), ("clip_norm", algorithm.parts.clip_norm * 1.01)):
+    other = dataclasses.replace(algorithm, parts=algorithm.parts._replace(**{name: others}))
+    with pytest.raises(ValueError, match="public parts .* are not those of its run") as error:
+      edge.restored_state(other, tmp_path, pytest.fail)
+    assert "\n" not in str(error.value)
+  (tmp_path / "server.json").write_text('{"public": "no digest"}')
+  with pytest.raises(ValueError, match="server.json is damaged"):
+    edge.restored_state(algorithm, tmp_path, pytest.fail)
+
+
+@pytest.mark.parametrize("record", [None, edge.ServerRecord(None, 3)])
+def test_a_run_without_a_digest_is_restored_and_that_is_said(record, tmp_path):
+  algorithm = experiment.build(tiny_config(), say=lambda line: None).algorithm
+  save_server(algorithm, tmp_path)
+  if record is not None:
+    edge.write_server_record(tmp_path, record)
+    assert edge.server_record(tmp_path) == record
+  said = []
+  assert edge.restored_state(algorithm, tmp_path, said.append) is not None
+  assert len(said) == 1 and "no digest of the public parts" in said[0] and "\n" not in said[0]
 
 
 def test_a_server_alone_cannot_restore_what_its_devices_trained(tmp_path):
@@ -112,8 +158,9 @@ def test_a_server_alone_cannot_restore_what_its_devices_trained(tmp_path):
   config = tiny_config()
   algorithm = experiment.build(config, say=lambda line: None).algorithm
   assert edge.restored_state(algorithm, tmp_path, pytest.fail) is None
-  server = jax.tree.map(np.asarray, algorithm.init(jax.random.key(1)).server)
-  checkpoint.save(tmp_path / "checkpoints", checkpoint.Checkpoint(3, server, [], None, "", ""))
+  server = save_server(algorithm, tmp_path)
+  edge.write_server_record(
+      tmp_path, edge.ServerRecord(edge.build(config).public_digest(), 3))
   done, state = edge.restored_state(algorithm, tmp_path, pytest.fail)
   assert done == 3
   jax.tree.map(np.testing.assert_array_equal, state.server, server)

@@ -198,6 +198,21 @@ def test_cached_noise_is_the_same_in_every_pass_and_after_a_restart():
                             messages(device_of(make_parts(noise=0.0)), [0])[0].activations)
 
 
+@pytest.mark.parametrize("mode", ["frozen_cached", "frozen_fresh"])
+def test_a_step_is_on_account_before_anything_of_it_is_sent(mode):
+  journal, seen = Journal(), []
+  device = device_of(make_parts(mode), journal=journal)
+
+  def exchange(channel, step, content):
+    seen.append(journal.last["send"])
+    raise ConnectionError
+
+  for step in (0, 1):
+    with pytest.raises(ConnectionError):
+      device.train(step, exchange)
+  assert seen == [0, 1]
+
+
 def test_fresh_noise_is_new_in_every_pass_and_repeated_only_bit_for_bit():
   device = device_of(make_parts("frozen_fresh"))
   first, repeated, _, later = messages(device, [0, 0, 1, 2])
@@ -370,6 +385,6 @@ def test_an_update_that_is_not_finite_is_refused():
 
 def test_the_ledger_counts_a_pass_that_has_begun():
   parts = make_parts("frozen_fresh")
-  counts = [parts.ledger(done).entries[0][1] for done in range(parts.steps + 1)]
-  assert counts == [1, 1, 2, 2, 2]
+  counts = [parts.ledger(begun).entries[0][1] for begun in range(parts.steps + 2)]
+  assert counts == [0, 1, 1, 2, 2, 2]
   assert parts.ledger(0).not_covered == ("a sentence",)

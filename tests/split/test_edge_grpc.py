@@ -13,7 +13,13 @@ import pytest
 from fedjax_face.split import edge_client, wire
 from fedjax_face.split.edge_client import EdgeClient, Interrupted, train_to_end
 from fedjax_face.split.edge_service import serve
-from fedjax_face.split.edge_transport import OPTIONS, SERVICE, Tls, require_safe
+from fedjax_face.split.edge_transport import (
+    OPTIONS,
+    SERVICE,
+    Tls,
+    require_known_devices,
+    require_safe,
+)
 from fedjax_face.split.wire import Frame
 from tests.split.edge_toys import Call, Server, contract, join_of, message
 
@@ -199,6 +205,16 @@ def test_other_addresses_need_tls(address, words):
   if "loopback" in words:
     require_safe(address, None, True)
     require_safe(address, Tls("c", "k", "a"), False)
+
+
+def test_a_server_that_others_reach_must_know_its_devices():
+  for address in ("0.0.0.0:50051", "[::]:50051", "10.0.0.1:50051"):
+    with pytest.raises(ValueError, match="in the place of a device: give --token_file"):
+      require_known_devices(address, None, "")
+    require_known_devices(address, None, "secret")
+    require_known_devices(address, Tls("c", "k", "a"), "")
+  for address in ("127.0.0.1:50051", "[::1]:50051", "localhost:50051"):
+    require_known_devices(address, None, "")
 
 
 @pytest.fixture(scope="module")

@@ -250,6 +250,17 @@ def test_a_device_stays_with_its_certificate():
   server.service.join(request, (b"one",))
 
 
+def test_who_is_refused_takes_no_place():
+  """A server that was started again knows the noise of its devices, and no certificates."""
+  server = Server()
+  server.noise[0] = join_of().noise
+  with pytest.raises(Refused, match="another noise root"):
+    server.service.join(wire.encode_join(join_of(noise="c3" * 32)), (b"stranger",))
+  server.service.join(wire.encode_join(join_of()), (b"one",))
+  with pytest.raises(Refused, match="belongs to another certificate"):
+    server.service.join(wire.encode_join(join_of()), (b"stranger",))
+
+
 def test_a_device_that_lost_its_noise_is_refused():
   server = Server(devices=2)
   first, other = server.join(0), "c3" * 32
