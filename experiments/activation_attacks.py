@@ -6,7 +6,6 @@ import inspect
 import math
 import pathlib
 import runpy
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -58,8 +57,7 @@ def play(config: Any, workdir: pathlib.Path) -> None:
       sources = experiment.load_sources(own) if sources is None else sources
       name = f"{cut}_{epsilon:g}"
       print(f"{name}: training", file=sys.stderr, flush=True)
-      _share_pretraining(workdir, workdir / name)
-      summary, _ = run.run(own, workdir / name, sources)
+      summary, _ = run.run(own, workdir / name, sources, workdir / "public_stages")
       print(f"{name}: attacks", file=sys.stderr, flush=True)
       findings = _attacked(config, own, workdir / name, sources)
       played.setdefault(cut, []).append(_Played(epsilon, summary, findings))
@@ -95,15 +93,6 @@ def _check_names(section: str, given: Mapping[str, Any], function: Any, *more: s
   if wrong := set(given) ^ known:
     raise ValueError(f"config.{section}: {min(wrong)!r} is missing or unknown; expected "
                      f"{', '.join(sorted(known))}")
-
-
-def _share_pretraining(workdir: pathlib.Path, own: pathlib.Path) -> None:
-  """All settings start from one public backbone: the first run's is copied to the others."""
-  if (own / "pretrained").exists():
-    return
-  for other in sorted(workdir.glob("*/pretrained")):
-    shutil.copytree(other, own / "pretrained")
-    return
 
 
 def _attacked(config: Any, own: Any, folder: pathlib.Path, sources: Sources) -> Findings:

@@ -8,8 +8,8 @@ where they were evaluated on the way. Where the file has `get_gap(variant)`, two
 also says how much of the gap between these two each setting closes, and gap.png and overlap.png
 show it. Where it has `get_equivalence(variant)`, {"reference": setting, "margins": {metric:
 margin}}, a second table says which settings are as good as the reference within the margins.
-Finished runs are not repeated, so seeds can be computed by several processes (--only_seed) and
-joined by a last call.
+Settings that pre-train alike do so once. Finished runs are not repeated, so seeds can be computed
+by several processes (--only_seed) and joined by a last call.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def _run_all(configs: Mapping[str, Any], workdir: pathlib.Path, seeds: Sequence[
       key = f"{config.data} {seed}"
       if loaded[0] != key:
         loaded = key, experiment.load_sources(config)
-      results[name].append(run.run(config, workdir / name / f"seed{seed}", loaded[1]))
+      results[name].append(run.run(config, workdir / name / f"seed{seed}", loaded[1],
+                                   workdir / "public_stages"))
   return results
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedjax_face.data import lfw
 from fedjax_face.data.boxes import box_from_eyes
 from fedjax_face.data.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
 from fedjax_face.data.folders import listing
@@ -23,6 +24,8 @@ POINTS = 21
 
 LFW_POINTS = {"left_eye": 7, "right_eye": 10, "nose": 14, "mouth_left": 17, "mouth_right": 19}
 """Columns of the five points that detectors find; left is that of the image."""
+
+LFW_ORIGINALS = "lfw-250x250-originals-600.zip"
 
 LARGEST_ANGLE = 99.
 """Degrees; poses fitted beyond it are taken as wrong."""
@@ -73,7 +76,7 @@ def read_aflw2000(root: str | pathlib.Path, *, archive: str = "AFLW2000_subset.z
 
 
 def read_lfw_originals(root: str | pathlib.Path, *,
-                       archive: str = "lfw-250x250-originals-600.zip",
+                       archive: str = LFW_ORIGINALS,
                        limit: int | None = None,
                        on_bad: OnBad = "skip") -> tuple[Photographs, ReadReport]:
   """Reads uncropped LFW with images.csv: box, five landmarks, gender.
@@ -109,6 +112,47 @@ def read_lfw_originals(root: str | pathlib.Path, *,
       "lfw_originals", images, box=box, visible=visible, gender=np.maximum(gender, 0),
       landmarks=np.where(visible[..., None], landmarks, centre), person=person.astype(np.int32),
       known={DETECTION: True, LANDMARKS: True, GENDER: gender >= 0}), report
+
+
+def read_lfw_aligned(root: str | pathlib.Path, *, archive: str = lfw.ARCHIVE,
+                     not_in: str = "", limit: int | None = None,
+                     on_bad: OnBad = "skip") -> tuple[Photographs, ReadReport]:
+  """Reads aligned LFW with images.csv: gender; the box is the whole picture.
+
+  Args:
+    root: folder of `archive` and images.csv (columns file, gender, ...).
+    archive: zip archive (or folder) of `<Person>/<Person>_<NNNN>.jpg`.
+    not_in: archive in `root`; only people who are not in it are read. Empty: everybody.
+    limit: only the first so many images, in order of the file names.
+    on_bad: 'skip' leaves out images that cannot be read and warns, 'refuse' raises.
+
+  Raises:
+    FileNotFoundError: a file is absent.
+    ValueError: nobody is left, or a bad image and `on_bad` is 'refuse'.
+
+  Source: Huang et al., UMass Amherst Technical Report 07-49, 2007.
+  """
+  root = pathlib.Path(root)
+  if not (root / "images.csv").exists():
+    raise FileNotFoundError(f"{root / 'images.csv'} does not exist; it tells the genders")
+  people = None
+  if not_in:
+    people = _people(root / archive) - _people(root / not_in)
+    if not people:
+      raise ValueError(f"{root / archive}: everybody in it is in {not_in}")
+  faces, report = lfw.read_lfw(root, archive=archive, people=people, limit=limit, on_bad=on_bad)
+  height, width = faces.images.shape[1:3]
+  assert faces.gender is not None
+  return one_face_each(
+      "lfw_aligned", faces.images, gender=faces.gender, person=faces.person,
+      box=np.tile(np.array([0, 0, width, height], np.float32), (len(faces), 1)),
+      known={DETECTION: True, GENDER: faces.gender_known}), report
+
+
+def _people(path: pathlib.Path) -> set[str]:
+  """Names of the folders of an archive that hold files."""
+  with listing(path) as content:
+    return {pathlib.PurePosixPath(file).parent.name for file in content.files}
 
 
 def read_utkface(path: str | pathlib.Path, *, limit: int | None = None,

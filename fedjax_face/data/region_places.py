@@ -16,12 +16,15 @@ from fedjax_face.data.sources import data_root
 
 _IN_DATA_ROOT: Mapping[str, tuple[str, str]] = {
     "aflw2000": ("root", "aflw2000_3d"), "lfw_originals": ("root", "lfw"),
-    "utkface": ("path", "utkface/UTKFace-1000.zip"), "aflw": ("root", "aflw")}
+    "lfw_aligned": ("root", "lfw"), "utkface": ("path", "utkface/UTKFace-1000.zip"),
+    "aflw": ("root", "aflw")}
 """Sources in files: the option that says where, and the default within the data root."""
 
 _OF_TFDS = ("celeb_a", "the300w_lp")
-_RELATED = (frozenset({"aflw", "aflw2000"}),)
-"""Sets that hold the same photographs under other names."""
+_RELATED: Mapping[frozenset[str], str] = {
+    frozenset({"aflw", "aflw2000"}): "AFLW photographs",
+    frozenset({"lfw_aligned", "lfw_originals"}): "LFW photographs"}
+"""Sets that hold the same photographs under other names: what they are."""
 
 
 def place(source: Mapping[str, Any]) -> pathlib.Path | None:
@@ -59,7 +62,8 @@ def check_public(public: Mapping[str, Mapping[str, Any]],
       if same:
         raise ValueError(f"data.public.sources.{key} and data.sources.{other} are both {same}; "
                          "expected public photographs of other people")
-      if not _is_synthetic(source) and not _is_synthetic(theirs):
+      if not (_is_synthetic(source) or _is_synthetic(theirs)
+              or _are_other_people(source, theirs)):
         notes.append(f"data.public.sources.{key} ({source.get('name')}) and data.sources.{other} "
                      f"({theirs.get('name')}): whether they share a person cannot be checked")
   return tuple(notes)
@@ -130,11 +134,19 @@ def _is_synthetic(source: Mapping[str, Any]) -> bool:
   return source.get("name") == "synthetic_scenes"
 
 
+def _are_other_people(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+  """Whether aligned LFW leaves out the people of the uncropped originals."""
+  sources = {source.get("name"): source for source in (first, second)}
+  return (set(sources) == {"lfw_aligned", "lfw_originals"} and place(first) == place(second)
+          and sources["lfw_aligned"].get("people") == "others")
+
+
 def _why_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
   """What two sources have in common so that they show the same people, '' if nothing."""
   names = first.get("name"), second.get("name")
-  if any(set(names) == related for related in _RELATED):
-    return f"AFLW photographs ({names[0]}, {names[1]})"
+  related = _RELATED.get(frozenset(map(str, names)))
+  if related and not _are_other_people(first, second):
+    return f"{related} ({names[0]}, {names[1]})"
   if names[0] != names[1]:
     return ""
   if names[0] == "synthetic_scenes" and first.get("seed") == second.get("seed"):

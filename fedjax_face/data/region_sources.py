@@ -255,6 +255,14 @@ def _lfw_originals(*, root: str = "", limit: int | None = None):
   return face_tasks.read_lfw_originals(_found("lfw_originals", root=root), limit=limit)
 
 
+def _lfw_aligned(*, root: str = "", people: str = "all", limit: int | None = None):
+  if people not in ("all", "others"):
+    raise ValueError(f"people={people!r}: expected all, or others: who is not in lfw_originals")
+  return face_tasks.read_lfw_aligned(
+      _found("lfw_aligned", root=root), limit=limit,
+      not_in=face_tasks.LFW_ORIGINALS if people == "others" else "")
+
+
 def _utkface(*, path: str = "", limit: int | None = None):
   return face_tasks.read_utkface(_found("utkface", path=path), limit=limit)
 
@@ -280,7 +288,7 @@ def _tfds(name: str) -> Callable[..., tuple[Photographs, ReadReport]]:
 
 SOURCES: Mapping[str, Callable[..., tuple[Photographs, ReadReport | None]]] = {
     "synthetic_scenes": _scenes, "aflw2000": _aflw2000, "lfw_originals": _lfw_originals,
-    "utkface": _utkface, "aflw": _aflw, "celeb_a": _tfds("celeb_a"),
+    "lfw_aligned": _lfw_aligned, "utkface": _utkface, "aflw": _aflw, "celeb_a": _tfds("celeb_a"),
     "the300w_lp": _tfds("the300w_lp"),
 }
 

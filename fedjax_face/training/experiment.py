@@ -51,7 +51,8 @@ class Experiment(NamedTuple):
 
 
 def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = print,
-          mesh: Mesh | None = None, sources: Any = None) -> Experiment:
+          mesh: Mesh | None = None, sources: Any = None,
+          public_stages: str | os.PathLike | None = None) -> Experiment:
   """Loads data, pre-trains if asked, and builds the algorithm.
 
   Args:
@@ -60,6 +61,7 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
     say: told in one line what takes time.
     mesh: default all devices.
     sources: what `load_sources(config)` returned, where several runs share it.
+    public_stages: folder where runs that pre-train alike share what came of it.
 
   Raises:
     ValueError: a config that some part refuses.
@@ -74,7 +76,7 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   ledger = Ledger()
   backbone = None
   if config.get("pretrain"):
-    backbone = pretrained(config, sources, mesh, workdir, say)
+    backbone = pretrained(config, sources, mesh, workdir, say, public_stages)
   algorithm = registry.build(config, sources, mesh, backbone, _calibration_line(say))
   for note in algorithm.notes:
     say(note)
@@ -107,7 +109,7 @@ def _calibration_line(say: Say) -> Callable[[float, float], None]:
 
 
 def pretrained(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike | None,
-               say: Say) -> Any:
+               say: Say, public_stages: str | os.PathLike | None = None) -> Any:
   """Parameters from non-private training on the public set; kept in the workdir.
 
   Args:
@@ -116,6 +118,7 @@ def pretrained(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike
     mesh: devices.
     workdir: read, and written where nothing fits the config yet; None: nowhere.
     say: told what takes time.
+    public_stages: likewise, by digest of the pre-training, for all runs that pre-train alike.
 
   Raises:
     ValueError: there is no public set, or pretrain has no number of rounds.
@@ -124,23 +127,30 @@ def pretrained(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike
   public = _pretraining_set(sources)
   own = _pretraining_config(config)
   algorithm = registry.build(own, sources._replace(train=public), mesh)
-  folder = None if workdir is None else pathlib.Path(workdir) / "pretrained"
+  folders = [] if workdir is None else [pathlib.Path(workdir) / "pretrained"]
+  if public_stages is not None:
+    folders.append(pathlib.Path(public_stages) / digest(own))
   template = jax.eval_shape(algorithm.init, jax.random.key(0))
-  kept = None if folder is None else checkpoint.restore(folder, template, say)
-  if kept is not None and kept.config == digest(own) and kept.round == own.rounds:
-    return algorithm.start(kept.state)
-  say(f"pre-training on {public.name}: {own.rounds} rounds")
-  unused_noise = noise_key((0, 0))
-  for progress in loop.train(
-      algorithm, public.images, targets=public.targets, rounds=own.rounds, seed=own.seed,
-      noise_root=unused_noise, rounds_per_dispatch=own.training.rounds_per_dispatch, mesh=mesh,
-      resident=_is_resident(own.training.get("resident", "auto"), public.images)):
-    state = progress.state
-  state = jax.tree.map(np.asarray, state)
-  if folder is not None:
-    checkpoint.save(folder, checkpoint.Checkpoint(
-      own.rounds, state, Ledger().to_json(), None, digest(own), "pretraining"), keep=1)
-  return algorithm.start(state)
+  stored = [checkpoint.restore(folder, template, say) for folder in folders]
+  fits = [kept is not None and kept.config == digest(own) and kept.round == own.rounds
+          for kept in stored]
+  if any(fits):
+    done = stored[fits.index(True)]
+    assert done is not None
+  else:
+    say(f"pre-training on {public.name}: {own.rounds} rounds")
+    unused_noise = noise_key((0, 0))
+    for progress in loop.train(
+        algorithm, public.images, targets=public.targets, rounds=own.rounds, seed=own.seed,
+        noise_root=unused_noise, rounds_per_dispatch=own.training.rounds_per_dispatch, mesh=mesh,
+        resident=_is_resident(own.training.get("resident", "auto"), public.images)):
+      state = progress.state
+    done = checkpoint.Checkpoint(own.rounds, jax.tree.map(np.asarray, state), Ledger().to_json(),
+                                 None, digest(own), "pretraining")
+  for folder, is_there in zip(folders, fits, strict=True):
+    if not is_there:
+      checkpoint.save(folder, done, keep=1)
+  return algorithm.start(done.state)
 
 
 def _pretraining_set(sources: Any) -> Any:

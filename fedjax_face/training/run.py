@@ -32,14 +32,15 @@ from fedjax_face.training.streams import cohort_root, noise_key, noise_words
 Values = dict[str, float]
 
 
-def run(options: Any, workdir: str | os.PathLike,
-        sources: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
+        public_stages: str | os.PathLike | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
   """Runs, or continues, the run that `options` describe in `workdir`.
 
   Args:
     options: a whole config.
     workdir: made if absent; holds everything that the run leaves.
     sources: what `experiment.load_sources(options)` returned, where several runs share it.
+    public_stages: folder where runs that pre-train alike share what came of it.
 
   Returns:
     summary.json and privacy.json.
@@ -54,7 +55,7 @@ def run(options: Any, workdir: str | os.PathLike,
   if _is_finished(workdir, options.rounds):
     return _read(workdir / "summary.json"), _read(workdir / "privacy.json")
   say = Display(options.rounds, 0, is_main_process()).say
-  experiment = build(options, workdir, say, sources=sources)
+  experiment = build(options, workdir, say, sources=sources, public_stages=public_stages)
   before = _resume(experiment, workdir, say)
   if is_main_process():
     workdir.mkdir(parents=True, exist_ok=True)

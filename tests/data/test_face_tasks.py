@@ -3,7 +3,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from fedjax_face.data.face_tasks import read_aflw2000, read_lfw_originals, read_utkface
+from fedjax_face.data.face_tasks import (
+    read_aflw2000,
+    read_lfw_aligned,
+    read_lfw_originals,
+    read_utkface,
+)
 from fedjax_face.data.photographs import GENDER, POSE
 from fedjax_face.data.proposals import random_proposer
 from fedjax_face.data.regions import RegionOptions, extract_regions, mixture
@@ -56,6 +61,27 @@ def test_lfw_bad_tables(tmp_path):
     read_lfw_originals(tmp_path)
 
 
+def test_aligned_lfw_by_hand(tmp_path):
+  with pytest.raises(FileNotFoundError, match="images.csv"):
+    read_lfw_aligned(tmp_path)
+  write_lfw(tmp_path, ["Cy_0001.jpg,Cy,F,,,,,,,,,,", "Di_0002.jpg,Di,,,,,,,,,,,",
+                       "Ann_0003.jpg,Ann,M,,,,,,,,,,"])
+  write_zip(tmp_path / "lfw-112x112.zip",
+            {f"lfw-112x112/{name[:-5]}/{name}.jpg": encoded(10, 20)
+             for name in ("Ann_0003", "Cy_0001", "Di_0002")})
+  everybody, _ = read_lfw_aligned(tmp_path)
+  np.testing.assert_array_equal(everybody.gender[:2], [0, 1])
+  others, report = read_lfw_aligned(tmp_path, not_in="lfw-250x250-originals-600.zip")
+  assert [name[-11:] for name in report.files] == ["Cy_0001.jpg", "Di_0002.jpg"]
+  np.testing.assert_array_equal(others.box, [[0, 0, 20, 20]] * 2)
+  np.testing.assert_array_equal(others.person, [0, 1])
+  np.testing.assert_array_equal(others.known, [[True, False, False, False, True],
+                                               [True, False, False, False, False]])
+  assert others.persons_known and others.gender[0] == 1
+  with pytest.raises(ValueError, match="everybody in it is in lfw-112x112.zip"):
+    read_lfw_aligned(tmp_path, not_in="lfw-112x112.zip")
+
+
 def test_aflw2000_by_hand(tmp_path):
   points = np.full((2, 2, 21), 40., np.float32)
   points[1, :, 12] = (-1, 452)
@@ -105,6 +131,14 @@ def test_real_sets_mix(real_data):
   assert len(set(regions.image)) == 18
   assert (regions.known[regions.face == 1].mean(0) > [.99, .6, .3, .1, .3]).all()
   np.testing.assert_array_equal(regions.known[regions.face == 0].mean(0), [1, 0, 0, 0, 0])
+
+
+def test_other_people_of_lfw_are_others(real_data):
+  root = real_data("lfw", "images.csv").parent
+  others, report = read_lfw_aligned(root, not_in="lfw-250x250-originals-600.zip", limit=2000)
+  _, originals = read_lfw_originals(root)
+  people = [{name.split("/")[-2] for name in read.files} for read in (report, originals)]
+  assert len(others) == 2000 and len(people[1]) == 331 and not people[0] & people[1]
 
 
 def test_aflw2000_landmarks_are_in_their_boxes(real_data):

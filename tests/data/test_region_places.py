@@ -37,6 +37,10 @@ SAME = pytest.mark.parametrize("public, private, both", [
     ({"name": "the300w_lp", "data_dir": "TFDS"}, {"name": "the300w_lp"}, "the300w_lp in "),
     ({"name": "aflw2000"}, {"name": "aflw"}, "AFLW photographs (aflw2000, aflw)"),
     ({"name": "aflw", "root": "x"}, {"name": "aflw2000"}, "AFLW photographs (aflw, aflw2000)"),
+    ({"name": "lfw_aligned"}, {"name": "lfw_originals", "root": ""}, "LFW photographs (lfw_al"),
+    ({"name": "lfw_aligned", "people": "others", "root": "copy"}, {"name": "lfw_originals"},
+     "LFW photographs (lfw_aligned, lfw_originals)"),
+    ({"name": "lfw_aligned", "people": "others"}, {"name": "lfw_aligned"}, "lfw_aligned in "),
 ])
 
 
@@ -58,7 +62,7 @@ def test_a_private_source_twice_is_refused(tmp_path, monkeypatch, public, privat
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "TFDS"))
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError) as refusal:
-    region_places.check_private({"a": public, "other": {"name": "lfw_originals"}, "b": private})
+    region_places.check_private({"a": public, "other": {"name": "own"}, "b": private})
   said = str(refusal.value)
   assert f"data.sources.a and data.sources.b are both {both}" in said
   assert "\n" not in said
@@ -118,6 +122,8 @@ def test_photographs_are_not_decoded_again_to_be_compared():
     ({"name": "lfw_originals"}, {"name": "celeb_a"}, False),
     ({"name": "aflw2000", "root": "a"}, {"name": "aflw2000", "root": "b"}, False),
     ({"name": "own"}, {"name": "own"}, False),
+    ({"name": "lfw_aligned", "people": "others"}, {"name": "lfw_originals"}, True),
+    ({"name": "lfw_aligned", "people": "others"}, {"name": "utkface"}, False),
 ])
 def test_what_cannot_be_checked_is_noted(public, private, checked):
   notes = check(public, private)

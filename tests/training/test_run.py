@@ -41,7 +41,7 @@ def options(**changes):
 def toy_experiment(monkeypatch):
   algorithm = toy_algorithm()
 
-  def build(given, workdir, say, sources=None):
+  def build(given, workdir, say, sources=None, public_stages=None):
     train = types.SimpleNamespace(images=IMAGES, targets=())
     sources = sources or types.SimpleNamespace(notes=(), train=train)
     ledger = Ledger()
