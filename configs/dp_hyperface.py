@@ -65,8 +65,8 @@ def base() -> ml_collections.ConfigDict:
           "frozen": (),                  # layers that stay as pre-trained, e.g. CONVOLUTIONS
       },
       # hyperface: all tasks of the public set; face_detector: faces and no faces, as published
-      "pretrain": {"public": True, "algorithm": "hyperface", "rounds": 400,
-                   "model": {"optimizer": "adam", "task_weights": "uncertainty", "frozen": ()},
+      "pretrain": {"public": True, "algorithm": "hyperface", "rounds": 800,
+                   "model": {"optimizer": "adam", "task_weights": "fixed", "frozen": ()},
                    "hparams": {"learning_rate": 1e-3, "weight_learning_rate_scale": 300.0},
                    "cohort": {"unit": "image", "batch_size": 64, "capacity": 128}},
       "cohort": {
@@ -125,7 +125,7 @@ def synthetic() -> ml_collections.ConfigDict:
   """
   config = base()
   config.data.sources = {"scenes": scenes(1600, 800, seed=11)}
-  config.data.public = {"sources": {"scenes": scenes(400, 200, seed=12)}}
+  config.data.public = {"sources": {"scenes": scenes(1600, 800, seed=12)}}
   config.privacy.epsilon = 5.0
   return config
 
@@ -133,7 +133,8 @@ def synthetic() -> ml_collections.ConfigDict:
 def faces() -> ml_collections.ConfigDict:
   """AFLW2000-3D, LFW originals and UTKFace together; what a set lacks is masked.
 
-  Needs $FEDJAX_FACE_DATA. The detector pre-trains on synthetic photographs, which are public.
+  Needs $FEDJAX_FACE_DATA. Taken as public, for pre-training: synthetic photographs and aligned ones
+  of the people of LFW who are not among the originals.
 
   python -m experiments.train --config=configs/dp_hyperface.py:faces --workdir=runs/hyperface_faces
   """
@@ -146,7 +147,10 @@ def faces() -> ml_collections.ConfigDict:
       # A chip is one face, without surroundings to cut negatives from.
       "utkface": {"name": "utkface", "regions": parts},
   }
-  config.data.public = {"sources": {"scenes": scenes(400, 200, seed=12)}}
+  config.data.public = {"sources": {
+      "scenes": scenes(1600, 800, seed=12),
+      "lfw": {"name": "lfw_aligned", "people": "others", "limit": 6000, "regions": parts}}}
+  config.pretrain.rounds = 1600
   config.privacy.epsilon = 5.0
   return config
 

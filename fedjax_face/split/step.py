@@ -129,7 +129,7 @@ def logit_gradients(logits: Reply, labels: jax.Array, noise_multiplier: ArrayLik
     noise_multiplier: noise over sensitivity; a gradient is never longer than sqrt(2).
     key: secret of this device and of this step.
   """
-  gradients = _cross_entropy_gradients(logits.values, labels)
+  _, gradients = _cross_entropy(logits.values, labels)
   values = noised(gradients, ActivationClip(non_negative=False), math.sqrt(2), noise_multiplier,
                   example_keys(key, logits.example))
   return logits._replace(values=_real_rows(values, logits.example))
@@ -213,9 +213,8 @@ def server_step(split: SplitNetwork, optimizer: optax.GradientTransformation, pa
   """
   activations, labels, real = _rows(split, message)
   logits, backward = _forward(split, part.params, activations)
-  gradients = _cross_entropy_gradients(logits, labels)
+  losses, gradients = _cross_entropy(logits, labels)
   part, values = _trained(optimizer, part, backward, gradients, real)
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   metrics = {"loss": _mean(losses, real),
              "train_accuracy": _mean(logits.argmax(-1) == labels, real)}
   return ServerStep(part, _reply(message, values), metrics)
@@ -259,8 +258,12 @@ def _trained(optimizer, part, backward, gradients, real) -> tuple[Part, jax.Arra
   return _updated(optimizer, part, to_params), to_activations * count
 
 
-def _cross_entropy_gradients(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  return jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Losses [R] and their gradients to the logits [R, classes], from one exponential of each."""
+  shifted = logits - logits.max(-1, keepdims=True)
+  exponentials, one_hot = jnp.exp(shifted), jax.nn.one_hot(labels, logits.shape[-1])
+  total = exponentials.sum(-1, keepdims=True)
+  return (jnp.log(total[:, 0]) - (shifted * one_hot).sum(-1), exponentials / total - one_hot)
 
 
 def _reply(message: Message, values: jax.Array) -> Reply:

@@ -121,6 +121,23 @@ def test_two_devices_train_the_server_like_one_with_both_batches():
   np.testing.assert_allclose(apart.metrics["loss"], together.metrics["loss"], rtol=1e-5)
 
 
+def test_metrics_are_those_of_the_real_rows():
+  _, server = started()
+  padded = message(example=np.array([*EXAMPLE[:3], PADDING], np.int32), noise=0.0, clip_norm=100.0)
+  metrics = train(server, padded).metrics
+  logits = server_logits(server.params, padded).values[:3]
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS[:3])
+  np.testing.assert_allclose(metrics["loss"], losses.mean(), rtol=1e-5)
+  np.testing.assert_allclose(metrics["train_accuracy"], (logits.argmax(-1) == LABELS[:3]).mean())
+
+
+def test_a_sure_network_has_a_finite_loss_and_gradient():
+  losses, gradients = step._cross_entropy(jnp.array([[500.0, -500.0], [-500.0, 500.0]]),
+                                          jnp.array([0, 0]))
+  np.testing.assert_array_equal(losses, [0, 1000])
+  np.testing.assert_array_equal(gradients, [[0, 0], [-1, 1]])
+
+
 def test_replies_hold_each_examples_own_gradient():
   _, server = started()
   two = lambda rows: message(images=IMAGES[rows], labels=LABELS[rows], example=EXAMPLE[rows])
