@@ -84,8 +84,8 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
   cohort = jax.tree.map(jnp.asarray, algorithm.cohort(np.random.default_rng(0), 0))
   state = jax.jit(algorithm.init)(jax.random.key(0))
   passes = config.training.rounds_per_dispatch
-  split = jax.jit(lambda state, data, hparams, now: jax.lax.scan(
-      lambda state, _: algorithm.step(state, data, cohort, hparams, now), state, length=passes))
+  split = jax.jit(lambda state, *data: jax.lax.scan(
+      lambda state, _: algorithm.step(state, *data), state, length=passes))
   a_pass = _ordinary(system.split.server, config.hparams.server_learning_rate)
   ordinary = jax.jit(lambda part, *data: jax.lax.scan(
       lambda part, _: a_pass(part, *data), part, length=passes))
@@ -93,7 +93,7 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
   hparams = {name: jnp.float32(value) for name, value in algorithm.hparams.items()}
   now = keys.at(jnp.int32(0))
   return (math.prod(system.split.shape), passes * cohort.examples.shape[1],
-          lambda: split(state, data, hparams, now),
+          lambda: split(state, data, cohort, hparams, now),
           lambda: ordinary(tuple(state.server), data.images, data.targets["label"], *rows))
 
 

@@ -2,7 +2,7 @@ r"""DP HyperFace (Zhang et al., Front. Neurorobotics 2020): face tasks under ima
 
 python -m experiments.train --config=configs/dp_hyperface.py:VARIANT --workdir=runs/VARIANT
 
-VARIANT is synthetic (default), faces or aflw. Detection on photographs afterwards:
+VARIANT is synthetic (default), faces, faces_lfw or aflw. Detection on photographs afterwards:
 
   python -m experiments.detect --workdir=runs/VARIANT PHOTOGRAPH_OR_FOLDER
 
@@ -25,7 +25,7 @@ CONVOLUTIONS = ("conv1", "conv1a", "conv2", "conv3", "conv3a", "conv4", "conv5",
 
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = {"synthetic": synthetic, "faces": faces, "aflw": aflw}
+  variants = {"synthetic": synthetic, "faces": faces, "faces_lfw": faces_lfw, "aflw": aflw}
   if variant not in variants:
     raise ValueError(f"dp_hyperface has no variant {variant!r}: {', '.join(variants)}")
   return variants[variant]()
@@ -133,8 +133,7 @@ def synthetic() -> ml_collections.ConfigDict:
 def faces() -> ml_collections.ConfigDict:
   """AFLW2000-3D, LFW originals and UTKFace together; what a set lacks is masked.
 
-  Needs $FEDJAX_FACE_DATA. Taken as public, for pre-training: synthetic photographs and aligned ones
-  of the people of LFW who are not among the originals.
+  Needs $FEDJAX_FACE_DATA. The network pre-trains on synthetic photographs, which are public.
 
   python -m experiments.train --config=configs/dp_hyperface.py:faces --workdir=runs/hyperface_faces
   """
@@ -147,11 +146,25 @@ def faces() -> ml_collections.ConfigDict:
       # A chip is one face, without surroundings to cut negatives from.
       "utkface": {"name": "utkface", "regions": parts},
   }
-  config.data.public = {"sources": {
-      "scenes": scenes(1600, 800, seed=12),
-      "lfw": {"name": "lfw_aligned", "people": "others", "limit": 6000, "regions": parts}}}
-  config.pretrain.rounds = 1600
+  config.data.public = {"sources": {"scenes": scenes(400, 200, seed=12)}}
+  config.pretrain.rounds = 400
+  config.pretrain.model.task_weights = "uncertainty"
   config.privacy.epsilon = 5.0
+  return config
+
+
+def faces_lfw() -> ml_collections.ConfigDict:
+  """As `faces`; public are also aligned photographs of the people of LFW outside its originals.
+
+  python -m experiments.train --config=configs/dp_hyperface.py:faces_lfw --workdir=runs/faces_lfw
+  """
+  config = faces()
+  config.data.public.sources = {
+      "scenes": scenes(1600, 800, seed=12),
+      "lfw": {"name": "lfw_aligned", "people": "others", "limit": 6000,
+              "regions": config.data.sources.utkface.regions.to_dict()}}
+  config.pretrain.rounds = 1600
+  config.pretrain.model.task_weights = "fixed"
   return config
 
 
@@ -180,8 +193,8 @@ def aflw() -> ml_collections.ConfigDict:
 
 def get_comparison(variant: str) -> dict[str, dict]:
   """Settings that `experiments.compare` sets side by side: name -> overrides of the variant."""
-  if variant not in ("synthetic", "faces"):
-    raise ValueError(f"nothing is compared with {variant!r}: synthetic, faces")
+  if variant not in ("synthetic", "faces", "faces_lfw"):
+    raise ValueError(f"nothing is compared with {variant!r}: synthetic, faces, faces_lfw")
   # The baseline without privacy has an optimiser, batches and a number of steps of its own.
   non_private = {"algorithm": "hyperface", "privacy.epsilon": None, "model.optimizer": "adam",
                  "hparams.learning_rate": 1e-3, "hparams.weight_learning_rate_scale": 300.0,

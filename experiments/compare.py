@@ -8,8 +8,9 @@ where they were evaluated on the way. Where the file has `get_gap(variant)`, two
 also says how much of the gap between these two each setting closes, and gap.png and overlap.png
 show it. Where it has `get_equivalence(variant)`, {"reference": setting, "margins": {metric:
 margin}}, a second table says which settings are as good as the reference within the margins.
-Settings that pre-train alike do so once. Finished runs are not repeated, so seeds can be computed
-by several processes (--only_seed) and joined by a last call.
+Settings whose pre-training has the same config and images share it, in public_stages/. Finished
+runs are not repeated, so seeds can be computed by several processes (--only_seed) and joined by a
+last call.
 """
 
 from __future__ import annotations

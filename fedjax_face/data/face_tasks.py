@@ -1,4 +1,4 @@
-"""Readers of uncropped photographs with labels of some of the five face tasks.
+"""Readers of photographs with labels of some of the five face tasks.
 
 No set has all labels; what a set lacks is unknown in `Photographs.known`. Landmarks are the 21 of
 AFLW in the order of `rendering.landmarks.LANDMARK_NAMES`.
@@ -7,6 +7,7 @@ AFLW in the order of `rendering.landmarks.LANDMARK_NAMES`.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from fedjax_face.data import lfw
 from fedjax_face.data.boxes import box_from_eyes
 from fedjax_face.data.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
-from fedjax_face.data.folders import listing
+from fedjax_face.data.folders import count_files, listing
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY, Photographs
 
 POINTS = 21
@@ -30,6 +31,8 @@ LFW_ORIGINALS = "lfw-250x250-originals-600.zip"
 LARGEST_ANGLE = 99.
 """Degrees; poses fitted beyond it are taken as wrong."""
 
+_PICTURES = (".jpg", ".jpeg", ".png")
+_SAME_PICTURE = 0.97          # correlation of thumbnails; other people of LFW reach 0.946
 _GENDER = {"M": 0, "F": 1}
 _BOX_SIDE = 1.15              # of the longer side of the tight box of the 68 points
 _AFLW2000_ARRAYS = ("name", "pitch_yaw_roll_deg", "pt2d_21", "bbox_from_pt68")
@@ -119,8 +122,12 @@ def read_lfw_aligned(root: str | pathlib.Path, *, archive: str = lfw.ARCHIVE,
                      on_bad: OnBad = "skip") -> tuple[Photographs, ReadReport]:
   """Reads aligned LFW with images.csv: gender; the box is the whole picture.
 
+  Who is in `not_in` is told by name, and by photograph: LFW has people under two names, and who
+  has a picture that looks the same as one of theirs is left out too. Two names with different
+  photographs remain two people.
+
   Args:
-    root: folder of `archive` and images.csv (columns file, gender, ...).
+    root: folder of `archive` and images.csv (columns file, person, gender, ...).
     archive: zip archive (or folder) of `<Person>/<Person>_<NNNN>.jpg`.
     not_in: archive in `root`; only people who are not in it are read. Empty: everybody.
     limit: only the first so many images, in order of the file names.
@@ -128,19 +135,21 @@ def read_lfw_aligned(root: str | pathlib.Path, *, archive: str = lfw.ARCHIVE,
 
   Raises:
     FileNotFoundError: a file is absent.
-    ValueError: nobody is left, or a bad image and `on_bad` is 'refuse'.
+    ValueError: images.csv lacks a column, a file without a row or of another person there, somebody
+      of `not_in` who is not in `archive`, nobody left, pictures of several shapes, or a bad image
+      and `on_bad` is 'refuse'.
 
   Source: Huang et al., UMass Amherst Technical Report 07-49, 2007.
   """
   root = pathlib.Path(root)
-  if not (root / "images.csv").exists():
-    raise FileNotFoundError(f"{root / 'images.csv'} does not exist; it tells the genders")
-  people = None
+  table = _read_table(root / "images.csv")
+  people: set[str] | None = None
+  alike: list[tuple[str, str]] = []
   if not_in:
-    people = _people(root / archive) - _people(root / not_in)
-    if not people:
-      raise ValueError(f"{root / archive}: everybody in it is in {not_in}")
+    people, alike = _others(root, archive, not_in, table)
   faces, report = lfw.read_lfw(root, archive=archive, people=people, limit=limit, on_bad=on_bad)
+  _check_rows(root / archive, report.files, table)
+  report = dataclasses.replace(report, skipped=(*report.skipped, *alike))
   height, width = faces.images.shape[1:3]
   assert faces.gender is not None
   return one_face_each(
@@ -149,10 +158,50 @@ def read_lfw_aligned(root: str | pathlib.Path, *, archive: str = lfw.ARCHIVE,
       known={DETECTION: True, GENDER: faces.gender_known}), report
 
 
-def _people(path: pathlib.Path) -> set[str]:
-  """Names of the folders of an archive that hold files."""
-  with listing(path) as content:
-    return {pathlib.PurePosixPath(file).parent.name for file in content.files}
+def _others(root: pathlib.Path, archive: str, not_in: str, table: dict[str, dict[str, str]],
+            ) -> tuple[set[str], list[tuple[str, str]]]:
+  """People of an archive who are not in another one, and (person, why not) of some more."""
+  with listing(root / not_in) as content:
+    files = [f for f in content.files if f.lower().endswith(_PICTURES)]
+  _check_rows(root / not_in, files, table, of_folder=False)
+  theirs = {table[_last(file)]["person"] for file in files}
+  everybody = {name for name, count in count_files(root / archive).items() if count}
+  if theirs - everybody:
+    raise ValueError(f"{root / not_in}: {min(theirs - everybody)} is not in {archive}; expected "
+                     "the same people under the same names")
+  people = everybody - theirs
+  if not people:
+    raise ValueError(f"{root / archive}: everybody in it is in {not_in}")
+  own, report = lfw.read_lfw(root, archive=archive, people=people)
+  held, _ = lfw.read_lfw(root, archive=archive, people=theirs)
+  same = (_thumbnails(own.images) @ _thumbnails(held.images).T).max(1) > _SAME_PICTURE
+  alike = {pathlib.PurePosixPath(report.files[row]).parent.name for row in np.flatnonzero(same)}
+  if not people - alike:
+    raise ValueError(f"{root / archive}: everybody in it is in {not_in}")
+  return people - alike, [(name, f"a picture like one of {not_in}") for name in sorted(alike)]
+
+
+def _check_rows(source: pathlib.Path, files: Sequence[str], table: dict[str, dict[str, str]],
+                of_folder: bool = True) -> None:
+  """Refuses a file that images.csv does not have, or has for another person than its folder."""
+  for file in files:
+    row = table.get(_last(file))
+    folder = pathlib.PurePosixPath(file).parent.name
+    if row is None or of_folder and row["person"] != folder:
+      raise ValueError(f"{source}: {file} is "
+                       f"{'nobody' if row is None else row['person']} in images.csv; expected "
+                       f"{folder if of_folder else 'a row'}")
+
+
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+  """Grey pictures of 28x28 or fewer pixels, f32 [N, pixels], with mean 0 and norm 1."""
+  grey = images.mean(-1, dtype=np.float32)
+  for axis in (1, 2):
+    count = min(28, grey.shape[axis])
+    grey = np.add.reduceat(grey, np.arange(count) * grey.shape[axis] // count, axis)
+  flat = grey.reshape(len(grey), -1)
+  flat = flat - flat.mean(1, keepdims=True)
+  return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
 def read_utkface(path: str | pathlib.Path, *, limit: int | None = None,
@@ -229,7 +278,7 @@ def _read_images(path: pathlib.Path, names: list[str], suffix: str, limit: int |
   check_on_bad(on_bad)
   row_of = {name + suffix: row for row, name in enumerate(names)}
   with listing(path) as content:
-    pictures = [f for f in content.files if f.lower().endswith((".jpg", ".jpeg", ".png"))]
+    pictures = [f for f in content.files if f.lower().endswith(_PICTURES)]
     files = [f for f in pictures if _last(f) in row_of]
     images, rows, bad = decode_images(str(path), files[:limit], content.read)
   unknown = [(f, "no annotation") for f in pictures if _last(f) not in row_of]

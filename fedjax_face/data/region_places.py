@@ -53,7 +53,8 @@ def check_public(public: Mapping[str, Mapping[str, Any]],
 
   Raises:
     ValueError: a public source is a private one: the same files, the same synthetic world (its
-      people are always those from number 0 on), or a set made of the same photographs.
+      people are always those from number 0 on), or a set made of the same photographs (aligned
+      LFW and its originals, unless the former is of `people="others"`).
   """
   notes = []
   for key, source in public.items():
@@ -62,10 +63,12 @@ def check_public(public: Mapping[str, Mapping[str, Any]],
       if same:
         raise ValueError(f"data.public.sources.{key} and data.sources.{other} are both {same}; "
                          "expected public photographs of other people")
-      if not (_is_synthetic(source) or _is_synthetic(theirs)
-              or _are_other_people(source, theirs)):
+      if not _is_synthetic(source) and not _is_synthetic(theirs):
+        how = ("people are told apart by LFW's names and by their photographs alone"
+               if _are_other_people(source, theirs)
+               else "whether they share a person cannot be checked")
         notes.append(f"data.public.sources.{key} ({source.get('name')}) and data.sources.{other} "
-                     f"({theirs.get('name')}): whether they share a person cannot be checked")
+                     f"({theirs.get('name')}): {how}")
   return tuple(notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import pathlib
 import zlib
@@ -205,8 +206,19 @@ def _whole(section: str, source: dict[str, Any], shared: Mapping[str, Any]) -> _
     return _Whole(read, make(), report)
   key = {"source": source, "place": str(region_places.place(source)),
          "regions": dataclasses.asdict(cutting), "proposer": dict(shared["proposer"]),
-         "photographs": len(read)}
+         "photographs": _content_digest(read)}
   return _Whole(read, cached_regions(shared["cache"], key, make), report)
+
+
+def _content_digest(read: Photographs) -> str:
+  """Of the labels, and of the pixels where they are in memory: other content, other regions."""
+  content = hashlib.blake2b(digest_size=16)
+  for field in ("image", "person", "box", "landmarks", "visible", "pose", "gender", "known"):
+    content.update(np.ascontiguousarray(getattr(read, field)).tobytes())
+  if isinstance(read.images, np.ndarray | list):
+    for image in read.images:
+      content.update(np.ascontiguousarray(image).tobytes())
+  return f"{len(read)} {content.hexdigest()}"
 
 
 def _side(whole: _Whole, numbers: np.ndarray) -> RegionSet:

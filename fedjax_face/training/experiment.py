@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.training import checkpoint, loop
 from fedjax_face.training.config import as_dict, digest, validate
 from fedjax_face.training.families import family_of
-from fedjax_face.training.mesh import clients_mesh
+from fedjax_face.training.mesh import clients_mesh, is_main_process
 from fedjax_face.training.streams import noise_key
 
 RESIDENT_BYTES = 2 << 30  # "auto": a set of at most this size lives on the device
@@ -118,7 +120,8 @@ def pretrained(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike
     mesh: devices.
     workdir: read, and written where nothing fits the config yet; None: nowhere.
     say: told what takes time.
-    public_stages: likewise, by digest of the pre-training, for all runs that pre-train alike.
+    public_stages: likewise, for all runs that pre-train alike on the same images; a folder in it
+      that is deleted is made anew.
 
   Raises:
     ValueError: there is no public set, or pretrain has no number of rounds.
@@ -127,17 +130,14 @@ def pretrained(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike
   public = _pretraining_set(sources)
   own = _pretraining_config(config)
   algorithm = registry.build(own, sources._replace(train=public), mesh)
-  folders = [] if workdir is None else [pathlib.Path(workdir) / "pretrained"]
-  if public_stages is not None:
-    folders.append(pathlib.Path(public_stages) / digest(own))
+  folder = None if workdir is None else pathlib.Path(workdir) / "pretrained"
   template = jax.eval_shape(algorithm.init, jax.random.key(0))
-  stored = [checkpoint.restore(folder, template, say) for folder in folders]
-  fits = [kept is not None and kept.config == digest(own) and kept.round == own.rounds
-          for kept in stored]
-  if any(fits):
-    done = stored[fits.index(True)]
-    assert done is not None
-  else:
+  done = None if folder is None else checkpoint.restore(folder, template, say)
+  if done is not None and done.config == digest(own) and done.round == own.rounds:
+    return algorithm.start(done.state)
+  stage = None if public_stages is None else pathlib.Path(public_stages) / _stage(own, public)
+  done = None if stage is None else _shared(stage, template, say)
+  if done is None:
     say(f"pre-training on {public.name}: {own.rounds} rounds")
     unused_noise = noise_key((0, 0))
     for progress in loop.train(
@@ -147,10 +147,40 @@ def pretrained(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike
       state = progress.state
     done = checkpoint.Checkpoint(own.rounds, jax.tree.map(np.asarray, state), Ledger().to_json(),
                                  None, digest(own), "pretraining")
-  for folder, is_there in zip(folders, fits, strict=True):
-    if not is_there:
-      checkpoint.save(folder, done, keep=1)
+    if stage is not None:
+      _share(stage, done, say)
+  if folder is not None:
+    checkpoint.save(folder, done, keep=1)
   return algorithm.start(done.state)
+
+
+def _stage(own: Any, public: Any) -> str:
+  """Name of what a config's pre-training makes of these images and targets."""
+  content = hashlib.blake2b(digest(own).encode(), digest_size=16)
+  for leaf in jax.tree.leaves((public.images, public.targets)):
+    content.update(np.ascontiguousarray(leaf).tobytes())
+  return content.hexdigest()
+
+
+def _shared(stage: pathlib.Path, template: Any, say: Say) -> checkpoint.Checkpoint | None:
+  try:
+    return checkpoint.restore(stage, template, say)
+  except ValueError as error:
+    say(f"passed over: {error}")
+    return None
+
+
+def _share(stage: pathlib.Path, done: checkpoint.Checkpoint, say: Say) -> None:
+  """Puts a stage where other runs find it whole or not at all; another run may have been faster."""
+  partial = stage.with_name(f"{stage.name}.{os.getpid()}")
+  try:
+    checkpoint.save(partial, done, keep=1)
+    if is_main_process():
+      partial.rename(stage)
+  except OSError as error:
+    shutil.rmtree(partial, ignore_errors=True)
+    if not stage.is_dir():
+      say(f"pre-training not shared: {error}")
 
 
 def _pretraining_set(sources: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -137,10 +138,18 @@ def detector(config: Any, predict: Predict, public: RegionSet | None) -> Detecto
   A face's box follows from its landmarks as in the public set; without one, from the eyes, as no
   number may come from the private set without noise.
   """
-  options = _options(config)
+  return _detector(config, predict, None if public is None else mean_landmarks(
+      public, _options(config).frame))
+
+
+def _detector(config: Any, predict: Predict, template: np.ndarray | None) -> Detector:
+  """With the mean landmarks [L, 2] of the public set, if there is one."""
+  rule = eyes_rule(LANDMARK_NAMES.index("left_eye_centre"),
+                   LANDMARK_NAMES.index("right_eye_centre")
+                   ) if template is None else template_rule(template)
   return Detector(predict, region_sources.proposer(config.evaluation.proposer,
                                                    "evaluation.proposer"),
-                  _box_rule(public, options.frame), options)
+                  rule, _options(config))
 
 
 def _options(config: Any) -> DetectionOptions:
@@ -158,13 +167,6 @@ def _ranking_options(config: Any) -> DetectionOptions:
   return dataclasses.replace(_options(config), threshold=threshold)
 
 
-def _box_rule(public: RegionSet | None, frame: str) -> BoxRule:
-  if public is None:
-    return eyes_rule(LANDMARK_NAMES.index("left_eye_centre"),
-                     LANDMARK_NAMES.index("right_eye_centre"))
-  return template_rule(mean_landmarks(public, frame))
-
-
 def mean_landmarks(public: RegionSet, frame: str) -> np.ndarray:
   """float64 [L, 2], mean of the visible landmarks in the faces' boxes, 0 to 1 from their corner."""
   regions = public.regions
@@ -179,7 +181,10 @@ def mean_landmarks(public: RegionSet, frame: str) -> np.ndarray:
 
 
 def load_detector(workdir: str | os.PathLike) -> Detector:
-  """The detector of a run's newest checkpoint; of the run's data it reads the public set only.
+  """The detector of a run's newest checkpoint.
+
+  Of the run's data it reads the public set alone, once: where landmarks lie in a face's box is then
+  kept in the folder, mean_landmarks.npy. Frozen layers need the public set every time.
 
   Raises:
     FileNotFoundError: no run, no checkpoint yet, or frozen layers are not beside it.
@@ -198,9 +203,8 @@ def load_detector(workdir: str | os.PathLike) -> Detector:
   with config.unlocked():
     if config.privacy.get("epsilon") is not None:
       config.privacy.epsilon, config.hparams.noise_multiplier = None, 1.0
-  public, *_ = region_sources.load_public(config.data.to_dict())
   blank, mesh = _blank_set(config), clients_mesh(jax.devices()[:1])
-  sources = RegionSources(blank, blank, public)
+  sources = RegionSources(blank, blank, None)
   algorithm = registry.build(config, sources, mesh, _frozen_of(config, sources, mesh, workdir))
   found = checkpoint.restore(workdir / "checkpoints",
                              jax.eval_shape(algorithm.init, jax.random.key(0)), print)
@@ -208,7 +212,23 @@ def load_detector(workdir: str | os.PathLike) -> Detector:
     raise FileNotFoundError(f"{workdir}/checkpoints: no checkpoint yet")
   assert algorithm.predict is not None
   state, predict = jax.tree.map(jax.numpy.asarray, found.state), jax.jit(algorithm.predict)
-  return detector(config, lambda images: predict(state, images), public)
+  return _detector(config, lambda images: predict(state, images), _kept_landmarks(config, workdir))
+
+
+def _kept_landmarks(config: Any, workdir: pathlib.Path) -> np.ndarray | None:
+  """`mean_landmarks` of the public set of the run in a folder; None where it has none."""
+  kept = workdir / "mean_landmarks.npy"
+  with contextlib.suppress(OSError, ValueError, EOFError):  # absent or cut off
+    return np.load(kept)
+  if not config.data.get("public"):
+    return None
+  print("reading the public set for where landmarks lie in a face's box; this happens once")
+  public, *_ = region_sources.load_public(config.data.to_dict())
+  assert public is not None
+  found = mean_landmarks(public, _options(config).frame)
+  with contextlib.suppress(OSError):  # a folder that cannot be written still detects
+    np.save(kept, found)
+  return found
 
 
 def _frozen_of(config: Any, sources: RegionSources, mesh: Any, workdir: pathlib.Path) -> Any:
@@ -219,7 +239,8 @@ def _frozen_of(config: Any, sources: RegionSources, mesh: Any, workdir: pathlib.
   if not (workdir / "pretrained").is_dir():
     raise FileNotFoundError(f"{workdir}/pretrained: no such folder; it holds the frozen layers "
                             f"{', '.join(config.model.frozen)}")
-  return experiment.pretrained(config, sources, mesh, workdir, print)
+  public, *_ = region_sources.load_public(config.data.to_dict())
+  return experiment.pretrained(config, sources._replace(public=public), mesh, workdir, print)
 
 
 def _blank_set(config: Any) -> RegionSet:

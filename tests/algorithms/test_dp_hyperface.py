@@ -432,9 +432,27 @@ def test_a_finished_run_finds_faces_without_its_private_data(finished, tmp_path,
   assert [options["seed"] for options in read] == [1]
   written = json.loads((tmp_path / "out/photo.png.json").read_text())
   detector = face_tasks.load_detector(folder)
+  assert len(read) == 1  # where landmarks lie is kept
   found = detector(picture, np.random.default_rng(0))
   assert found and written["faces"] == [json.loads(json.dumps(one.to_json())) for one in found]
   assert (tmp_path / "out/photo.png.png").exists() and "faces" in capsys.readouterr().out
+
+
+def test_where_landmarks_lie_is_kept_and_made_anew_where_it_is_cut_off(finished, tmp_path):
+  shutil.copytree(finished[0], tmp_path / "run")
+  kept = tmp_path / "run/mean_landmarks.npy"
+  whole = []
+  for content in (None, b"", b"\x93NUMPY cut off"):
+    if content is None:
+      kept.unlink(missing_ok=True)
+    else:
+      kept.write_bytes(content)
+    face_tasks.load_detector(tmp_path / "run")
+    whole.append(np.load(kept))
+  public = region_sources.load_public(json.loads(
+      (finished[0] / "config.json").read_text())["data"])[0]
+  for one in whole:
+    np.testing.assert_array_equal(one, face_tasks.mean_landmarks(public, "corner"))
 
 
 def test_folders_that_are_no_such_run_are_refused(tmp_path, finished):

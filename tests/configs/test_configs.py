@@ -14,7 +14,7 @@ VARIANTS = {
     "fedgc": ("synthetic", "lfw", "casia"),
     "privacyface": ("synthetic", "silos36", "lfw", "bupt"),
     "composed": ("synthetic",),
-    "dp_hyperface": ("synthetic", "faces", "aflw"),
+    "dp_hyperface": ("synthetic", "faces", "faces_lfw", "aflw"),
     "dp_activations": ("synthetic", "lfw")}
 OF_ATTACKS = ("activation_attacks", "leak_back")  # for experiments.attack, of another structure
 EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]

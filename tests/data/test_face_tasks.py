@@ -1,7 +1,9 @@
+import io
 import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedjax_face.data.face_tasks import (
     read_aflw2000,
@@ -61,25 +63,89 @@ def test_lfw_bad_tables(tmp_path):
     read_lfw_originals(tmp_path)
 
 
+def write_aligned(root, names=("Ann_0003", "Cy_0001", "Di_0002"), like=()):
+  """Aligned pictures of their own noise, those of `like` all the same."""
+  with zipfile.ZipFile(root / "lfw-112x112.zip", "w") as archive:
+    for number, name in enumerate(names):
+      rng = np.random.default_rng(99 if name in like else number)
+      picture = Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8))
+      stream = io.BytesIO()
+      picture.save(stream, "png")
+      archive.writestr(f"lfw-112x112/{name[:-5]}/{name}.jpg", stream.getvalue())
+
+
+def aligned_table(*rows):
+  return [f"{row},,,,,,,,,," for row in rows]
+
+
+ALIGNED = aligned_table("Cy_0001.jpg,Cy,F", "Di_0002.jpg,Di,", "Ann_0003.jpg,Ann,M",
+                        "Bo_0001.jpg,Bo,M", "Ann_0001.jpg,Ann,M")
+ORIGINALS = "lfw-250x250-originals-600.zip"
+
+
 def test_aligned_lfw_by_hand(tmp_path):
   with pytest.raises(FileNotFoundError, match="images.csv"):
     read_lfw_aligned(tmp_path)
-  write_lfw(tmp_path, ["Cy_0001.jpg,Cy,F,,,,,,,,,,", "Di_0002.jpg,Di,,,,,,,,,,,",
-                       "Ann_0003.jpg,Ann,M,,,,,,,,,,"])
-  write_zip(tmp_path / "lfw-112x112.zip",
-            {f"lfw-112x112/{name[:-5]}/{name}.jpg": encoded(10, 20)
-             for name in ("Ann_0003", "Cy_0001", "Di_0002")})
+  write_lfw(tmp_path, ALIGNED)
+  write_aligned(tmp_path, ("Ann_0003", "Bo_0001", "Cy_0001", "Di_0002"))
   everybody, _ = read_lfw_aligned(tmp_path)
-  np.testing.assert_array_equal(everybody.gender[:2], [0, 1])
-  others, report = read_lfw_aligned(tmp_path, not_in="lfw-250x250-originals-600.zip")
+  np.testing.assert_array_equal(everybody.gender[:3], [0, 0, 1])
+  others, report = read_lfw_aligned(tmp_path, not_in=ORIGINALS)
   assert [name[-11:] for name in report.files] == ["Cy_0001.jpg", "Di_0002.jpg"]
-  np.testing.assert_array_equal(others.box, [[0, 0, 20, 20]] * 2)
+  np.testing.assert_array_equal(others.box, [[0, 0, 30, 40]] * 2)
   np.testing.assert_array_equal(others.person, [0, 1])
   np.testing.assert_array_equal(others.known, [[True, False, False, False, True],
                                                [True, False, False, False, False]])
-  assert others.persons_known and others.gender[0] == 1
+  assert others.persons_known and others.gender[0] == 1 and not report.skipped
+  assert len(read_lfw_aligned(tmp_path, limit=1)[0]) == 1
   with pytest.raises(ValueError, match="everybody in it is in lfw-112x112.zip"):
     read_lfw_aligned(tmp_path, not_in="lfw-112x112.zip")
+
+
+def test_aligned_lfw_with_a_bad_picture_is_refused_where_asked(tmp_path):
+  write_lfw(tmp_path, ALIGNED)
+  write_aligned(tmp_path)
+  with zipfile.ZipFile(tmp_path / "lfw-112x112.zip", "a") as archive:
+    archive.writestr("lfw-112x112/Bo/Bo_0001.jpg", b"no picture")
+  with pytest.raises(ValueError, match="Bo_0001.jpg"):
+    read_lfw_aligned(tmp_path, on_bad="refuse")
+
+
+def test_a_person_under_two_names_is_not_among_the_others(tmp_path):
+  write_lfw(tmp_path, ALIGNED)
+  write_aligned(tmp_path, ("Ann_0003", "Bo_0001", "Cy_0001", "Di_0002"),
+                like=("Bo_0001", "Cy_0001"))
+  others, report = read_lfw_aligned(tmp_path, not_in=ORIGINALS)
+  assert [name[-11:] for name in report.files] == ["Di_0002.jpg"] and len(others) == 1
+  assert report.skipped == (("Cy", f"a picture like one of {ORIGINALS}"),)
+
+
+@pytest.mark.parametrize("originals, message", [
+    ("lfw/Eve_0001.jpg", "Eve_0001.jpg is nobody in images.csv"),
+    ("lfw/Eve/Eve_0002.jpg", "Eve is not in lfw-112x112.zip"),
+])
+def test_people_who_cannot_be_told_apart_are_refused(tmp_path, originals, message):
+  write_lfw(tmp_path, [*ALIGNED, *aligned_table("Eve_0002.jpg,Eve,F")])
+  write_aligned(tmp_path)
+  write_zip(tmp_path / ORIGINALS, {originals: encoded(10, 100)})
+  with pytest.raises(ValueError, match=message):
+    read_lfw_aligned(tmp_path, not_in=ORIGINALS)
+
+
+def test_layouts_and_folders_of_the_originals_do_not_matter(tmp_path):
+  write_lfw(tmp_path, ALIGNED)
+  write_aligned(tmp_path)
+  for file in ("lfw/Ann_0001.jpg", "lfw/Ann/jpg/Ann_0001.jpg", "lfw/ann/Ann_0001.jpg"):
+    write_zip(tmp_path / ORIGINALS, {file: encoded(10, 100), "lfw/Cy/.DS_Store": b"x"})
+    _, report = read_lfw_aligned(tmp_path, not_in=ORIGINALS)
+    assert [name[-11:] for name in report.files] == ["Cy_0001.jpg", "Di_0002.jpg"], file
+
+
+def test_an_aligned_picture_in_anothers_folder_is_refused(tmp_path):
+  write_lfw(tmp_path, aligned_table("Ann_0003.jpg,Ann,M", "Cy_0001.jpg,Ann,M", "Di_0002.jpg,Di,M"))
+  write_aligned(tmp_path)
+  with pytest.raises(ValueError, match="Cy_0001.jpg is Ann in images.csv; expected Cy"):
+    read_lfw_aligned(tmp_path)
 
 
 def test_aflw2000_by_hand(tmp_path):
@@ -135,10 +201,11 @@ def test_real_sets_mix(real_data):
 
 def test_other_people_of_lfw_are_others(real_data):
   root = real_data("lfw", "images.csv").parent
-  others, report = read_lfw_aligned(root, not_in="lfw-250x250-originals-600.zip", limit=2000)
+  others, report = read_lfw_aligned(root, not_in=ORIGINALS, limit=2000)
   _, originals = read_lfw_originals(root)
   people = [{name.split("/")[-2] for name in read.files} for read in (report, originals)]
   assert len(others) == 2000 and len(people[1]) == 331 and not people[0] & people[1]
+  assert [name for name, _ in report.skipped] == ["Andrew_Gilligan"]  # Andrew_Caldecott's picture
 
 
 def test_aflw2000_landmarks_are_in_their_boxes(real_data):

@@ -41,6 +41,7 @@ SAME = pytest.mark.parametrize("public, private, both", [
     ({"name": "lfw_aligned", "people": "others", "root": "copy"}, {"name": "lfw_originals"},
      "LFW photographs (lfw_aligned, lfw_originals)"),
     ({"name": "lfw_aligned", "people": "others"}, {"name": "lfw_aligned"}, "lfw_aligned in "),
+    ({"name": "lfw_aligned", "people": "all"}, {"name": "lfw_originals"}, "LFW photographs"),
 ])
 
 
@@ -78,7 +79,8 @@ def test_it_is_said_that_nobody_is_in_two_private_sources():
     assert region_places.check_private(known) == ()
 
 
-@pytest.mark.parametrize("variant, sentences", [("synthetic", 0), ("faces", 1), ("aflw", 0)])
+@pytest.mark.parametrize("variant, sentences", [("synthetic", 0), ("faces", 1), ("faces_lfw", 1),
+                                                ("aflw", 0)])
 def test_the_variants_hold_no_set_twice(variant, sentences):
   private = dp_hyperface.get_config(variant).data.sources.to_dict()
   assert len(region_places.check_private(private)) == sentences
@@ -115,6 +117,11 @@ def test_photographs_are_not_decoded_again_to_be_compared():
   region_places.check_copies({"p": encoded}, {"a": whole, "b": encoded})
 
 
+def test_it_is_said_how_people_of_lfw_are_told_apart():
+  note, = check({"name": "lfw_aligned", "people": "others"}, {"name": "lfw_originals"})
+  assert "told apart by LFW's names and by their photographs alone" in note
+
+
 @pytest.mark.parametrize("public, private, checked", [
     (scenes(3), scenes(4), True),
     (scenes(3), {"name": "lfw_originals"}, True),
@@ -122,7 +129,6 @@ def test_photographs_are_not_decoded_again_to_be_compared():
     ({"name": "lfw_originals"}, {"name": "celeb_a"}, False),
     ({"name": "aflw2000", "root": "a"}, {"name": "aflw2000", "root": "b"}, False),
     ({"name": "own"}, {"name": "own"}, False),
-    ({"name": "lfw_aligned", "people": "others"}, {"name": "lfw_originals"}, True),
     ({"name": "lfw_aligned", "people": "others"}, {"name": "utkface"}, False),
 ])
 def test_what_cannot_be_checked_is_noted(public, private, checked):

@@ -282,6 +282,35 @@ def test_every_reader_says_what_is_not_there(tmp_path, monkeypatch):
     assert str(tmp_path) in str(absent.value), name
 
 
+def test_other_people_of_lfw_are_asked_for_by_name(tmp_path, monkeypatch):
+  asked = []
+  monkeypatch.setattr(region_sources.face_tasks, "read_lfw_aligned",
+                      lambda root, **options: asked.append(options))
+  read = region_sources.SOURCES["lfw_aligned"]
+  for people in ("all", "others"):
+    read(root=str(tmp_path), people=people, limit=3)
+  assert asked == [{"limit": 3, "not_in": ""},
+                   {"limit": 3, "not_in": "lfw-250x250-originals-600.zip"}]
+  with pytest.raises(ValueError, match="people='other': expected all, or others"):
+    read(root=str(tmp_path), people="other")
+
+
+def test_other_photographs_of_a_source_have_other_regions(tmp_path, monkeypatch):
+  """As where the files of a source are replaced: the cache must not give back the old ones."""
+  asked = section(sources={"pairs": {"name": "pairs"}}, cache=str(tmp_path))
+  read = region_sources.SOURCES["pairs"]
+  first = region_sources.load(asked, 0).train.images
+  again = region_sources.load(asked, 0).train.images
+  np.testing.assert_array_equal(first, again)
+
+  def inverted():
+    photographs, report = read()
+    return dataclasses.replace(photographs, images=255 - photographs.images), report
+
+  monkeypatch.setitem(region_sources.SOURCES, "pairs", inverted)
+  assert (region_sources.load(asked, 0).train.images != first).any()
+
+
 def test_scenes_of_other_worlds_have_other_names(monkeypatch):
   asked = []
 
