@@ -118,8 +118,8 @@ def base() -> ml_collections.ConfigDict:
 def synthetic() -> ml_collections.ConfigDict:
   """Built-in synthetic photographs; all tasks pre-train on another, public world.
 
-  Measured, mean of three seeds at epsilon 5: detection 0.947, gender 0.567, landmark NME 0.119; by
-  pre-training alone 0.946, 0.602, 0.113; not private 0.972, 0.606, 0.090.
+  Measured, mean of three seeds at epsilon 5: detection 0.962, gender 0.749, landmark NME 0.125; by
+  pre-training alone 0.964, 0.753, 0.113; not private 0.973, 0.753, 0.091.
 
   python -m experiments.train --config=configs/dp_hyperface.py:synthetic --workdir=runs/hyperface
   """
@@ -155,6 +155,9 @@ def faces() -> ml_collections.ConfigDict:
 
 def faces_lfw() -> ml_collections.ConfigDict:
   """As `faces`; public are also aligned photographs of the people of LFW outside its originals.
+
+  Measured, mean of three seeds at epsilon 5: detection 0.952, gender 0.771; by pre-training alone
+  0.881, 0.732; not private 0.985, 0.784. Landmarks get worse (NME 0.216, 0.194, 0.101).
 
   python -m experiments.train --config=configs/dp_hyperface.py:faces_lfw --workdir=runs/faces_lfw
   """
