@@ -176,7 +176,7 @@ def aflw() -> ml_collections.ConfigDict:
 
   The paper has more than 40,000 regions, split 70/30 (28,000 train), batches of 32, 437,500 steps;
   the optimiser is SGD. Here, with cohort.unit=image, the N of the sampling probability 32 / N is
-  the number of training photographs.
+  the number of training photographs. The public stage, of all tasks on scenes, is not the paper's.
   """
   config = base()
   config.rounds = 437_500
