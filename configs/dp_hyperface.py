@@ -157,7 +157,8 @@ def faces_lfw() -> ml_collections.ConfigDict:
   """As `faces`; public are also aligned photographs of the people of LFW outside its originals.
 
   Measured, mean of three seeds at epsilon 5: detection 0.952, gender 0.771; by pre-training alone
-  0.881, 0.732; not private 0.985, 0.784. Landmarks get worse (NME 0.216, 0.194, 0.101).
+  0.881, 0.732; not private 0.985, 0.784. Landmarks get worse (NME 0.216, 0.194, 0.101). Measured
+  before one person whom LFW has under two names was left out of the public set.
 
   python -m experiments.train --config=configs/dp_hyperface.py:faces_lfw --workdir=runs/faces_lfw
   """

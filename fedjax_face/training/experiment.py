@@ -158,7 +158,7 @@ def _stage(own: Any, public: Any) -> str:
   """Name of what a config's pre-training makes of these images and targets."""
   content = hashlib.blake2b(digest(own).encode(), digest_size=16)
   for leaf in jax.tree.leaves((public.images, public.targets)):
-    content.update(np.ascontiguousarray(leaf).tobytes())
+    content.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
   return content.hexdigest()
 
 
@@ -166,7 +166,7 @@ def _shared(stage: pathlib.Path, template: Any, say: Say) -> checkpoint.Checkpoi
   try:
     return checkpoint.restore(stage, template, say)
   except ValueError as error:
-    say(f"passed over: {error}")
+    say(f"passed over: {error}; delete {stage} to have it made anew")
     return None
 
 

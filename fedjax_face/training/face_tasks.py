@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -205,17 +207,21 @@ def load_detector(workdir: str | os.PathLike) -> Detector:
       config.privacy.epsilon, config.hparams.noise_multiplier = None, 1.0
   blank, mesh = _blank_set(config), clients_mesh(jax.devices()[:1])
   sources = RegionSources(blank, blank, None)
-  algorithm = registry.build(config, sources, mesh, _frozen_of(config, sources, mesh, workdir))
+  public = functools.cache(lambda: region_sources.load_public(config.data.to_dict())[0])
+  algorithm = registry.build(config, sources, mesh,
+                             _frozen_of(config, sources, mesh, workdir, public))
   found = checkpoint.restore(workdir / "checkpoints",
                              jax.eval_shape(algorithm.init, jax.random.key(0)), print)
   if found is None:
     raise FileNotFoundError(f"{workdir}/checkpoints: no checkpoint yet")
   assert algorithm.predict is not None
   state, predict = jax.tree.map(jax.numpy.asarray, found.state), jax.jit(algorithm.predict)
-  return _detector(config, lambda images: predict(state, images), _kept_landmarks(config, workdir))
+  return _detector(config, lambda images: predict(state, images), _kept_landmarks(
+      config, workdir, public))
 
 
-def _kept_landmarks(config: Any, workdir: pathlib.Path) -> np.ndarray | None:
+def _kept_landmarks(config: Any, workdir: pathlib.Path,
+                    public: Callable[[], RegionSet | None]) -> np.ndarray | None:
   """`mean_landmarks` of the public set of the run in a folder; None where it has none."""
   kept = workdir / "mean_landmarks.npy"
   with contextlib.suppress(OSError, ValueError, EOFError):  # absent or cut off
@@ -223,15 +229,16 @@ def _kept_landmarks(config: Any, workdir: pathlib.Path) -> np.ndarray | None:
   if not config.data.get("public"):
     return None
   print("reading the public set for where landmarks lie in a face's box; this happens once")
-  public, *_ = region_sources.load_public(config.data.to_dict())
-  assert public is not None
-  found = mean_landmarks(public, _options(config).frame)
+  read = public()
+  assert read is not None
+  found = mean_landmarks(read, _options(config).frame)
   with contextlib.suppress(OSError):  # a folder that cannot be written still detects
     np.save(kept, found)
   return found
 
 
-def _frozen_of(config: Any, sources: RegionSources, mesh: Any, workdir: pathlib.Path) -> Any:
+def _frozen_of(config: Any, sources: RegionSources, mesh: Any, workdir: pathlib.Path,
+               public: Callable[[], RegionSet | None]) -> Any:
   """The pre-trained network that a run's frozen layers are of; None where all layers train."""
   from fedjax_face.training import experiment
   if not config.model.frozen:
@@ -239,8 +246,7 @@ def _frozen_of(config: Any, sources: RegionSources, mesh: Any, workdir: pathlib.
   if not (workdir / "pretrained").is_dir():
     raise FileNotFoundError(f"{workdir}/pretrained: no such folder; it holds the frozen layers "
                             f"{', '.join(config.model.frozen)}")
-  public, *_ = region_sources.load_public(config.data.to_dict())
-  return experiment.pretrained(config, sources._replace(public=public), mesh, workdir, print)
+  return experiment.pretrained(config, sources._replace(public=public()), mesh, workdir, print)
 
 
 def _blank_set(config: Any) -> RegionSet:

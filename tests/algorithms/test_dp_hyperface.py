@@ -467,7 +467,8 @@ def test_folders_that_are_no_such_run_are_refused(tmp_path, finished):
     face_tasks.load_detector(tmp_path)
 
 
-def test_a_run_with_frozen_layers_goes_on_and_finds_faces_by_all_of_them(tmp_path, capsys):
+def test_a_run_with_frozen_layers_goes_on_and_finds_faces_by_all_of_them(tmp_path, capsys,
+                                                                         monkeypatch):
   config = tiny_faces.config(**{"model.frozen": ("shared",), "rounds": 1, "evaluation.every": 0})
   summary, _ = run.run(config, tmp_path)
   assert summary["status"] == "finished"
@@ -477,7 +478,11 @@ def test_a_run_with_frozen_layers_goes_on_and_finds_faces_by_all_of_them(tmp_pat
   assert "shared" not in state.params["network"] and "shared" in again.algorithm.start(state)
   capsys.readouterr()
   picture = tiny_faces.photographs(1).images[0]
+  read, load_public = [], region_sources.load_public
+  monkeypatch.setattr(region_sources, "load_public",
+                      lambda data: (read.append(data), load_public(data))[1])
   detector = face_tasks.load_detector(tmp_path)
+  assert len(read) == 1
   assert detector(picture, np.random.default_rng(0))
   regions = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
   jax.tree.map(np.testing.assert_array_equal, detector.predict(regions),
