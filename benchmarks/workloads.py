@@ -69,7 +69,7 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
 
 
 def _config(algorithm: str, backbone: str, optimizer: str) -> Any:
-  config = dp_fedemb.base()
+  config = dp_fedemb.published()
   config.algorithm = algorithm
   config.model.backbone = backbone
   config.local.optimizer = optimizer

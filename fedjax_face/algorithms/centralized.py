@@ -77,7 +77,8 @@ def pooled_training(name: str, given: Ingredients, rows: np.ndarray) -> Algorith
         whole(cohort.examples), whole(cohort.labels), whole(cohort.mask), cohort.num_classes[0])
     params, optimizer, totals = training.run(
         state.params, state.optimizer, data.images, batches, hparams, keys.client)
-    metrics = {"loss": totals.loss / totals.examples, "accuracy": totals.correct / totals.examples,
+    metrics = {"loss": totals.loss / totals.examples, "chance_loss": jnp.log(float(len(labels))),
+               "accuracy": totals.correct / totals.examples,
                "cosine": totals.cosine / totals.examples, "examples": totals.examples}
     return CentralizedState(params, optimizer), metrics
 

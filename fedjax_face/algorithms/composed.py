@@ -26,6 +26,7 @@ def composed(given: Ingredients) -> Algorithm:
                        "anchors of the correction; set exchange.pooled=False")
     correct = class_table.steps_at_home(correction(given.config), table.places,
                                         given.config.correction.steps, clusters.anchors)
-    return class_table.corrected_at_home(table.init, table.places, correct, clusters)
+    return class_table.corrected_at_home(
+        table.init, table.places, correct, clusters, table.prototypes)
 
   return silo_algorithm("composed", given, heads, not_covered=NOT_COVERED)

@@ -22,6 +22,6 @@ def dp_fedemb(given: Ingredients) -> Algorithm:
   return embedding_algorithm(
       "dp_fedemb", given, model, who,
       client_update=parts.client_update(config, model, who),
-      heads=heads.fresh(model.init_head, config.model.head_init),
+      heads=heads.fresh(model.init_head, config.model.head_init, model.prototype_head),
       aggregator=parts.aggregator(config.privacy, who, config.rounds),
       server_optimizer=parts.server_momentum)

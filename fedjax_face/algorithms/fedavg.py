@@ -18,6 +18,9 @@ def fedavg(given: Ingredients) -> Algorithm:
   if config.cohort.classes != "all":
     raise ValueError(f"cohort.classes={config.cohort.classes!r}: algorithm=fedavg has one head for "
                      "all clients, so only 'all' is accepted")
+  if config.model.head_init != "shared_frame":
+    raise ValueError(f"model.head_init={config.model.head_init!r}: the one head of "
+                     "algorithm=fedavg is no client's own, so only 'shared_frame' is accepted")
   who = parts.participants(given)
   model = parts.client_model(given, who)
   return embedding_algorithm(

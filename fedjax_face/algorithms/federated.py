@@ -87,4 +87,5 @@ def embedding_algorithm(
       class_embeddings=class_embeddings,
       sharding=round_.sharding,
       needs_all_images=heads.needs_all_images,
+      averages_over=who.clients if aggregator.adds_noise else None,
   )

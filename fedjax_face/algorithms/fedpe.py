@@ -13,4 +13,5 @@ def fedpe(given: Ingredients) -> Algorithm:
 
   Classes of different silos are never pushed apart: what FedAwS and FedGC mend.
   """
-  return silo_algorithm("fedpe", given, lambda table: class_table.private(table.init, table.places))
+  return silo_algorithm("fedpe", given, lambda table: class_table.private(
+      table.init, table.places, prototypes=table.prototypes))

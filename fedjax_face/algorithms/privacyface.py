@@ -19,6 +19,7 @@ def privacyface(given: Ingredients) -> Algorithm:
   """
 
   def heads(table: Table) -> HeadStrategy:
-    return class_table.private(table.init, table.places, cluster_exchange(given, table))
+    return class_table.private(table.init, table.places, cluster_exchange(given, table),
+                               table.prototypes)
 
   return silo_algorithm("privacyface", given, heads, not_covered=NOT_COVERED)

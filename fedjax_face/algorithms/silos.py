@@ -20,6 +20,7 @@ from fedjax_face.federated.algorithm import Algorithm, ClassRows
 from fedjax_face.federated.class_table import ClassPlaces
 from fedjax_face.federated.embedding_model import EmbeddingModel
 from fedjax_face.federated.heads import HeadStrategy, InitHead
+from fedjax_face.federated.local_prototypes import PrototypeHead
 from fedjax_face.losses.class_pairs import Correction
 from fedjax_face.models.heads import COSINE_INIT_STD
 from fedjax_face.privacy.adjacency import Adjacency
@@ -40,6 +41,7 @@ NOT_COVERED = (
     "its control variate and its own view of pooled clusters, also where these never leave a real "
     "silo.",
 )
+_STARTS = ("local_prototypes", "prototypes", "shared_frame")
 
 
 class Table(NamedTuple):
@@ -50,12 +52,14 @@ class Table(NamedTuple):
     places: of the classes in the table.
     row_of_label: int32 [L], row of each label in the table.
     embed: (backbone parameters, uint8 [B, H, W, C]) -> unit f32 [B, D].
+    prototypes: gives a silo the means of its own images to start from, or None.
   """
 
   init: InitHead
   places: ClassPlaces
   row_of_label: np.ndarray
   embed: Callable[[Any, jax.Array], jax.Array]
+  prototypes: PrototypeHead | None = None
 
 
 def corrected_silos(name: str, given: Ingredients, correction: Correction) -> Algorithm:
@@ -69,7 +73,7 @@ def corrected_silos(name: str, given: Ingredients, correction: Correction) -> Al
 
   def heads(table: Table) -> HeadStrategy:
     return class_table.corrected(table.init, table.places, class_table.gradient_steps(
-        correction, table.places, given.mesh, given.config.correction.steps))
+        correction, table.places, given.mesh, given.config.correction.steps), table.prototypes)
 
   return silo_algorithm(name, given, heads, releases=(SERVER_SEES_CLASSES, CLIENTS_SEE_CORRECTIONS))
 
@@ -97,6 +101,9 @@ def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadS
   for key in ("correction_strength", "correction_learning_rate", "spreadout_margin"):
     if key in config.hparams and not 0 <= config.hparams[key] < math.inf:
       raise ValueError(f"hparams.{key}={config.hparams[key]}: expected a number, at least 0")
+  start = config.model.head_init
+  if start not in _STARTS:
+    raise ValueError(f"model.head_init {start!r} is not one of {', '.join(_STARTS)}")
   who = parts.participants(given)
   model = parts.client_model(given, who)
   held = class_rows(parts.silos(given).silo, given.train.label)
@@ -104,7 +111,7 @@ def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadS
   row_of_label = np.zeros(given.train.num_labels, np.int32)
   row_of_label[held.label] = np.arange(len(held.label))
   table = Table(_init_classes(given, model, row_of_label, len(held.owner)), places, row_of_label,
-                model.embed)
+                model.embed, model.prototype_head if start == "local_prototypes" else None)
   return embedding_algorithm(
       name, given, model, who,
       client_update=parts.client_update(config, model, who),

@@ -29,6 +29,8 @@ class Cohort(NamedTuple):
     mask: bool [K, S, B], True = real example.
     num_classes: int32 [K], classes in use in the client's head.
     client: int32 [K], id of the silo or virtual client, -1 = empty slot.
+    first_pass: int32 [K], examples of the first pass over the client's data, which come first; None
+      where every example is visited once.
   """
 
   examples: np.ndarray
@@ -36,6 +38,7 @@ class Cohort(NamedTuple):
   mask: np.ndarray
   num_classes: np.ndarray
   client: np.ndarray
+  first_pass: np.ndarray | None = None
 
 
 class Assignment(NamedTuple):
@@ -250,6 +253,7 @@ def client_batches(users: Users, labels: np.ndarray, assignment: Assignment, *,
   examples, targets = np.zeros(size, np.int32), np.zeros(size, np.int32)
   mask = np.zeros(size, np.bool_)
   num_classes = np.full(num_clients, num_labels if classes == "all" else 0, np.int32)
+  first_pass = np.zeros(num_clients, np.int32)
   key = _key(rng)
   for k, members in enumerate(assignment.users):
     members = members[members >= 0]
@@ -264,11 +268,12 @@ def client_batches(users: Users, labels: np.ndarray, assignment: Assignment, *,
     sizes = users.offset[members + 1] - users.offset[members]
     order = _client_order(sizes, epochs, largest, max_examples_per_user,
                           np.random.default_rng([*key, assignment.client[k]]))
+    first_pass[k] = min(len(order), int(_capped(sizes, max_examples_per_user).sum()))
     drawn = slice(0, len(order))
     examples[k, drawn], targets[k, drawn], mask[k, drawn] = pool[order], target[order], True
   shape = (num_clients, steps, batch_size)
   return Cohort(examples.reshape(shape), targets.reshape(shape), mask.reshape(shape),
-                num_classes, assignment.client)
+                num_classes, assignment.client, first_pass)
 
 
 def stack(cohorts: Sequence[Cohort]) -> Cohort:

@@ -115,9 +115,10 @@ def _stddev(noise_multiplier: jax.Array, clip_norm: jax.Array) -> jax.Array:
 
 
 def _signal_to_noise(total: Any, stddev: jax.Array) -> jax.Array:
-  """Norm of the clean sum over the expected norm of the noise added to it."""
+  """Norm of the clean sum over the expected norm of the noise added to it; 0 of an empty sum."""
   size = sum(leaf.size for leaf in jax.tree.leaves(total))
-  return optax.tree.norm(total) / (stddev * jnp.sqrt(float(size)))
+  norm = optax.tree.norm(total)
+  return jnp.where(norm == 0, 0.0, norm / (stddev * jnp.sqrt(float(size))))
 
 
 def noised_mean(clip: UpdateClip, clients: int, noise: noise_mechanisms.Noise) -> Aggregator:

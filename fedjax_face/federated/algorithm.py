@@ -102,6 +102,8 @@ class Algorithm:
     class_embeddings: State -> class embeddings that outlive a round, or None where there are none.
     sharding: State (or its shapes) -> a `PartitionSpec` for each array of it.
     needs_all_images: a step reads the whole set, so `Data` must hold all of it.
+    averages_over: clients that a noised mean of updates of `state.params` is divided by; None where
+      there is no such mean.
     prepare: (Data, HParams, StepKeys) -> Data that the steps get instead, computed once before the
       first round, and again alike where a run goes on; None where they get the data themselves.
   """
@@ -125,6 +127,7 @@ class Algorithm:
   class_embeddings: ClassEmbeddings | None = None
   sharding: Callable[[State], Any] = _replicated
   needs_all_images: bool = False
+  averages_over: int | None = None
   prepare: Callable[[Data, HParams, StepKeys], Data] | None = None
 
 

@@ -17,6 +17,7 @@ from fedjax_face.federated.algorithm import NO_COMMUNICATION, Communication
 from fedjax_face.federated.client import ClientResult
 from fedjax_face.federated.exchange import SILENT, Exchange
 from fedjax_face.federated.heads import HeadStrategy, InitHead, replicated
+from fedjax_face.federated.local_prototypes import PrototypeHead
 from fedjax_face.federated.memory import Ending, Memory
 from fedjax_face.losses.class_pairs import Anchors, Correction, own_anchors
 
@@ -33,18 +34,21 @@ class ClassTable(NamedTuple):
       over the devices, and the last ones may be padding.
     cosine: f32 [N], each silo's mean cosine of embedding and class embedding in its last training.
     exchanged: what silos have told each other, kept by the exchange.
+    trained: bool [N], silos that have trained; () where nobody asks.
   """
 
   class_embeddings: jax.Array
   cosine: jax.Array
   exchanged: Any = ()
+  trained: Any = ()
 
 
 class _Rows(NamedTuple):
-  """What a silo has of the table: its class embeddings [C, D] and its mean cosine."""
+  """What a silo has of the table: its class embeddings [C, D], its mean cosine, `trained`."""
 
   class_embeddings: jax.Array
   cosine: jax.Array
+  trained: Any
 
 
 class ClassPlaces(NamedTuple):
@@ -95,20 +99,23 @@ Correct = Callable[[ClassTable, Mapping[str, Any]], tuple[ClassTable, dict[str, 
 PublishedAnchors = Callable[[Any, Mapping[str, Any]], Anchors]
 
 
-def private(init_table: InitHead, where: ClassPlaces, exchange: Exchange = SILENT
-            ) -> HeadStrategy:
+def private(init_table: InitHead, where: ClassPlaces, exchange: Exchange = SILENT,
+            prototypes: PrototypeHead | None = None) -> HeadStrategy:
   """Every silo keeps its class embeddings to itself: none is sent or averaged (FedPE).
 
   Args:
     init_table: key -> head parameters with the class embeddings of all silos, without padding.
+    prototypes: replaces a silo's rows by the means of its own images when it trains first.
     where: places of the silos' classes.
     exchange: what silos tell each other of them; default nothing.
   """
-  return _table(init_table, where, lambda table, hparams: (table, {}), NO_COMMUNICATION, exchange)
+  return _table(init_table, where, lambda table, hparams: (table, {}), NO_COMMUNICATION, exchange,
+                prototypes)
 
 
 def corrected_at_home(init_table: InitHead, where: ClassPlaces, correct: Correct,
-                      exchange: Exchange) -> HeadStrategy:
+                      exchange: Exchange, prototypes: PrototypeHead | None = None
+                      ) -> HeadStrategy:
   """Every silo corrects its own class embeddings by what others have published, and sends none.
 
   Args:
@@ -117,23 +124,27 @@ def corrected_at_home(init_table: InitHead, where: ClassPlaces, correct: Correct
     correct: (table, hparams) -> (table, metrics), as from `steps_at_home`: what it makes of a
       silo's rows may depend on these and on `table.exchanged` alone.
     exchange: what silos tell each other.
+    prototypes: as for `private`.
   """
-  return _table(init_table, where, correct, NO_COMMUNICATION, exchange)
+  return _table(init_table, where, correct, NO_COMMUNICATION, exchange, prototypes)
 
 
-def corrected(init_table: InitHead, where: ClassPlaces, correct: Correct) -> HeadStrategy:
+def corrected(init_table: InitHead, where: ClassPlaces, correct: Correct,
+              prototypes: PrototypeHead | None = None) -> HeadStrategy:
   """Silos send their class embeddings; the server corrects all of them and sends them back.
 
   Args:
     init_table: key -> head parameters with the class embeddings of all silos, without padding.
     where: places of the silos' classes.
     correct: (table, hparams) -> (table, metrics), the server's step.
+    prototypes: as for `private`; the start is then part of what a silo sends.
   """
-  return _table(init_table, where, correct, where.communication(), SILENT)
+  return _table(init_table, where, correct, where.communication(), SILENT, prototypes)
 
 
 def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
-           communication: Communication, exchange: Exchange) -> HeadStrategy:
+           communication: Communication, exchange: Exchange,
+           prototypes: PrototypeHead | None) -> HeadStrategy:
   slots = jnp.asarray(where.rows)
   size, silos = len(where.owner), len(where.rows)
 
@@ -141,7 +152,7 @@ def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
     embeddings = _only_class_embeddings(init_table(key))
     padding = size - len(embeddings)
     return {}, ClassTable(jnp.pad(embeddings, ((0, padding), (0, 0))), jnp.zeros(silos),
-                          exchange.init())
+                          exchange.init(), jnp.zeros(silos, bool) if prototypes else ())
 
   def rows_of(clients: jax.Array) -> jax.Array:
     return jnp.where(clients[:, None] >= 0, slots[clients], size)
@@ -150,25 +161,31 @@ def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
     return table.class_embeddings.at[rows].get(mode="fill", fill_value=0)
 
   def own(table: ClassTable, clients: jax.Array) -> _Rows:
-    return _Rows(held(table, rows_of(clients)), memory.take(table.cosine, clients))
+    return _Rows(held(table, rows_of(clients)), memory.take(table.cosine, clients),
+                 memory.take(table.trained, clients))
 
   def finish(table: ClassTable, entries: _Rows, clients: jax.Array, ending: Ending):
     embeddings = table.class_embeddings.at[rows_of(clients)].set(
         entries.class_embeddings, mode="drop")
     cosine = memory.put(table.cosine, entries.cosine, clients)
     table, of_correction = correct(
-        ClassTable(embeddings, cosine, table.exchanged), ending.hparams)
+        ClassTable(embeddings, cosine, table.exchanged,
+                   memory.put(table.trained, entries.trained, clients)), ending.hparams)
     exchanged, of_exchange = exchange.publish(table.exchanged, held(table, slots), ending)
     return table._replace(exchanged=exchanged), of_correction | of_exchange
 
-  def start(public, exchanged, own: _Rows, client, key):
+  def start(public, exchanged, own: _Rows, client, key, images, batches):
     head = {"params": {"class_embeddings": own.class_embeddings}}
+    if prototypes is not None:
+      first = lambda: prototypes(head, public["backbone"], images, batches)["head"]
+      head = jax.lax.cond(own.trained, lambda: head, first)
     return {"head": head, **exchange.select(exchanged, client)}
 
   def entry(result: ClientResult) -> _Rows:
     totals = result.totals
     return _Rows(_only_class_embeddings(result.params["head"]),
-                 totals.cosine / jnp.maximum(totals.examples, 1.0))
+                 totals.cosine / jnp.maximum(totals.examples, 1.0),
+                 jnp.array(True) if prototypes else ())
 
   return HeadStrategy(
       init=init,

@@ -25,12 +25,22 @@ class ClientBatches(NamedTuple):
     labels: int32 [S, B], classes of the client's head.
     mask: bool [S, B]; batches without a real example lie at the end and are not run.
     num_classes: int32 scalar, classes in use in the client's head.
+    first_pass: int32 scalar, examples of the first pass over the client's data, which come first;
+      None where every example is visited once.
   """
 
   examples: jax.Array
   labels: jax.Array
   mask: jax.Array
   num_classes: jax.Array
+  first_pass: jax.Array | None = None
+
+  def of_first_pass(self) -> jax.Array:
+    """bool [S, B], the real examples of the first pass: each of the client's images once."""
+    if self.first_pass is None:
+      return self.mask
+    place = jnp.arange(self.mask.size).reshape(self.mask.shape)
+    return self.mask & (place < self.first_pass)
 
 
 class Batch(NamedTuple):
@@ -83,6 +93,8 @@ def head_first(steps: int) -> tuple[Stage, ...]:
     raise ValueError(f"head_steps must be at least 1, got {steps}")
   return (Stage(("head",), steps), Stage(("backbone",)))
 
+
+_SMALLEST_NORM = 1e-3
 
 Loss = Callable[[Params, Batch, Mapping[str, Any], jax.Array], tuple[jax.Array, Totals]]
 Optimizers = Callable[[Mapping[str, Any]], dict[str, optax.GradientTransformation]]
@@ -202,8 +214,18 @@ def optimizers(name: str) -> Optimizers:
   The head's learning rate is `client_learning_rate * head_learning_rate_scale`. Adam uses
   b2 = 0.99 and eps = 1e-3, as in the authors' released code.
 
+  `normalised` takes the direction from momentum and the length of a step from the weights: every
+  array of parameters moves by `client_learning_rate` times its own norm (times `_SMALLEST_NORM`
+  where that is smaller, as for biases of a new network). Its rate is a relative change, without
+  the units of loss, images or width, so one value serves many data sets, and updates of clients
+  have much the same norm, which suits clipping.
+
   Args:
-    name: `sgd`, `momentum` (uses hparams `client_momentum`) or `adam`.
+    name: `sgd`, `momentum` (uses hparams `client_momentum`), `adam` or `normalised` (uses
+      `client_momentum`).
+
+  Source of `normalised`: Cutkosky and Mehta, ICML 2020 (momentum before normalisation); You,
+  Gitman, Ginsburg, arXiv 1708.03888 (LARS: a step for each layer in units of its norm).
 
   Raises:
     ValueError: another name.
@@ -212,6 +234,9 @@ def optimizers(name: str) -> Optimizers:
       "sgd": lambda rate, hparams: optax.sgd(rate),
       "momentum": lambda rate, hparams: optax.sgd(rate, momentum=hparams["client_momentum"]),
       "adam": lambda rate, hparams: optax.adam(rate, b2=0.99, eps=1e-3),
+      "normalised": lambda rate, hparams: optax.chain(
+          optax.trace(hparams["client_momentum"]), optax.scale_by_trust_ratio(_SMALLEST_NORM),
+          optax.scale_by_learning_rate(rate)),
   }
   if name not in factories:
     raise ValueError(f"local.optimizer {name!r} is not one of {', '.join(sorted(factories))}")

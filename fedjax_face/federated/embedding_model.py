@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from fedjax_face.data import pixels
 from fedjax_face.federated.client import Batch, Params, Totals
+from fedjax_face.federated.local_prototypes import PrototypeHead, prototype_head
 from fedjax_face.losses.consensus import Consensus
 from fedjax_face.losses.softmax import masked_cross_entropy
+from fedjax_face.models import heads
 from fedjax_face.models.embedding import l2_normalise, unit_embeddings
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
@@ -24,8 +26,10 @@ class EmbeddingModel(NamedTuple):
   Attributes:
     init_backbone: key -> backbone parameters.
     init_head: key -> head parameters.
-    loss: (params with `backbone`, `head` and perhaps `foreign` points, Batch, hparams, key) ->
-      (mean loss, Totals).
+    loss: (params with `backbone`, `head` and perhaps `held` classes and `foreign` points, Batch,
+      hparams, key) -> (mean loss, Totals).
+    prototype_head: (head, backbone, images, ClientBatches) -> the head that starts from the
+      client's own class means, and the classes `held`.
     embed: (backbone parameters, uint8 [B, H, W, C]) -> unit-norm f32 [B, D].
   """
 
@@ -33,6 +37,7 @@ class EmbeddingModel(NamedTuple):
   init_head: Callable[[jax.Array], Any]
   loss: Callable[[Params, Batch, Mapping[str, Any], jax.Array], tuple[jax.Array, Totals]]
   embed: Callable[[Any, jax.Array], jax.Array]
+  prototype_head: PrototypeHead
 
 
 def no_augmentation(images: jax.Array, key: jax.Array) -> jax.Array:
@@ -73,7 +78,7 @@ def embedding_model(
     if consensus is not None and "foreign" in params:
       negatives = consensus(l2_normalise(embeddings), params["foreign"], hparams)
     mean, seen = masked_cross_entropy(
-        logits, batch.labels, batch.mask, batch.num_classes, negatives)
+        logits, batch.labels, batch.mask, batch.num_classes, negatives, params.get("held"))
     count = seen["count"]
     cosine = jnp.sum(_true_class_cosine(params["head"], embeddings, batch))
     return mean, Totals(mean * count, seen["accuracy"] * count, cosine, count)
@@ -81,7 +86,11 @@ def embedding_model(
   def embed(params, images):
     return unit_embeddings(backbone, params, images)
 
-  return EmbeddingModel(init_backbone, init_head, loss, embed)
+  def raw_embeddings(params, images) -> jax.Array:
+    return backbone.apply(params, pixels.normalise(images))  # type: ignore[return-value]
+
+  return EmbeddingModel(init_backbone, init_head, loss, embed,
+                        prototype_head(raw_embeddings, isinstance(head, heads.Linear)))
 
 
 def _true_class_cosine(head: Any, embeddings: jax.Array, batch: Batch) -> jax.Array:

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from fedjax_face.federated import memory
 from fedjax_face.federated.algorithm import NO_COMMUNICATION, Communication
 from fedjax_face.federated.client import ClientResult
+from fedjax_face.federated.local_prototypes import PrototypeHead
 from fedjax_face.federated.memory import Memory
 from fedjax_face.privacy.ledger import Release
 
@@ -31,8 +32,8 @@ class HeadStrategy(NamedTuple):
     init: key -> (public, kept): parts that join the aggregated parameters ({} for none), and what
       is kept beside them.
     memory: how `kept` is handed out and taken back.
-    start: (public, common, own entry, client id, key) -> what a client has beside the backbone:
-      the `head` that it starts from, and what its loss only reads.
+    start: (public parameters, common, own entry, client id, key, images, ClientBatches) -> what a
+      client has beside the backbone: the `head` that it starts from, and what its loss only reads.
     released: (that at the start, the parts at the end) -> what joins the client's clipped update;
       the same structure as `public`.
     entry: result of local training -> the client's new own entry.
@@ -45,7 +46,7 @@ class HeadStrategy(NamedTuple):
 
   init: Callable[[jax.Array], tuple[dict[str, Any], Any]]
   memory: Memory
-  start: Callable[[dict[str, Any], Any, Any, jax.Array, jax.Array], dict[str, Any]]
+  start: Callable[..., dict[str, Any]]
   released: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
   entry: Callable[[ClientResult], Any]
   communication: Communication = NO_COMMUNICATION
@@ -55,29 +56,35 @@ class HeadStrategy(NamedTuple):
   needs_all_images: bool = False
 
 
-def fresh(init_head: InitHead, start: str) -> HeadStrategy:
+def fresh(init_head: InitHead, start: str,
+          prototypes: PrototypeHead | None = None) -> HeadStrategy:
   """A throw-away head: never sent, stored or averaged (DP-FedEmb's partial aggregation).
 
   Args:
     init_head: key -> head parameters.
     start: `shared_frame`, one fixed random head for all clients and rounds (what the authors'
-      released code does: class i starts at the same vector everywhere), or `per_client`, a new
-      random head each time (what the paper says).
+      released code does: class i starts at the same vector everywhere), `per_client`, a new
+      random head each time (what the paper says), or `local_prototypes`, the means of the
+      client's own images under the backbone that it was sent.
+    prototypes: what gives these (`local_prototypes.prototype_head`).
 
   Raises:
     ValueError: another `start`.
   """
-  starts = {
-      "shared_frame": lambda frame, key: frame,
-      "per_client": lambda frame, key: init_head(key),
+  starts: dict[str, Callable[..., dict[str, Any]]] = {
+      "shared_frame": lambda frame, key, *own: {"head": frame},
+      "per_client": lambda frame, key, *own: {"head": init_head(key)},
   }
+  if prototypes is not None:
+    starts["local_prototypes"] = lambda frame, key, *own: prototypes(init_head(key), *own)
   if start not in starts:
     raise ValueError(f"head_init {start!r} is not one of {', '.join(sorted(starts))}")
   keeps_frame = start == "shared_frame"
   return HeadStrategy(
       init=lambda key: ({}, init_head(key) if keeps_frame else ()),
       memory=memory.constant(kept_by_all=True),
-      start=lambda public, frame, own, client, key: {"head": starts[start](frame, key)},
+      start=lambda public, frame, own, client, key, images, batches: starts[start](
+          frame, key, public["backbone"], images, batches),
       released=lambda before, after: {},
       entry=lambda result: (),
   )
@@ -88,7 +95,7 @@ def shared(init_head: InitHead) -> HeadStrategy:
   return HeadStrategy(
       init=lambda key: ({"head": init_head(key)}, ()),
       memory=memory.constant(kept_by_all=False),
-      start=lambda public, common, own, client, key: {"head": public["head"]},
+      start=lambda public, *rest: {"head": public["head"]},
       released=lambda before, after: {
           "head": jax.tree.map(jnp.subtract, before["head"], after["head"])},
       entry=lambda result: (),

@@ -58,10 +58,11 @@ class FederatedRound(NamedTuple):
 
 
 class _Contribution(NamedTuple):
-  """One client's part of the sums."""
+  """One client's part of the sums; `chance` is ln(its classes) for each example, as the loss."""
 
   sums: Sums
   totals: Totals
+  chance: jax.Array
   not_finite: jax.Array
 
 
@@ -98,9 +99,10 @@ def federated_round(
                           aggregator.init(params, hparams), server_optimizer(hparams).init(params))
 
   def one_client(server: FederatedState, common: _Given, own: _Given, images, cohort, key, hparams):
+    batches = ClientBatches(cohort.examples, cohort.labels, cohort.mask, cohort.num_classes,
+                            cohort.first_pass)
     given = heads.start(server.params, common.heads, own.heads, cohort.client,
-                        jax.random.fold_in(key, 0))
-    batches = ClientBatches(cohort.examples, cohort.labels, cohort.mask, cohort.num_classes)
+                        jax.random.fold_in(key, 0), images, batches)
     start = {"backbone": server.params["backbone"], **given}
     result = client_update.run(start, common.clients, own.clients, images, batches, hparams,
                                jax.random.fold_in(key, 1))
@@ -115,10 +117,12 @@ def federated_round(
     weight = aggregator.weight(cohort.mask.sum()) * counts
     clipped, norm, below = aggregator.clip(update, server.aggregator, hparams)
     sums = Sums(optax.tree.scale(weight, clipped), weight, 1.0 * took_part, 1.0 * (below & counts),
-                jnp.where(finite, norm, 0.0))
+                jnp.where(counts, norm, 0.0))
     totals = jax.tree.map(lambda total: jnp.where(finite, total, 0.0), result.totals)
     kept = jax.tree.map(lambda new, old: jnp.where(counts, new, old), entries, own)
-    return _Contribution(sums, totals, 1.0 * (took_part & ~finite)), kept
+    classes = given["held"].sum() if "held" in given else cohort.num_classes
+    chance = totals.examples * jnp.log(jnp.maximum(classes, 1))
+    return _Contribution(sums, totals, chance, 1.0 * (took_part & ~finite)), kept
 
   def sum_over_clients(server, common, own, images, cohort, keys, hparams):
     """Runs on one device with its share of the clients; returns totals over all devices."""
@@ -169,17 +173,25 @@ def federated_round(
 
 
 def _metrics(total: _Contribution) -> Metrics:
+  """Means over the examples and clients whose update was finite; 0 of a round without any.
+
+  The loss of a round in which clients took part, and none of them finitely, is not a number.
+  """
   sums, totals = total.sums, total.totals
-  clients, examples = jnp.maximum(sums.clients, 1.0), jnp.maximum(totals.examples, 1.0)
+  examples = jnp.maximum(totals.examples, 1.0)
+  diverged = (total.not_finite > 0) & (totals.examples == 0)
+  finite = jnp.maximum(sums.clients - total.not_finite, 1.0)
+  clipped = sums.clients - total.not_finite - sums.below
   return {
-      "loss": totals.loss / examples,
+      "loss": jnp.where(diverged, jnp.nan, totals.loss / examples),
+      "chance_loss": total.chance / examples,
       "accuracy": totals.correct / examples,
       "cosine": totals.cosine / examples,
       "examples": totals.examples,
       "clients": sums.clients,
       "clients_not_finite": total.not_finite,
-      "update_norm": sums.norm / clients,
-      "clipped_fraction": 1.0 - sums.below / clients,
+      "update_norm": sums.norm / finite,
+      "clipped_fraction": clipped / finite,
   }
 
 

@@ -11,6 +11,7 @@ from fedjax_face.losses.consensus import Negatives
 def masked_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array,
                          num_classes: int | jax.Array | None = None,
                          negatives: Negatives | None = None,
+                         held: jax.Array | None = None,
                          ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Mean softmax cross-entropy over real examples.
 
@@ -23,6 +24,7 @@ def masked_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array,
     mask: bool [B], True for real examples.
     num_classes: classes in use, the first of the C columns; the others get probability 0. May be
       traced. None uses all.
+    held: bool [C], classes that count; the others get probability 0 too. None counts all.
     negatives: further mass in every example's denominator, and a penalty; None for none.
 
   Returns:
@@ -33,6 +35,8 @@ def masked_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array,
   columns = jnp.arange(logits.shape[-1])
   if num_classes is not None:
     logits = jnp.where(columns < num_classes, logits, jnp.finfo(logits.dtype).min)
+  if held is not None:
+    logits = jnp.where(held, logits, jnp.finfo(logits.dtype).min)
   logits = jnp.where(mask[:, None], logits, 0)
   label_logits = jnp.sum(jnp.where(labels[:, None] == columns, logits, 0), axis=-1)
   log_mass = jax.nn.logsumexp(logits, axis=-1)

@@ -17,17 +17,19 @@ class LeNet(nn.Module):
 
   Attributes:
     embedding_dim: D.
+    width: of the convolutions, in units of the published 32 and 64 channels.
 
   Source: LeCun et al., Proceedings of the IEEE 1998; this variant: Xu et al., CVPR 2023.
   """
 
   embedding_dim: int = 128
+  width: float = 1.0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps images float32 [B, H, W, C] to raw embeddings float32 [B, D]."""
     require_images(x, "LeNet", smallest=4)
     for index, features in enumerate((32, 64)):
-      x = ConvReluMaxPool(features, (5, 5), name=f"conv{index}")(x)
+      x = ConvReluMaxPool(max(1, round(features * self.width)), (5, 5), name=f"conv{index}")(x)
     x = x.reshape(x.shape[0], -1)
     return Dense(self.embedding_dim, name="embedding")(x)

@@ -10,6 +10,7 @@ extrapolate.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import dp_accounting
@@ -155,6 +156,33 @@ def smallest_cohort(simulation: Simulation, population: int, target_epsilon: flo
     middle = (missing + enough) // 2
     missing, enough = (missing, middle) if meets(middle) else (middle, enough)
   return plan(simulation, population, enough, delta, target_epsilon)
+
+
+def noise_norm_ratio(noise_multiplier: float, clients: float, parameters: int) -> float:
+  """Norm of the noise on the mean update over the clip norm: z sqrt(P) / K.
+
+  Noise of standard deviation zC/K on each of P parameters is a vector of norm zC sqrt(P) / K, and a
+  mean of updates clipped to C has at most norm C, reached where all clients agree. Above 1 the
+  noise of a round is therefore longer than any update that a round can have, and 1 over the ratio
+  is the largest signal-to-noise ratio of a round. Over T rounds that pull the same way the signal
+  grows by T and independent noise by sqrt(T), so a ratio far above sqrt(T) drowns a whole run.
+  Fewer parameters help as more clients do.
+
+  Args:
+    noise_multiplier: z, noise on the sum / clip norm.
+    clients: K.
+    parameters: P, numbers in an update.
+  """
+  return noise_multiplier * math.sqrt(parameters) / clients
+
+
+def noise_norm_warning(ratio: float) -> str | None:
+  """A line where the noise on the mean is longer than any clipped update, else None."""
+  if not ratio > 1:
+    return None
+  return (f"noise on the mean has norm {ratio:.3g} times the clip norm: longer than any client's "
+          "update; more cohort.virtual_clients at the same hparams.noise_multiplier (a larger "
+          "population, or a larger privacy.epsilon) or fewer trained parameters shorten it")
 
 
 def _noise_multiplier(simulation: Simulation, virtual_clients: int) -> float:

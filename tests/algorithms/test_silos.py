@@ -220,3 +220,34 @@ def test_one_person_with_images_of_two_labels_in_two_silos_is_refused(tmp_path):
   sources = tiny.sources()._replace(train=people)
   with pytest.raises(ValueError, match="held by several silos"):
     build(sources, **{"silos.by": "file", "silos.path": str(path)})
+
+
+@pytest.mark.parametrize("name", ["fedpe", "fedgc"])
+def test_a_silo_starts_from_its_own_means_once(name):
+  """Without learning, rows are the silo's means after its first round, and stay them."""
+  algorithm = build(algorithm=name, **{"model.head_init": "local_prototypes",
+                                       "hparams.client_learning_rate": 0.0,
+                                       "cohort.silos_per_round": 2})
+  data, still = tiny.people(), {"correction_strength": 0.0}
+  first = algorithm.init(jax.random.key(0))
+  state, _ = run(algorithm, rounds=1, **still)
+  rows = algorithm.class_embeddings(state)
+  trained = np.flatnonzero(state.heads.trained)
+  assert len(trained) == 2
+  unit = np.asarray(algorithm.embed(first, data.images))
+  means = np.stack([unit[data.label == k].mean(axis=0) for k in range(data.num_labels)])
+  means /= np.linalg.norm(means, axis=1, keepdims=True)
+  found = np.asarray(rows.class_embeddings)
+  moved = np.isin(rows.owner, trained)
+  cosines = (found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12)) @ means.T
+  np.testing.assert_allclose(cosines[moved].max(axis=1), 1, atol=1e-5)
+  assert (cosines[~moved & (np.asarray(rows.owner) >= 0)].max(axis=1) < 0.999).all()
+  later, _ = run(algorithm, rounds=4, **still)
+  assert later.heads.trained.all()
+  again = np.asarray(algorithm.class_embeddings(later).class_embeddings)
+  np.testing.assert_array_equal(again[moved], found[moved])
+
+
+def test_an_unknown_start_of_class_embeddings_is_refused():
+  with pytest.raises(ValueError, match="local_prototypes, prototypes, shared_frame"):
+    build(**{"model.head_init": "per_client"})

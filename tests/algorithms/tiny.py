@@ -13,6 +13,10 @@ from fedjax_face.training.mesh import clients_mesh
 def config(**overrides):
   made = dp_fedemb.base()
   made.update_from_flattened_dict({
+      "model.head": "linear", "model.head_init": "shared_frame", "cohort.classes": "all",
+      "local.optimizer": "momentum", "hparams.client_learning_rate": 5e-3,
+      "hparams.head_learning_rate_scale": 100.0, "hparams.server_learning_rate": 0.02,
+      "hparams.clip_norm": 1.0, "hparams.margin": 0.1, "hparams.scale": 8.0,
       "rounds": 4, "model.embedding_dim": 8, "cohort.virtual_clients": 2,
       "cohort.users_per_client": 2, "cohort.capacity": 4, "cohort.batch_size": 4,
       "cohort.epochs": 1, "cohort.max_examples": 8, "cohort.steps": 2,

@@ -92,8 +92,30 @@ def test_head_learning_rate_is_scaled():
     np.testing.assert_allclose(update, expected, rtol=1e-6)
 
 
+def test_a_normalised_step_is_the_rate_times_the_norm_of_each_array_whatever_the_gradient():
+  """Norms 5, 0.5 and 0 (a new bias): steps 0.5, 0.05 and 0.1 * 1e-3 along minus the gradient."""
+  rates = {"client_learning_rate": 0.1, "head_learning_rate_scale": 1.0, "client_momentum": 0.9}
+  params = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.5, 0.0]), "bias": jnp.zeros(2)}
+  optimizer = client.optimizers("normalised")(rates)["backbone"]
+  for scale in (1e-3, 1.0, 1e4):
+    gradient = jax.tree.map(lambda leaf, s=scale: s * jnp.array([0.0, 2.0]), params)
+    update, _ = optimizer.update(gradient, optimizer.init(params), params)
+    for name, expected in (("a", -0.5), ("b", -0.05), ("bias", -1e-4)):
+      np.testing.assert_allclose(update[name], [0, expected], rtol=1e-5)
+
+
+def test_momentum_of_normalised_steps_mixes_gradients_before_their_length_is_dropped():
+  """Gradients (1, 0), then (0, .1): the second step follows (.9, .1)."""
+  rates = {"client_learning_rate": 0.1, "head_learning_rate_scale": 1.0, "client_momentum": 0.9}
+  optimizer, params = client.optimizers("normalised")(rates)["backbone"], jnp.array([0.0, 1.0])
+  state = optimizer.init(params)
+  _, state = optimizer.update(jnp.array([1.0, 0.0]), state, params)
+  update, _ = optimizer.update(jnp.array([0.0, 0.1]), state, params)
+  np.testing.assert_allclose(update, -0.1 * np.array([0.9, 0.1]) / np.hypot(0.9, 0.1), rtol=1e-5)
+
+
 def test_unknown_optimizer_lists_the_names():
-  with pytest.raises(ValueError, match="adam, momentum, sgd"):
+  with pytest.raises(ValueError, match="adam, momentum, normalised, sgd"):
     client.optimizers("lion")
 
 

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fedjax_face.federated import aggregators
 from fedjax_face.federated.algorithm import Data, StepKeys
+from fedjax_face.federated.client import ClientResult, Totals, forgetful
 from fedjax_face.federated.round import check_divides, federated_round
 from fedjax_face.privacy import noise
 from fedjax_face.privacy.adjacency import Adjacency
@@ -71,6 +72,47 @@ def test_update_that_is_not_finite_counts_as_zero_and_is_reported(bad):
   state, metrics = run(make_round(updates, gaussian_mean(4)), toys.cohort_of([0, 1, 2, 3]))
   np.testing.assert_allclose(-state.params["backbone"], [0.9 / 4, 1.2 / 4], rtol=1e-6)
   assert metrics["clients_not_finite"] == 1
+  np.testing.assert_allclose(metrics["clipped_fraction"], 1 / 3, rtol=1e-6)
+  np.testing.assert_allclose(metrics["update_norm"], (5 + 0.5 + 0) / 3, rtol=1e-6)
+
+
+def test_loss_of_a_round_without_a_finite_update_is_not_a_number():
+  _, metrics = run(make_round([(np.nan, 1.0)] * 2, gaussian_mean(2)), toys.cohort_of([0, 1]))
+  assert np.isnan(metrics.pop("loss")) and metrics["clients_not_finite"] == metrics["clients"] == 2
+  assert all(np.isfinite(value) for value in metrics.values())
+  assert metrics["clipped_fraction"] == metrics["update_norm"] == metrics["signal_to_noise"] == 0
+
+
+@pytest.mark.parametrize("aggregator", [gaussian_mean(2), aggregators.weighted_mean()])
+def test_an_empty_round_measures_nothing(aggregator):
+  _, metrics = run(make_round(UPDATES, aggregator), toys.cohort_of([0, 1], clients=[-1, -1]))
+  assert all(value == 0 for value in metrics.values())
+
+
+def test_an_aggregator_that_never_clips_has_clipped_nothing():
+  updates = [(3, 4), (np.inf, 1.0)]
+  _, metrics = run(make_round(updates, aggregators.weighted_mean()), toys.cohort_of([0, 1]))
+  assert metrics["clipped_fraction"] == 0 and metrics["update_norm"] == 5
+
+
+def test_chance_is_the_logarithm_of_the_classes_weighed_like_the_loss():
+  """One example in a head of 2 classes, three in one of 8."""
+  def count(params, images, batches, hparams, key):
+    examples = 1.0 * batches.mask.sum()
+    return ClientResult(params, Totals(examples, examples, examples, examples))
+
+  cohort = toys.cohort_of([0, 1])
+  longer = np.ones((2, 3, 1), np.int32)
+  cohort = cohort._replace(
+      examples=longer, labels=longer, num_classes=np.array([2, 8], np.int32),
+      mask=np.array([[[True], [False], [False]], [[True]] * 3]))
+  round_ = federated_round(
+      client_update=forgetful(count), heads=toys.no_head(), aggregator=gaussian_mean(2),
+      server_optimizer=lambda h: optax.sgd(h["server_learning_rate"]), hparams=HPARAMS,
+      mesh=toys.one_device(), clients_per_chunk=1)
+  _, metrics = run(round_, cohort)
+  np.testing.assert_allclose(metrics["chance_loss"], (np.log(2) + 3 * np.log(8)) / 4, rtol=1e-6)
+  assert metrics["loss"] == 1
 
 
 def test_empty_slot_adds_nothing():

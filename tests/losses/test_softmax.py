@@ -33,6 +33,15 @@ def test_mean_accuracy_and_count_by_hand():
   assert metrics == {"accuracy": 0.5, "count": 2.0}
 
 
+def test_classes_that_are_not_held_get_no_mass_and_no_gradient():
+  """Of weights 1, 3 and 4 the last does not count; the softmax is that of the first two."""
+  logits = jnp.log(jnp.array([[1.0, 3.0, 4.0]]))
+  held = jnp.array([True, True, False])
+  of = lambda z: masked_cross_entropy(z, jnp.array([0]), jnp.array([True]), held=held)[0]
+  np.testing.assert_allclose(of(logits), np.log(4), rtol=1e-6)
+  np.testing.assert_allclose(jax.grad(of)(logits), [[-0.75, 0.75, 0]], rtol=1e-6)
+
+
 def test_real_examples_only_equal_optax():
   logits, labels, mask = batch()
   real = np.flatnonzero(mask)

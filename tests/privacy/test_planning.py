@@ -40,6 +40,13 @@ def test_noise_on_the_mean_is_kept():
   assert plan.sampling_rate == pytest.approx(320 * 8 / 100_000)
 
 
+def test_noise_norm_ratio_is_the_norm_of_the_noise_on_the_mean_over_the_clip_norm():
+  """z = 2 over K = 4 clients: 0.5 C on each of 900 numbers is 15 C."""
+  assert planning.noise_norm_ratio(2.0, 4, 900) == 15.0
+  assert "norm 15 times the clip norm" in planning.noise_norm_warning(15.0)
+  assert planning.noise_norm_warning(1.0) is None
+
+
 def test_events():
   poisson = planning.run_event(simulation(), 6800, 64)
   assert poisson == dp_accounting.SelfComposedDpEvent(dp_accounting.PoissonSampledDpEvent(

@@ -1,0 +1,162 @@
+"""Heads that start from a client's own class means: by hand, alone in what they use, and masked."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_face.algorithms import registry
+from fedjax_face.data.users import Users
+from fedjax_face.federated.client import ClientBatches
+from fedjax_face.federated.local_prototypes import LINEAR_SCALE, prototype_head
+from fedjax_face.models.heads import COSINE_INIT_STD
+from fedjax_face.training.loop import initial_state
+from fedjax_face.training.streams import RootKeys, cohort_generator
+from tests.algorithms import tiny
+
+LENGTH = COSINE_INIT_STD * np.sqrt(2)
+IMAGES = jnp.array([[3, 0], [0, 5], [0, 2], [7, 0], [4, 4]], jnp.uint8).reshape(5, 1, 2, 1)
+
+
+def embed(backbone, images):
+  return backbone * images.reshape(len(images), 2).astype(jnp.float32)
+
+
+def batches(examples, labels, mask=None, first_pass=None):
+  examples = jnp.asarray(examples, jnp.int32)
+  mask = jnp.ones(examples.shape, bool) if mask is None else jnp.asarray(mask)
+  return ClientBatches(examples, jnp.asarray(labels, jnp.int32), mask, jnp.int32(3), first_pass)
+
+
+def head(classes=3):
+  return {"params": {"class_embeddings": jnp.full((classes, 2), 9.0)}}
+
+
+def rows(found):
+  return found["head"]["params"]["class_embeddings"]
+
+
+def test_rows_are_unit_means_of_unit_embeddings_as_long_as_a_cosine_head_starts():
+  """Class 0 has unit embeddings (1, 0) and (0, 1), class 2 twice (0, 1); nothing is of class 1."""
+  found = prototype_head(embed, linear=False)(
+      head(), 2.0, IMAGES, batches([[0, 1], [2, 1]], [[0, 0], [2, 2]]))
+  expected = LENGTH * np.array([[0.5**0.5, 0.5**0.5], [9 / LENGTH, 9 / LENGTH], [0, 1]])
+  np.testing.assert_allclose(rows(found), expected, rtol=1e-6)
+  np.testing.assert_array_equal(found["held"], [True, False, True])
+
+
+def test_padding_and_later_passes_do_not_count():
+  """Positions 3 and 4 repeat the data, position 5 is padding."""
+  found = prototype_head(embed, linear=False)(
+      head(), 1.0, IMAGES, batches([[0, 1, 2], [3, 4, 3]], [[0, 0, 1], [0, 0, 2]],
+                                   [[True, True, True], [True, True, False]], jnp.int32(3)))
+  expected = LENGTH * np.array([[0.5**0.5, 0.5**0.5], [0, 1]])
+  np.testing.assert_allclose(rows(found)[:2], expected, rtol=1e-6)
+  np.testing.assert_array_equal(found["held"], [True, True, False])
+
+
+def test_a_class_that_only_a_later_pass_shows_is_held_and_keeps_its_row():
+  found = prototype_head(embed, linear=False)(
+      head(), 1.0, IMAGES, batches([[0, 1]], [[0, 1]], first_pass=jnp.int32(1)))
+  np.testing.assert_array_equal(found["held"], [True, True, False])
+  np.testing.assert_array_equal(rows(found)[1], [9, 9])
+
+
+def test_a_linear_head_gives_the_mean_image_a_fixed_logit_at_its_own_mean():
+  """Raw lengths 3 and 5 have the mean 4."""
+  found = prototype_head(embed, linear=True)(
+      head(), 1.0, IMAGES, batches([[0, 1]], [[0, 1]]))
+  np.testing.assert_allclose(4 * rows(found)[0], [LINEAR_SCALE, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps, size", [(1, 1), (3, 7), (40, 2)])
+def test_blocks_of_any_shape_give_the_same_means(steps, size):
+  rng = np.random.default_rng(0)
+  examples, labels = rng.integers(0, 5, (2, steps * size))
+  labels = labels % 3
+  one = prototype_head(embed, linear=False)(
+      head(), 1.0, IMAGES, batches(examples[None], labels[None]))
+  cut = prototype_head(embed, linear=False)(
+      head(), 1.0, IMAGES, batches(examples.reshape(steps, size), labels.reshape(steps, size)))
+  np.testing.assert_allclose(rows(cut), rows(one), rtol=1e-5)
+
+
+def algorithm(**overrides):
+  given = {"model.head_init": "local_prototypes", "cohort.classes": "own",
+           "hparams.clip_norm": 0.05, "hparams.noise_multiplier": 0.0} | overrides
+  return registry.build(tiny.config(**given), tiny.sources(), tiny.one_device())
+
+
+def mean_update(chosen, cohort, images):
+  """What one round does to the backbone, flat."""
+  state = initial_state(chosen, 0, tiny.one_device())
+  keys = RootKeys(jax.random.key(1), jax.random.key(2)).at(0)
+  after, _ = jax.jit(chosen.step)(
+      state, chosen_data(images), cohort, {k: jnp.float32(v) for k, v in chosen.hparams.items()},
+      keys)
+  move = jax.tree.map(jnp.subtract, after.params, state.params)
+  return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(move)])
+
+
+def chosen_data(images):
+  from fedjax_face.federated.algorithm import Data
+  return Data(jnp.asarray(images))
+
+
+def replaced(images, person, who):
+  changed = images.copy()
+  changed[person == who] = 255 - changed[person == who]
+  return changed
+
+
+@pytest.mark.parametrize("head_name", ["linear", "normalised", "cosface", "arcface"])
+@pytest.mark.parametrize("classes", ["own", "all"])
+def test_one_person_moves_one_clipped_update_and_no_more(head_name, classes):
+  """K = 2, C = .05, server rate 1: the mean moves by 2 C / 2 at most, and by something."""
+  chosen = algorithm(**{"model.head": head_name, "cohort.classes": classes,
+                        "hparams.server_learning_rate": 1.0})
+  data = tiny.sources().train
+  cohort = chosen.cohort(cohort_generator((3,), 0), 0)
+  member = data.person[cohort.examples[0][cohort.mask[0]][0]]
+  outsider = next(p for p in range(12) if not (data.person[cohort.examples] == p).any())
+  before = mean_update(chosen, cohort, data.images)
+  moved = mean_update(chosen, cohort, replaced(data.images, data.person, member)) - before
+  assert 0 < np.linalg.norm(moved) <= 2 * 0.05 / 2 * (1 + 1e-4)
+  np.testing.assert_array_equal(
+      mean_update(chosen, cohort, replaced(data.images, data.person, outsider)), before)
+
+
+def test_a_client_alone_trains_as_beside_others():
+  """The update of a client is the same whatever images the other client of the round holds."""
+  chosen, data = algorithm(), tiny.sources().train
+  cohort = chosen.cohort(cohort_generator((3,), 0), 0)
+  other = data.person[cohort.examples[1][cohort.mask[1]][0]]
+  alone = cohort._replace(client=np.array([cohort.client[0], -1], np.int32),
+                          mask=cohort.mask & np.array([True, False])[:, None, None])
+  before = mean_update(chosen, alone, data.images)
+  np.testing.assert_array_equal(
+      mean_update(chosen, alone, replaced(data.images, data.person, other)), before)
+  assert np.linalg.norm(before) > 0
+
+
+def test_nothing_more_is_released_sent_or_kept():
+  own, random = algorithm(), algorithm(**{"model.head_init": "per_client"})
+  assert own.releases == random.releases
+  shapes = jax.eval_shape(own.init, jax.random.key(0))
+  assert own.communication(shapes) == random.communication(shapes)
+  assert not jax.tree.leaves(shapes.heads)
+
+
+def test_cohorts_count_the_first_pass():
+  chosen = algorithm(**{"cohort.epochs": 3, "cohort.max_examples": 0})
+  cohort = chosen.cohort(cohort_generator((3,), 0), 0)
+  users = Users.from_person(tiny.sources().train.person)
+  np.testing.assert_array_equal(cohort.first_pass, [2 * users.counts[0]] * 2)
+  for k in range(2):
+    order = cohort.examples[k][cohort.mask[k]]
+    assert len(np.unique(order[:cohort.first_pass[k]])) == cohort.first_pass[k] == len(order) // 3
+
+
+def test_a_global_head_is_nobodys_own():
+  with pytest.raises(ValueError, match="only 'shared_frame' is accepted"):
+    algorithm(algorithm="fedavg", **{"cohort.classes": "all"})
