@@ -5,6 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/demo
+CPU_DEVICES ?= 2
 
 .PHONY: demo test check clean
 
@@ -15,7 +16,8 @@ $(VENV)/installed: requirements.lock setup.py
 	touch $@
 
 demo: $(VENV)/installed
-	$(RUN) -m experiments.train --config=configs/dp_fedemb.py:synthetic --workdir=$(WORKDIR)
+	$(RUN) -m experiments.train --config=configs/dp_fedemb.py:synthetic --workdir=$(WORKDIR) \
+	    --cpu_devices=$(CPU_DEVICES)
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -n 2 --dist worksteal

@@ -33,6 +33,7 @@ def _attack(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   for name in ("config", "workdir"):
     if values[name].value is None:
       raise ValueError(f"--{name} is required")
+  command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
   name = values.config.get("attack")
   if name not in ATTACKS:

@@ -47,6 +47,7 @@ def _audit(values: flags.FlagValues, arguments: Sequence[str]) -> bool:
   for name in ("config", "workdir"):
     if values[name].value is None:
       raise ValueError(f"--{name} is required")
+  command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
   records = _records(values)
   workdir = pathlib.Path(values.workdir)

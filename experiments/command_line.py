@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -25,11 +26,15 @@ def define_config(values: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 
 def define_shared(values: flags.FlagValues) -> None:
-  """Adds `--workdir`, `--compilation_cache` and `--debug`."""
+  """Adds `--workdir`, `--compilation_cache`, `--cpu_devices` and `--debug`."""
   flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
   flags.DEFINE_string(
     "compilation_cache", None, "folder of compiled programs, or off; default "
     "$JAX_COMPILATION_CACHE_DIR or the user's cache folder", flag_values=values)
+  flags.DEFINE_integer(
+    "cpu_devices", None, "devices that JAX makes of the processor, each of which trains clients of "
+    "its own; as many as there are cores is fastest where they divide the clients of a round",
+    lower_bound=1, flag_values=values)
   flags.DEFINE_boolean("debug", False, "show tracebacks", flag_values=values)
 
 
@@ -53,6 +58,27 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     raise ValueError(f"--config: {type(error).__name__}: {error}") from error
   if rest:
     raise ValueError(f"argument {rest[0]!r} is not a flag: flags start with --")
+  if "overrides" in values and values.overrides and values.config is not None:
+    _override(values, values.overrides, arguments)
+
+
+def define_overrides(values: flags.FlagValues) -> None:
+  """Adds `--overrides`, which `parse` applies."""
+  flags.DEFINE_string("overrides", None, "rehearsal.json, whose overrides replace values of the "
+                      "config", flag_values=values)
+
+
+def _override(values: flags.FlagValues, path: str, arguments: Sequence[str]) -> None:
+  from fedjax_face.training import config
+  try:
+    overrides = json.loads(pathlib.Path(path).read_text())["overrides"]
+  except (json.JSONDecodeError, KeyError, TypeError) as error:
+    raise ValueError(f"--overrides={path}: not what a rehearsal writes ({error!r})") from None
+  for argument in arguments:
+    name = argument.partition("=")[0].removeprefix("--config.")
+    if name in overrides:
+      raise ValueError(f"{argument}: --overrides={path} gives {name} as well; leave one out")
+  config.override(values.config, overrides)
 
 
 def _without_unset(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -106,6 +132,13 @@ def one_line_errors(main: Callable[[], None], debug: Callable[[], bool]) -> int:
   return 0
 
 
+def use_devices(cpu_devices: int | None) -> None:
+  """Makes so many devices of the processor; None leaves the number to JAX, which makes one."""
+  import jax
+  if cpu_devices is not None:
+    jax.config.update("jax_num_cpu_devices", cpu_devices)
+
+
 def use_compilation_cache(folder: str | None) -> None:
   """Keeps compiled programs between runs, in `folder` or the user's cache folder."""
   import jax
@@ -119,15 +152,33 @@ def use_compilation_cache(folder: str | None) -> None:
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def save_roc(roc: Mapping[str, Any] | None, name: str, path: pathlib.Path) -> None:
-  """Draws a ROC curve with its band; nothing where the protocols gave none."""
+def save_roc(roc: Mapping[str, Any] | None, names: Mapping[str, str], folder: pathlib.Path) -> None:
+  """Draws roc.png and det.png; nothing where the protocols gave no curve.
+
+  Args:
+    roc: as `summary.roc_json` makes it.
+    names: curve -> its name in the figures, e.g. "start" -> "public start"; others keep theirs.
+    folder: of the figures.
+  """
   if not roc:
     return
   import numpy as np
 
   from fedjax_face.report import figures
-  far, tar, low, high = (np.asarray(roc[key], float) for key in ("far", "tar", "low", "high"))
-  band = () if np.isnan(low).all() else (low, high)
-  figure = figures.roc({name: figures.Curve(far, tar, *band)}, smallest_far=float(far.min()),
-                       reliable_far=roc["smallest_reliable_far"])
-  figures.save(figure, path)
+  far, band = np.asarray(roc["far"], float), roc["band"]
+  curves = {names.get(name, name): figures.Curve(far, np.asarray(tar, float))
+            for name, tar in roc["tar"].items()}
+  if band:
+    model = next(iter(curves))
+    low, high = (np.interp(np.log(far), np.log([*band["far"], 1]),
+                           np.asarray([*band[bound], 1], float), left=np.nan)
+                 for bound in ("low", "high"))
+    curves[model] = curves[model]._replace(low=low, high=high)
+  axis = {"smallest_far": 1 / roc["negatives"], "reliable_far": roc["smallest_reliable_far"]}
+  figures.save(figures.roc(curves, **axis), folder / "roc.png")
+  figures.save(figures.det(curves, **axis), folder / "det.png")
+
+
+def curve_names(references: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, str]:
+  """Names of curves for `save_roc`: the model's, and the words of the references."""
+  return {"model": model} | {name: of["words"] for name, of in references.items()}

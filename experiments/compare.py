@@ -4,10 +4,14 @@ python -m experiments.compare --config=configs/dp_fedemb.py:femnist --workdir=ru
 
 What is compared is `get_comparison(variant)` of the config file: names and the overrides that make
 each setting. comparison.json holds the table; curves.png draws the headline metrics over training,
-where they were evaluated on the way. Where the file has `get_gap(variant)`, two names, the table
-also says how much of the gap between these two each setting closes, and gap.png and overlap.png
-show it. Where it has `get_equivalence(variant)`, {"reference": setting, "margins": {metric:
-margin}}, a second table says which settings are as good as the reference within the margins.
+where they were evaluated on the way. Below the settings stands what the first of them compared
+itself with: its start, an untrained backbone, raw pixels. Where the file has `get_gap(variant)`,
+two names, the table also says how much of the gap between these two each setting closes, and
+gap.png and overlap.png show it. Where it has `get_non_private(variant)`, the name of the setting
+without privacy, the table also says which share of that one's gain over the start each setting
+keeps. Where it has `get_equivalence(variant)`, {"reference": setting, "margins": {metric: margin}},
+a second table says which settings are as good as the reference within the margins.
+
 Settings whose pre-training has the same config and images share it, in public_stages/. Finished
 runs are not repeated, so seeds can be computed by several processes (--only_seed) and joined by a
 last call.
@@ -19,7 +23,7 @@ import json
 import pathlib
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -52,11 +56,13 @@ class Compared(NamedTuple):
     configs: settings, name -> config.
     gap: the two of them between which a gap is to be closed, if any.
     equivalence: the one that others may equal, if any.
+    non_private: the one without privacy, if the file names it.
   """
 
   configs: dict[str, Any]
   gap: tuple[str, str] | None
   equivalence: Margins | None
+  non_private: str | None = None
 
 
 def settings(path: str) -> Compared:
@@ -64,7 +70,7 @@ def settings(path: str) -> Compared:
 
   Raises:
     ValueError: the file has no `get_comparison`, it overrides a key that the config lacks, or
-      `get_gap` or `get_equivalence` names what is not there.
+      `get_gap`, `get_equivalence` or `get_non_private` names what is not there.
     FileNotFoundError: no such file.
   """
   name, _, variant = path.partition(":")
@@ -83,7 +89,10 @@ def settings(path: str) -> Compared:
   if "get_equivalence" in module:
     equivalence = Margins(**module["get_equivalence"](*chosen))
     _check_margins(equivalence, configs)
-  return Compared(configs, gap, equivalence)
+  non_private = module["get_non_private"](*chosen) if "get_non_private" in module else None
+  if non_private is not None and non_private not in configs:
+    raise ValueError(f"get_non_private: {non_private} is no setting: {', '.join(configs)}")
+  return Compared(configs, gap, equivalence, non_private)
 
 
 def _check_margins(equivalence: Margins, configs: Mapping[str, Any]) -> None:
@@ -128,20 +137,26 @@ def _run_all(configs: Mapping[str, Any], workdir: pathlib.Path, seeds: Sequence[
 
 def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]],
               gap: tuple[str, str] | None = None,
-              equivalence: Margins | None = None) -> dict[str, Any]:
+              equivalence: Margins | None = None,
+              non_private: str | None = None) -> dict[str, Any]:
   """Means over seeds with 95 % t-intervals, and paired differences to the first setting.
 
   Args:
     results: name -> (summary.json, privacy.json) of every seed.
     gap: two names; then also the share of the way from the first to the second.
     equivalence: then also a paired TOST over seeds against its reference.
+    non_private: a name; then also the value as a share of that setting's, and the gain over the
+      start as a share of that setting's gain over the same start.
 
   Returns:
     name -> {"epsilon": of the person, "channels": {channel: its epsilon alone}, "metrics":
     {metric: {"mean", "low", "high", "difference", "difference_low", "difference_high"}}}, with
     `gap` also "share", "share_low", "share_high" where the interval of the gap itself does not
-    contain zero, and with `equivalence` also "equivalence": {"margin", "difference", "low", "high"
-    (90 % interval), "p_value", "equivalent"}; JSON types only.
+    contain zero; where the runs hold their start also "gain", "gain_low", "gain_high" over it; with
+    `non_private` also "share_of_non_private" and, where that setting's gain over the start is
+    clearly above zero, "gain_kept", "gain_kept_low", "gain_kept_high"; with `equivalence` also
+    "equivalence": {"margin", "difference", "low", "high" (90 % interval), "p_value", "equivalent"};
+    JSON types only.
   """
   from fedjax_face.evaluation.confidence import mean_interval, paired_difference, tost
   reference = next(iter(results))
@@ -161,6 +176,11 @@ def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]],
           "difference_high": difference.high}
       if gap:
         found |= _share(values(name, metric), *(values(end, metric) for end in gap))
+      start = _starts(runs, metric)
+      if start:
+        found |= _gain(values(name, metric), start)
+      if non_private:
+        found |= _kept(values(name, metric), start, values(non_private, metric))
       if equivalence and name != equivalence.reference and metric in equivalence.margins:
         margin = equivalence.margins[metric]
         test = tost(values(name, metric), values(equivalence.reference, metric), margin)
@@ -170,6 +190,49 @@ def summarise(results: Mapping[str, Sequence[tuple[dict, dict]]],
     table[name] = {"epsilon": units[0]["epsilon"]["best"] if units else None,
                    "channels": _channels(units), "metrics": metrics}
   return table
+
+
+def _starts(runs: Sequence[tuple[dict, dict]], metric: str) -> list[float]:
+  """The value of every seed's own start; empty where a run does not hold it."""
+  held = [summary.get("references", {}).get("start", {}).get("metrics", {}).get(metric)
+          for summary, _ in runs]
+  return [] if None in held else [float(of["value"]) for of in held if of]
+
+
+def _gain(values: Sequence[float], start: Sequence[float]) -> dict[str, float]:
+  """Value minus start, paired by seed."""
+  from fedjax_face.evaluation.confidence import paired_difference
+  gain = paired_difference(values, start)
+  return {"gain": gain.difference, "gain_low": gain.low, "gain_high": gain.high}
+
+
+def _kept(values: Sequence[float], start: Sequence[float],
+          non_private: Sequence[float]) -> dict[str, float]:
+  """The share of the non-private value, and that of the non-private gain over the same start."""
+  found = {"share_of_non_private": sum(values) / sum(non_private)} if sum(non_private) else {}
+  share = _share(values, start, non_private) if start else {}
+  return found | {f"gain_kept{name.removeprefix('share')}": value for name, value in share.items()}
+
+
+def references(runs: Sequence[tuple[dict, dict]]) -> dict[str, dict[str, dict[str, float]]]:
+  """What the runs of a setting compared themselves with, over seeds: words -> metric -> numbers.
+
+  Args:
+    runs: (summary.json, privacy.json) of every seed.
+
+  Returns:
+    "mean", "low", "high", a 95 % t-interval; only what every seed holds.
+  """
+  from fedjax_face.evaluation.confidence import mean_interval
+  found: dict[str, dict[str, dict[str, float]]] = {}
+  for key, first in runs[0][0].get("references", {}).items():
+    held = [summary.get("references", {}).get(key, {"metrics": {}})["metrics"]
+            for summary, _ in runs]
+    found[first["words"]] = {
+        metric: dict(zip(("mean", "low", "high"), mean_interval(
+            [float(of[metric]["value"]) for of in held]), strict=True))
+        for metric in first["metrics"] if all(metric in of for of in held)}
+  return found
 
 
 def _share(values: Sequence[float], low: Sequence[float], high: Sequence[float]
@@ -196,32 +259,66 @@ def _unit(results: Mapping[str, Sequence[tuple[dict, dict]]]) -> str:
   return " / ".join(sorted(said)) or "nobody"
 
 
-def _print(table: Mapping[str, Any], metrics: Sequence[str], seeds: int, unit: str) -> None:
+def _print(table: Mapping[str, Any], metrics: Sequence[str], seeds: int, unit: str,
+           beside: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+  """The table: settings, then `beside`, what the first of them compared itself with."""
   from rich.console import Console
   from rich.table import Table
 
   reference = next(iter(table))
-  has_gap = any("share" in m for row in table.values() for m in row["metrics"].values())
+  extra = _extra_columns(table)
   shown = Table(title=f"mean over {seeds} seeds, 95 % t-interval in brackets; epsilon for {unit}")
   shown.add_column("setting")
   shown.add_column("epsilon", justify="right")
   for metric in metrics:
     shown.add_column(metric, justify="right")
     shown.add_column(f"minus {reference}", justify="right")
-    if has_gap:
-      shown.add_column("share of gap", justify="right")
+    for title in extra:
+      shown.add_column(title, justify="right")
   for name, row in table.items():
     cells = [name, _epsilon(row)]
     for metric in metrics:
       m = row["metrics"][metric]
-      cells.append(f"{m['mean']:.3f} [{m['low']:.3f}, {m['high']:.3f}]")
+      cells.append(_interval(m["mean"], m["low"], m["high"]))
       cells.append("" if name == reference else
                    f"{m['difference']:+.3f} [{m['difference_low']:+.3f}, "
                    f"{m['difference_high']:+.3f}]")
-      if has_gap:
-        cells.append(_share_words(m))
+      cells.extend(words(m) for words in extra.values())
+    shown.add_row(*cells, end_section=name == list(table)[-1])
+  for name, of in (beside or {}).items():
+    cells = [name, ""]
+    for metric in metrics:
+      m = of.get(metric)
+      cells += [_interval(m["mean"], m["low"], m["high"]) if m else "", "", *[""] * len(extra)]
     shown.add_row(*cells)
   Console(width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def _extra_columns(table: Mapping[str, Any]) -> dict[str, Callable[[Mapping[str, float]], str]]:
+  """Titles of the columns that some setting has something for, and what a cell says."""
+  columns = {"gain over start": ("gain", _gain_words), "share of gap": ("share", _share_words),
+             "share of non-private": ("share_of_non_private", _of_value_words),
+             "share of the non-private gain kept": ("gain_kept", _kept_words)}
+  held = {name for row in table.values() for m in row["metrics"].values() for name in m}
+  return {title: words for title, (name, words) in columns.items() if name in held}
+
+
+def _interval(value: float, low: float, high: float, form: str = ".3f") -> str:
+  return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _gain_words(m: Mapping[str, float]) -> str:
+  return _interval(m["gain"], m["gain_low"], m["gain_high"], "+.3f") if "gain" in m else ""
+
+
+def _of_value_words(m: Mapping[str, float]) -> str:
+  return f"{m['share_of_non_private']:.0%}" if "share_of_non_private" in m else ""
+
+
+def _kept_words(m: Mapping[str, float]) -> str:
+  if "gain_kept" not in m:
+    return "no clear gain"
+  return _interval(m["gain_kept"], m["gain_kept_low"], m["gain_kept_high"], ".0%")
 
 
 def _print_equivalence(table: Mapping[str, Any], equivalence: Margins) -> None:
@@ -294,17 +391,18 @@ def _compare(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   for name in ("config", "workdir"):
     if values[name].value is None:
       raise ValueError(f"--{name} is required")
+  command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
-  configs, gap, equivalence = settings(values.config)
+  configs, gap, equivalence, non_private = settings(values.config)
   workdir = pathlib.Path(values.workdir)
   if values.only_seed is not None:
     _run_all(configs, workdir, [values.only_seed])
     return
   results = _run_all(configs, workdir, range(values.seeds))
-  table = summarise(results, gap, equivalence)
+  table = summarise(results, gap, equivalence, non_private)
   (workdir / "comparison.json").write_text(json.dumps(table, indent=2))
   headline = next(iter(configs.values())).evaluation.headline
-  _print(table, headline, values.seeds, _unit(results))
+  _print(table, headline, values.seeds, _unit(results), references(next(iter(results.values()))))
   if equivalence:
     _print_equivalence(table, equivalence)
   _draw_curves(configs, headline, workdir, range(values.seeds))

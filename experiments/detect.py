@@ -189,6 +189,7 @@ def _detect(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
     raise ValueError("--workdir is required: the folder of a run")
   workdir = pathlib.Path(values.workdir)
   photos = find_photos(given, pathlib.Path(values.out or workdir / "detections"))
+  command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
   from fedjax_face.training.face_tasks import load_detector
   detector = load_detector(workdir)

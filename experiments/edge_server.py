@@ -100,6 +100,7 @@ def prepare(values: flags.FlagValues, arguments: Sequence[str]) -> Setting:
   if "device" not in values:
     from fedjax_face.split.edge_transport import require_known_devices
     require_known_devices(values.address, tls, token)
+  command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
   from fedjax_face.training import config, edge
   workdir = pathlib.Path(values.workdir).absolute()

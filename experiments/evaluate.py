@@ -5,10 +5,11 @@ python -m experiments.evaluate --workdir=RUN --data=lfw --protocols=lfw_view2,ta
 python -m experiments.evaluate --workdir=RUN --data=folder --data_option=path=FACES \
     --protocols=recall_all_pairs,identification --fars=1e-2,1e-3
 
-Writes evaluation.json and roc.png to RUN/evaluations/NAME (or --out). A set that shares a person
-with the training set is refused. A method that trains no embeddings is evaluated on its own set and
-by its own metrics; its folder may be that of an edge server, if the device parts are frozen: they
-are built again, and refused if they are not those of the run by the digest in its server.json.
+Writes evaluation.json, roc.png and det.png to RUN/evaluations/NAME (or --out). On the run's own
+set, what the run compared itself with stands beside. A set that shares a person with the training
+set is refused. A method that trains no embeddings is evaluated on its own set and by its own
+metrics; its folder may be that of an edge server, if the device parts are frozen: they are built
+again, and refused if they are not those of the run by the digest in its server.json.
 """
 
 from __future__ import annotations
@@ -61,20 +62,49 @@ def _evaluate(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     _ask(config.evaluation, values)
   else:
     _refuse_protocols(config, values)
+  command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
 
   from fedjax_face.training import summary
   from fedjax_face.training.records import write_json
   done, outcome = _outcome(config, workdir, values) if embeds else _own_outcome(config, workdir)
-  result = {"run": str(workdir), "rounds": done, "data": values.data or "evaluation set of the run",
-            "metrics": {name: vars(metric) for name, metric in outcome.metrics.items()},
-            "roc": outcome.roc}
+  metrics, roc = summary.metrics_json(outcome), summary.roc_json(outcome)
+  ran = {} if values.data or values.flip else _summary_of(workdir)
+  references = _references(ran, metrics)
+  if roc and ran.get("roc"):
+    roc["tar"] |= _curves_beside(roc, ran["roc"])
+  data = values.data or "evaluation set of the run"
+  result = {"run": str(workdir), "rounds": done, "data": data, "metrics": metrics,
+            "references": references, "roc": roc}
   out = pathlib.Path(values.out or workdir / "evaluations" / (values.data or "own"))
   out.mkdir(parents=True, exist_ok=True)
   write_json(out / "evaluation.json", result)
-  command_line.save_roc(outcome.roc, f"round {done}", out / "roc.png")
-  summary.print_metrics(f"{workdir} after {done} rounds on {result['data']}", result["metrics"])
+  command_line.save_roc(roc, command_line.curve_names(references, f"round {done}"), out)
+  summary.print_metrics(f"{workdir} after {done} rounds on {data}", metrics, references)
   print(f"results: {out}")
+
+
+def _summary_of(workdir: pathlib.Path) -> dict[str, Any]:
+  """summary.json of the run; empty where it has not finished."""
+  path = workdir / "summary.json"
+  return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _references(ran: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+  """What the run compared itself with, of the metrics that were asked for now."""
+  found = {}
+  for name, reference in ran.get("references", {}).items():
+    asked = {metric: of for metric, of in reference["metrics"].items() if metric in metrics}
+    if asked:
+      found[name] = {"words": reference["words"], "metrics": asked}
+  return found
+
+
+def _curves_beside(roc: dict[str, Any], ran: dict[str, Any]) -> dict[str, Any]:
+  """The curves of the run's references, where they are over the same pairs."""
+  if any(roc[name] != ran.get(name) for name in ("protocol", "negatives", "far")):
+    return {}
+  return {name: tar for name, tar in ran["tar"].items() if name != "model"}
 
 
 def _config_of(workdir: pathlib.Path) -> Any:

@@ -27,6 +27,7 @@ from fedjax_face.privacy import accounting, calibration, planning, statement
 from fedjax_face.privacy.planning import Plan, Simulation
 from fedjax_face.report import figures
 
+LENET_PARAMETERS = 453_632
 _TABLE = (0.01, 0.1, 1.0, 10.0)             # populations of the table, times N
 _FIGURE = tuple(10 ** (i / 2) for i in range(-4, 3))
 
@@ -44,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"plan: {error}", file=sys.stderr)
     return 2
   console.print(_table(plans, options, simulation))
+  ratio = _noise_norm_ratio(options, simulation)
+  console.print(f"Noise on the mean over {options.parameters:,} parameters has norm {ratio:.3g} "
+                "times the clip norm.")
+  if warning := planning.noise_norm_warning(ratio):
+    console.print(f"Warning: {warning}.")
   if warning := statement.delta_warning(options.delta, "user", options.population):
     console.print(f"Warning: {warning}.")
   _write(options, simulation, plans, curves)
@@ -64,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
   add("--noise_multiplier", type=float, help="z of the simulation: noise on the sum / clip norm")
   add("--noise_on_mean", type=float, help="instead of z: standard deviation zC/K on the mean")
   add("--clip_norm", type=float, default=1.0, help="C, L2 norm of a client's update (default 1)")
+  add("--parameters", type=int, default=LENET_PARAMETERS,
+      help=f"numbers in an update (default {LENET_PARAMETERS:,}: the LeNet for 28x28 grey images "
+           "and 128 embedding dimensions, without a head)")
   add("--sampling", choices=sorted(planning.SAMPLING), default="fixed",
       help="fixed: K*m users a round, replace-one; poisson: K*m expected, add-or-remove-one "
            "(default fixed)")
@@ -88,6 +97,8 @@ def _check(options: argparse.Namespace, simulation: Simulation) -> None:
     raise ValueError(f"target_epsilon must be positive, got {options.target_epsilon}")
   if not 0 < options.delta < 1:
     raise ValueError(f"delta must be in (0, 1), got {options.delta}")
+  if options.parameters < 1:
+    raise ValueError(f"parameters must be at least 1, got {options.parameters}")
   planning.run_event(simulation, options.population, simulation.virtual_clients)
 
 
@@ -152,6 +163,12 @@ def _noise_on_mean(options: argparse.Namespace, simulation: Simulation) -> float
   return simulation.noise_multiplier * options.clip_norm / simulation.virtual_clients
 
 
+def _noise_norm_ratio(options: argparse.Namespace, simulation: Simulation) -> float:
+  """The same for every plan: they keep the noise on the mean."""
+  return planning.noise_norm_ratio(
+      simulation.noise_multiplier, simulation.virtual_clients, options.parameters)
+
+
 def _write(options: argparse.Namespace, simulation: Simulation, plans: Sequence[Plan],
            curves: dict[int, list[tuple[int, float]]]) -> None:
   options.output_dir.mkdir(parents=True, exist_ok=True)
@@ -162,6 +179,8 @@ def _write(options: argparse.Namespace, simulation: Simulation, plans: Sequence[
       "target_epsilon": options.target_epsilon,
       "clip_norm": options.clip_norm,
       "noise_on_mean": _noise_on_mean(options, simulation),
+      "parameters": options.parameters,
+      "noise_norm_ratio": _noise_norm_ratio(options, simulation),
       "simulation": dataclasses.asdict(simulation),
       "smallest_cohorts": [dataclasses.asdict(p) for p in plans],
       "curves": [{"virtual_clients": k, "population": [n for n, _ in points],

@@ -2,6 +2,8 @@ r"""Trains what a config describes, and continues where an interrupted run stopp
 
 python -m experiments.train --config=configs/NAME.py[:variant] --workdir=DIR \
     --config.x.y=value
+
+--overrides=REHEARSAL/rehearsal.json takes the values that experiments.rehearse chose.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ def _flags(arguments: Sequence[str]) -> flags.FlagValues:
   values = flags.FlagValues()
   command_line.define_config(values, arguments)
   command_line.define_shared(values)
+  command_line.define_overrides(values)
   flags.DEFINE_string("coordinator", "", "host:port of process 0 of a multi-process run",
                       flag_values=values)
   flags.DEFINE_integer("processes", 1, "processes of the run", flag_values=values)
@@ -31,6 +34,7 @@ def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   for name in ("config", "workdir"):
     if values[name].value is None:
       raise ValueError(f"--{name} is required")
+  command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
   from fedjax_face.training import mesh, run, summary
   if values.coordinator or values.processes > 1:
@@ -39,18 +43,21 @@ def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   if mesh.is_main_process():
     workdir = pathlib.Path(values.workdir)
     _draw(workdir, done, values.config.evaluation.get("headline", ()))
-    summary.print_results(workdir, done, privacy)
+    summary.print_results(workdir, done, privacy, values.config.evaluation.get("headline", ()))
 
 
 def _draw(workdir: pathlib.Path, done: dict, headline: Sequence[str]) -> None:
   from fedjax_face.report import figures
-  figures.save(figures.training_curves(workdir / "metrics.csv", evaluation=headline),
+  from fedjax_face.training import comparison
+  figures.save(figures.training_curves(workdir / "metrics.csv", evaluation=headline,
+                                       levels=comparison.levels(done)),
                workdir / "figures/training.png")
   if done.get("overlap"):
     from fedjax_face.report import silo_figures
     figures.save(silo_figures.overlap({done["algorithm"]: done["overlap"]}),
                  workdir / "figures/overlap.png")
-  command_line.save_roc(done["roc"], done["algorithm"], workdir / "figures/roc.png")
+  names = command_line.curve_names(done.get("references", {}), done["algorithm"])
+  command_line.save_roc(done["roc"], names, workdir / "figures")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

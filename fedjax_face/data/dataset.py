@@ -30,7 +30,8 @@ class FaceDataset:
 
   Attributes:
     name: where the images come from.
-    images: uint8 [N, H, W, C], C 1 or 3, in memory or memory-mapped.
+    images: uint8 [N, H, W, C], C 1 or 3, in memory or memory-mapped; or an object that is indexed
+      like such an array and has its `shape` and `dtype` (`synthetic_faces.RenderedImages`).
     label: int32 [N], the identity or class that is recognised, 0..num_labels-1.
     person: int32 [N], the privacy unit (faces: equal to label; FEMNIST: the writer).
     landmarks: float32 [N, L, 2], (x, y) in pixels.
@@ -68,7 +69,8 @@ class FaceDataset:
   attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    check_array(self.name, "images", self.images, np.uint8, (None, None, None))
+    if isinstance(self.images, np.ndarray) or not hasattr(self.images, "__getitem__"):
+      check_array(self.name, "images", self.images, np.uint8, (None, None, None))
     if self.images.shape[-1] not in (1, 3):
       raise ValueError(f"{self.name}: images have {self.images.shape[-1]} channels; "
                        "expected 1 or 3")

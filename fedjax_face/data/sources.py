@@ -86,11 +86,15 @@ def whole_set(section: str, options: dict[str, Any]) -> tuple[FaceDataset, tuple
 
 
 def _synthetic_faces(rng, *, num_people: int, evaluation_people: int, images_per_person: int,
-                     size: int, seed: int = 0, grayscale: bool = False) -> Sources:
-  """The first `num_people` rendered people train, the next `evaluation_people` evaluate."""
+                     size: int, seed: int = 0, grayscale: bool = False,
+                     on_demand: bool = False) -> Sources:
+  """The first `num_people` rendered people train, the next `evaluation_people` evaluate.
+
+  `on_demand` renders a training image when a round asks for it, again in every round that does.
+  """
   del rng
   train, _ = _whole_synthetic(num_people=num_people, images_per_person=images_per_person,
-                              size=size, seed=seed, grayscale=grayscale)
+                              size=size, seed=seed, grayscale=grayscale, on_demand=on_demand)
   evaluation, _ = _whole_synthetic(num_people=evaluation_people, first_person=num_people,
                                    images_per_person=images_per_person, size=size, seed=seed,
                                    grayscale=grayscale)
@@ -159,10 +163,12 @@ def _digiface(rng, *, test_fraction: float, **options) -> Sources:
 
 
 def _whole_synthetic(*, num_people: int, images_per_person: int, size: int, seed: int = 0,
-                     first_person: int = 0, grayscale: bool = False) -> _Whole:
-  from fedjax_face.data.synthetic_faces import synthetic_faces  # a renderer: slow to import
-  dataset = synthetic_faces(num_people, images_per_person, size, seed, first_person=first_person,
-                            grayscale=grayscale)
+                     first_person: int = 0, grayscale: bool = False,
+                     on_demand: bool = False) -> _Whole:
+  from fedjax_face.data import synthetic_faces  # a renderer: slow to import
+  make = synthetic_faces.rendered_faces if on_demand else synthetic_faces.synthetic_faces
+  dataset = make(num_people, images_per_person, size, seed, first_person=first_person,
+                 grayscale=grayscale)
   people = range(first_person, first_person + num_people)
   names = tuple(f"world{seed}-person{p}" for p in people)
   return dataclasses.replace(dataset, name=f"{dataset.name}_world{seed}", names=names), ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import math
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -53,25 +54,37 @@ def synthetic_faces(num_people: int, images_per_person: int, size: int, seed: in
     ValueError: on a count or `workers` below 1, a size outside 28 to 227, or a negative seed or
       first person.
   """
+  _check(num_people, images_per_person, size, seed, first_person)
+  if workers is not None and workers < 1:
+    raise ValueError(f"workers must be at least 1, got {workers}")
+  label = np.repeat(np.arange(num_people, dtype=np.int32), images_per_person)
+  image_number = np.tile(np.arange(images_per_person), num_people)
+  pictures, people, shots = _photograph(
+      first_person + label, image_number, size, seed, grayscale, workers, variation)
+  return FaceDataset(
+      name=f"synthetic_faces_{size}", images=pictures.image, label=label, person=label.copy(),
+      landmarks=pictures.landmarks, visible=pictures.visible, pose=shots.pose, gender=people.gender,
+      box=pictures.box, attributes={"skin_tone": 1 - people.paint.skin @ _LUMINANCE})
+
+
+def _check(num_people: int, images_per_person: int, size: int, seed: int,
+           first_person: int) -> None:
   for name, value, least in (("num_people", num_people, 1), ("seed", seed, 0),
                              ("images_per_person", images_per_person, 1),
                              ("first_person", first_person, 0)):
     if value < least:
       raise ValueError(f"{name} must be at least {least}, got {value}")
-  if workers is not None and workers < 1:
-    raise ValueError(f"workers must be at least 1, got {workers}")
   if not MIN_SIZE <= size <= MAX_SIZE:
     raise ValueError(f"size must be {MIN_SIZE} to {MAX_SIZE} pixels, got {size}")
-  identities = sample_identities(seed, first_person + np.arange(num_people))
-  label = np.repeat(np.arange(num_people, dtype=np.int32), images_per_person)
-  image_number = np.tile(np.arange(images_per_person), num_people)
-  shots = sample_shots(seed, first_person + label, image_number, variation)
-  people = jax.tree.map(lambda a: a[label], identities)
-  pictures = _render_all(people, shots, size, grayscale, workers)
-  return FaceDataset(
-      name=f"synthetic_faces_{size}", images=pictures.image, label=label, person=label.copy(),
-      landmarks=pictures.landmarks, visible=pictures.visible, pose=shots.pose, gender=people.gender,
-      box=pictures.box, attributes={"skin_tone": 1 - people.paint.skin @ _LUMINANCE})
+
+
+def _photograph(person: np.ndarray, image_number: np.ndarray, size: int, seed: int,
+                grayscale: bool, workers: int | None, variation: Variation):
+  """(Picture, Identity, Shot) of image `image_number` [N] of each person [N], who may recur."""
+  numbers, place = np.unique(person, return_inverse=True)
+  people = jax.tree.map(lambda a: a[place], sample_identities(seed, numbers))
+  shots = sample_shots(seed, person, image_number, variation)
+  return _render_all(people, shots, size, grayscale, workers), people, shots
 
 
 def _render_all(people, shots, size: int, grayscale: bool, workers: int | None) -> Picture:
@@ -99,6 +112,62 @@ def _render_all(people, shots, size: int, grayscale: bool, workers: int | None) 
   with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
     list(pool.map(work, range(0, count, chunk)))
   return out
+
+
+class RenderedImages:
+  """Photographs of synthetic people that are rendered when asked for: an array that is not there.
+
+  `images[rows]` renders the rows of an integer array or slice, each once, and gives what
+  `synthetic_faces(...).images[rows]` would hold; `np.asarray(images)` renders all. Rows may be
+  asked for from any thread.
+
+  Args:
+    num_people, images_per_person, size, seed, first_person, grayscale: as of `synthetic_faces`.
+  """
+
+  dtype = np.dtype(np.uint8)
+  ndim = 4
+
+  def __init__(self, num_people: int, images_per_person: int, size: int, seed: int, *,
+               first_person: int = 0, grayscale: bool = False):
+    _check(num_people, images_per_person, size, seed, first_person)
+    self.shape = (num_people * images_per_person, size, size, 1 if grayscale else 3)
+    self._per_person, self._seed, self._first = images_per_person, seed, first_person
+    self._size, self._grayscale = size, grayscale
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of the pictures, were they all rendered."""
+    return math.prod(self.shape)
+
+  def __getitem__(self, rows) -> np.ndarray:
+    """uint8 [*rows.shape, size, size, C]."""
+    rows = np.arange(len(self))[rows]
+    wanted, place = np.unique(rows, return_inverse=True)
+    pictures, _, _ = _photograph(self._first + wanted // self._per_person,
+                                 wanted % self._per_person, self._size, self._seed,
+                                 self._grayscale, None, DEFAULT_VARIATION)
+    return pictures.image[place.reshape(rows.shape)]
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    return self[:] if dtype is None else self[:].astype(dtype)
+
+
+def rendered_faces(num_people: int, images_per_person: int, size: int, seed: int, *,
+                   first_person: int = 0, grayscale: bool = False) -> FaceDataset:
+  """The people of `synthetic_faces`, their images rendered when asked for and without annotation.
+
+  Args:
+    num_people, images_per_person, size, seed, first_person, grayscale: as of `synthetic_faces`.
+  """
+  images: Any = RenderedImages(num_people, images_per_person, size, seed,
+                               first_person=first_person, grayscale=grayscale)
+  label = np.repeat(np.arange(num_people, dtype=np.int32), images_per_person)
+  return FaceDataset(name=f"synthetic_faces_{size}", images=images, label=label,
+                     person=label.copy())
 
 
 def contact_sheet(images: np.ndarray, columns: int) -> np.ndarray:

@@ -68,11 +68,18 @@ def bootstrap_mean(
   """Percentile interval of the mean of per-image `values` [Q] when people `person` [Q] are
   resampled.
   """
+  return percentiles(resampled_mean(values, person, resamples, rng), level)
+
+
+def resampled_mean(
+  values: np.ndarray, person: np.ndarray, resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+  """The mean of per-image `values` [Q] in every resample of people `person` [Q]: [resamples]."""
   names, dense = np.unique(person, return_inverse=True)
   total = np.bincount(dense, values, minlength=len(names))
   count = np.bincount(dense, minlength=len(names))
   weights = resample_people(len(names), resamples, rng)
-  return percentiles((weights @ total) / (weights @ count), level)
+  return (weights @ total) / (weights @ count)
 
 
 def bootstrap_pairs(
@@ -97,17 +104,41 @@ def bootstrap_pairs(
     One Interval for each of the S numbers. Resamples without a pair of both kinds (ValueError) are
     left out.
   """
+  draws = resampled_pairs(statistic, left_person, right_person, resamples, rng)
+  return [percentiles(column, level) for column in draws.T]
+
+
+def resampled_pairs(
+  statistic: Callable[[np.ndarray], Sequence[float] | np.ndarray],
+  left_person: np.ndarray,
+  right_person: np.ndarray,
+  resamples: int,
+  rng: np.random.Generator,
+) -> np.ndarray:
+  """The S numbers of `bootstrap_pairs` in every resample: float64 [resamples, S].
+
+  Resamples without a pair of both kinds are rows of nan, so that row r is the same resample of
+  people whatever was scored.
+  """
   people, dense = np.unique(np.stack([left_person, right_person]), return_inverse=True)
   left, right = dense.reshape(2, -1)
-  draws = []
+  draws: list[np.ndarray | None] = []
   for weights in resample_people(len(people), resamples, rng):
     try:
       draws.append(np.asarray(statistic(pair_weights(weights, left, right)), np.float64))
     except ValueError:
-      continue
-  if not draws:
+      draws.append(None)
+  filled = next((row for row in draws if row is not None), None)
+  if filled is None:
     raise ValueError("no bootstrap resample held both a same and a different pair")
-  return [percentiles(column, level) for column in np.stack(draws).T]
+  return np.stack([np.full(filled.shape, np.nan) if row is None else row for row in draws])
+
+
+def paired_interval(after: np.ndarray, before: np.ndarray, level: float = 0.95) -> Interval:
+  """Percentile interval of after - before from values [R] of both in the same resamples."""
+  if after.shape != before.shape:
+    raise ValueError(f"paired resamples: {after.shape} and {before.shape} are not the same number")
+  return percentiles(after - before, level)
 
 
 def pair_weights(weights: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -327,11 +327,16 @@ def bootstrap_average_precision(matches: Matches, resamples: int, rng: np.random
     level: coverage.
     group: int [M]; photographs of one group are drawn together. Each by itself by default.
   """
+  return percentiles(resampled_average_precision(matches, resamples, rng, group), level)
+
+
+def resampled_average_precision(matches: Matches, resamples: int, rng: np.random.Generator,
+                                group: np.ndarray | None = None) -> np.ndarray:
+  """The average precision in every resample of `bootstrap_average_precision`: [resamples]."""
   names, dense = np.unique(np.arange(len(matches.faces)) if group is None else group,
                            return_inverse=True)
-  draws = [average_precision(matches, weights[dense])
-           for weights in resample_people(len(names), resamples, rng)]
-  return percentiles(np.array(draws), level)
+  return np.array([average_precision(matches, weights[dense])
+                   for weights in resample_people(len(names), resamples, rng)])
 
 
 def _inside(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:

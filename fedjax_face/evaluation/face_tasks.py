@@ -18,7 +18,13 @@ from numpy.typing import ArrayLike
 from fedjax_face.data.boxes import to_region
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY, Photographs
 from fedjax_face.data.regions import Regions
-from fedjax_face.evaluation.confidence import Equivalence, bootstrap_mean, tost
+from fedjax_face.evaluation.confidence import (
+  Equivalence,
+  bootstrap_mean,
+  percentiles,
+  resampled_mean,
+  tost,
+)
 from fedjax_face.evaluation.detection import Detection, Predict, match_faces
 from fedjax_face.losses.multi_task import Targets
 from fedjax_face.models.hyperface import TaskOutputs
@@ -46,6 +52,7 @@ class Metric(NamedTuple):
     gain_low, gain_high: its interval.
     rows: Q.
     groups: photographs (or people) that are resampled.
+    draws: value in every resample, float64 [R].
   """
 
   value: float
@@ -57,6 +64,7 @@ class Metric(NamedTuple):
   gain_high: float
   rows: int
   groups: int
+  draws: np.ndarray
 
 
 # ---- scores ----
@@ -184,10 +192,12 @@ def summarise(scores: Mapping[str, Score], constant: Mapping[str, Score], group:
     _check_paired(name, score, base)
     gain = score.values - base.values if name in HIGHER_IS_BETTER else base.values - score.values
     groups = np.asarray(group)[score.rows]
+    draws = resampled_mean(score.values, groups, resamples, rng)
     metrics[name] = Metric(
-        float(score.values.mean()), *bootstrap_mean(score.values, groups, resamples, rng, level),
+        float(score.values.mean()), *percentiles(draws, level),
         float(base.values.mean()), float(gain.mean()),
-        *bootstrap_mean(gain, groups, resamples, rng, level), len(gain), len(np.unique(groups)))
+        *bootstrap_mean(gain, groups, resamples, rng, level), len(gain), len(np.unique(groups)),
+        draws)
   return metrics
 
 

@@ -8,8 +8,8 @@ blocks at a time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import numpy as np
 # threshold.
 _LOW_BITS = 15
 _BINS = 1 << _LOW_BITS
+_EVEN_BINS = 1 << 18
 _BLOCK = 2048
 
 
@@ -139,6 +140,22 @@ def operating_points(
   return points
 
 
+def similarity_histogram(
+  embeddings: np.ndarray | jax.Array, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Counts of all unordered pairs by their similarity, in 2^18 even bins over [0, 1].
+
+  Args:
+    embeddings: unit embeddings, float [N, D].
+    labels: integer [N].
+
+  Returns:
+    (different-label, same-label) pairs, int64 [2^18] each, from similarity 0 upwards. One pass of
+    N^2 / 2 similarities.
+  """
+  return _PairCounter(unit_embeddings(embeddings), np.asarray(labels), 1).count_evenly()
+
+
 def pairs_above(
   embeddings: np.ndarray,
   labels: np.ndarray,
@@ -204,6 +221,15 @@ class _PairCounter:
       )
     return total[0], total[1]
 
+  def count_evenly(self) -> tuple[np.ndarray, np.ndarray]:
+    """(negative, positive) counts int64 in even bins."""
+    total = np.zeros((2, _EVEN_BINS), np.int64)
+    for row in range(0, self._images, self._block):
+      total += np.asarray(
+        _row_even_histogram(self._embeddings, self._labels, self._images, row, block=self._block)
+      )
+    return total[0], total[1]
+
 
 @functools.partial(jax.jit, static_argnames="block")
 def _row_histogram(
@@ -221,6 +247,38 @@ def _row_histogram(
   Both passes are this one program, so a pair has bitwise the same similarity in both.
   """
   slots = wanted.shape[0]
+
+  def place(similarity: jax.Array) -> tuple[jax.Array, jax.Array]:
+    bits = jax.lax.bitcast_convert_type(similarity, jnp.int32)
+    high, low = bits >> _LOW_BITS, bits & (_BINS - 1)
+    slot = sum(jnp.where(high == wanted[s], s + 1, 0) for s in range(slots)) - 1
+    return jnp.where(coarse, high, slot * _BINS + low), coarse | (slot >= 0)
+
+  return _count_row(embeddings, labels, images, row, block, slots * _BINS, place)
+
+
+@functools.partial(jax.jit, static_argnames="block")
+def _row_even_histogram(
+  embeddings: jax.Array, labels: jax.Array, images: jax.Array, row: jax.Array, *, block: int
+) -> jax.Array:
+  """Counts int32 [2, even bins] of the pairs whose first image lies in rows row .. row + block."""
+
+  def place(similarity: jax.Array) -> tuple[jax.Array, bool]:
+    return jnp.minimum((similarity * _EVEN_BINS).astype(jnp.int32), _EVEN_BINS - 1), True
+
+  return _count_row(embeddings, labels, images, row, block, _EVEN_BINS, place)
+
+
+def _count_row(
+  embeddings: jax.Array,
+  labels: jax.Array,
+  images: jax.Array,
+  row: jax.Array,
+  block: int,
+  bins: int,
+  place: Callable[[jax.Array], tuple[jax.Array, Any]],
+) -> jax.Array:
+  """Counts int32 [2, bins]; `place` says of similarities in which bin they lie and which count."""
   first = row + jnp.arange(block)
   a = jax.lax.dynamic_slice_in_dim(embeddings, row, block)
   a_labels = jax.lax.dynamic_slice_in_dim(labels, row, block)
@@ -230,15 +288,12 @@ def _row_histogram(
     second = start + jnp.arange(block)
     b_labels = jax.lax.dynamic_slice_in_dim(labels, start, block)
     similarity = block_similarity(a, jax.lax.dynamic_slice_in_dim(embeddings, start, block))
-    bits = jax.lax.bitcast_convert_type(similarity, jnp.int32)
-    high, low = bits >> _LOW_BITS, bits & (_BINS - 1)
-    slot = sum(jnp.where(high == wanted[s], s + 1, 0) for s in range(slots)) - 1
-    position = jnp.where(coarse, high, slot * _BINS + low)
-    counted = (first[:, None] < second) & (second < images) & (coarse | (slot >= 0))
+    position, wanted = place(similarity)
+    counted = (first[:, None] < second) & (second < images) & wanted
     positive = a_labels[:, None] == b_labels
-    position = jnp.where(counted, position + positive * (slots * _BINS), 2 * slots * _BINS)
+    position = jnp.where(counted, position + positive * bins, 2 * bins)
     return counts.at[position.ravel()].add(1, mode="drop")
 
-  counts = jnp.zeros(2 * slots * _BINS, jnp.int32)
+  counts = jnp.zeros(2 * bins, jnp.int32)
   blocks = embeddings.shape[0] // block
   return jax.lax.fori_loop(row // block, blocks, add_block, counts).reshape(2, -1)

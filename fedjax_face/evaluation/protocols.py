@@ -1,5 +1,5 @@
 """Evaluation protocols by name: from an embedding function and a data set to metrics with
-intervals.
+intervals, and to a ROC curve.
 """
 
 from __future__ import annotations
@@ -7,13 +7,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedjax_face.data.pairs import Pairs
-from fedjax_face.evaluation import confidence, verification
-from fedjax_face.evaluation.confidence import Interval
+from fedjax_face.evaluation import confidence, pairwise, roc_curve, verification
 from fedjax_face.evaluation.embedding import EmbedFn, Flip, embed_dataset
 from fedjax_face.evaluation.identification import (
   ProbeScores,
@@ -23,28 +22,63 @@ from fedjax_face.evaluation.identification import (
   score_probes,
 )
 from fedjax_face.evaluation.insightface import insightface_scores
-from fedjax_face.evaluation.pairwise import operating_points
 from fedjax_face.evaluation.recall_at_far import recall_at_far_approx
-from fedjax_face.evaluation.recall_confidence import bootstrap_recall
+from fedjax_face.evaluation.recall_confidence import resampled_auc, resampled_recall
 from fedjax_face.evaluation.retrieval import retrieval_scores
+from fedjax_face.evaluation.roc_curve import Band, ThinnedRoc
 
 if TYPE_CHECKING:
   from fedjax_face.data.dataset import FaceDataset
 
 _RANKS = (1, 5, 10)
-_NO_INTERVAL = Interval(float("nan"), float("nan"))
+_CURVES = ("recall_all_pairs", "tar_at_far")
+_LEVEL = 0.95
+
+LOWER_IS_BETTER = frozenset({"lfw_view2/eer"})
+"""The other metrics of this page are better when they are higher."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
   """A value with its confidence interval (nan where none was asked for) and what a reader must
   know.
+
+  Attributes:
+    value, low, high: the value and its interval.
+    note: on what it rests.
+    chance: what an answer reaches that does not look at the images, where that is known.
+    draws: the value in every resample of people, float64 [R], where there is an interval.
   """
 
   value: float
   low: float = float("nan")
   high: float = float("nan")
   note: str = ""
+  chance: float | None = None
+  draws: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+
+  @classmethod
+  def resampled(cls, value: float, draws: np.ndarray | None, note: str = "",
+                chance: float | None = None) -> Metric:
+    """A value with the percentile interval of its `draws` [R]; None of these, no interval."""
+    if draws is None:
+      return cls(value, note=note, chance=chance)
+    return cls(value, *confidence.percentiles(draws, _LEVEL), note, chance, draws)
+
+  def as_json(self) -> dict[str, Any]:
+    """What is kept of it: all but the draws, and no `chance` where none is known."""
+    kept = {"value": self.value, "low": self.low, "high": self.high, "note": self.note}
+    return kept if self.chance is None else kept | {"chance": self.chance}
+
+  def gain_over(self, other: Metric) -> confidence.Estimate | None:
+    """This value minus another model's on the same images, with the paired interval over people.
+
+    None where one of the two has no interval.
+    """
+    if self.draws is None or other.draws is None:
+      return None
+    return confidence.Estimate(
+      self.value - other.value, *confidence.paired_interval(self.draws, other.draws, _LEVEL))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +105,11 @@ class Evaluation:
   def flip_sum_embeddings(self) -> np.ndarray:
     """Unit embeddings [N, D] of the summed flip test."""
     return embed_dataset(self.embed_fn, self.dataset.images, self.batch_size, "sum")
+
+  @functools.cached_property
+  def histogram(self) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of the similarities of all different-label and same-label pairs, in even bins."""
+    return pairwise.similarity_histogram(self.embeddings, self.dataset.label)
 
   def required_pairs(self, protocol: str) -> Pairs:
     """The pairs, or a ValueError that names the protocol."""
@@ -116,10 +155,19 @@ def evaluate(
   Raises:
     ValueError: an unknown protocol, or one that lacks its pairs.
   """
+  data = Evaluation(embed_fn, dataset, pairs, tuple(fars), batch_size, bootstrap, seed, flip)
+  return metrics_of(protocol_names, data)
+
+
+def metrics_of(protocol_names: Sequence[str], data: Evaluation) -> dict[str, Metric]:
+  """The metrics that `evaluate` returns.
+
+  Raises:
+    ValueError: an unknown protocol, or one that lacks its pairs.
+  """
   unknown = [name for name in protocol_names if name not in PROTOCOLS]
   if unknown:
     raise ValueError(f"unknown protocol {unknown[0]!r}, expected any of {', '.join(PROTOCOLS)}")
-  data = Evaluation(embed_fn, dataset, pairs, tuple(fars), batch_size, bootstrap, seed, flip)
   for name in set(protocol_names) & {"lfw_view2", "insightface", "tar_at_far"}:
     data.required_pairs(name)
   if not np.isfinite(data.embeddings).all():
@@ -130,25 +178,82 @@ def evaluate(
   return metrics
 
 
+def curve_of(protocol_names: Sequence[str], data: Evaluation, band: bool) -> ThinnedRoc | None:
+  """The ROC curve of the first protocol that has one, over all its thresholds.
+
+  Args:
+    protocol_names: any of `PROTOCOLS`.
+    data: what is evaluated.
+    band: whether to resample people for a 95 % band of the TAR, at `roc_curve.BAND_POINTS` FARs
+      from the smallest reliable one; needs `data.bootstrap`.
+
+  Returns:
+    None where no protocol has a curve, or there are not both kinds of pair, or embeddings that are
+    not finite.
+  """
+  protocol = next((name for name in protocol_names if name in _CURVES), None)
+  if protocol is None or not np.isfinite(data.embeddings).all():
+    return None
+  try:
+    whole, negatives = _whole_curve(protocol, data)
+    curve = roc_curve.thinned(whole, protocol, negatives)
+  except ValueError:
+    return None
+  if not (band and data.bootstrap):
+    return curve
+  smallest = min(curve.smallest_reliable_far, 0.5)
+  fars = np.geomspace(smallest, 1, roc_curve.BAND_POINTS + 1)[:-1]
+  draws = _CURVE_DRAWS[protocol](data, fars)
+  bounds = np.array([confidence.percentiles(column, _LEVEL) for column in draws.T])
+  return curve._replace(band=Band(*map(roc_curve.rounded, (fars, *bounds.T))))
+
+
+def _whole_curve(protocol: str, data: Evaluation) -> tuple[verification.Roc, int]:
+  """The curve, and the number of its different pairs."""
+  if protocol == "recall_all_pairs":
+    return roc_curve.histogram_roc(*data.histogram), int(data.histogram[0].sum())
+  pairs = data.required_pairs(protocol)
+  similarity = verification.similarity_of_pairs(data.embeddings, pairs)
+  return verification.roc(similarity, pairs.same), int(np.sum(~pairs.same))
+
+
 def recall_all_pairs(data: Evaluation) -> dict[str, Metric]:
-  """Recall at FAR over all pairs."""
-  points = operating_points(data.embeddings, data.dataset.label, data.fars)
-  intervals = [_NO_INTERVAL] * len(points)
-  if data.bootstrap:
-    intervals = bootstrap_recall(
-      data.embeddings,
-      data.dataset.label,
-      data.dataset.person,
-      data.fars,
-      data.bootstrap,
-      data.rng(1),
-    )
-  return {
-    f"recall_all_pairs@far={point.far_target:g}": Metric(
-      point.recall, *interval, note=_far_note(point.far_target, point.negatives)
-    )
-    for point, interval in zip(points, intervals, strict=True)
+  """Recall at FAR, and the area under the ROC curve, over all pairs.
+
+  The area counts similarities in 2^18 even bins, pairs of one bin as ties: it is wrong by at most
+  half the share of (same, different) couples of pairs that lie in one bin (`roc_curve.auc_error`),
+  which the note gives.
+  """
+  points = pairwise.operating_points(data.embeddings, data.dataset.label, data.fars)
+  draws = _recall_draws(data, data.fars) if data.bootstrap else None
+  recall = {
+    f"recall_all_pairs@far={point.far_target:g}": Metric.resampled(
+      point.recall, _column(draws, i), _far_note(point.far_target, point.negatives),
+      point.far_target)
+    for i, point in enumerate(points)
   }
+  return recall | {"recall_all_pairs/auc": _all_pairs_auc(data)}
+
+
+def _all_pairs_auc(data: Evaluation) -> Metric:
+  try:
+    value = verification.auc(roc_curve.histogram_roc(*data.histogram))
+  except ValueError:
+    return Metric(float("nan"), note="there are not both kinds of pair")
+  draws = None
+  if data.bootstrap:
+    draws = value + resampled_auc(
+      data.embeddings, data.dataset.label, data.dataset.person, data.bootstrap, data.rng(9))
+  note = f"off by at most {roc_curve.auc_error(*data.histogram):.1g}"
+  return Metric.resampled(value, draws, note, 0.5)
+
+
+def _recall_draws(
+  data: Evaluation, fars: Sequence[float] | np.ndarray, max_pairs: int = 100_000
+) -> np.ndarray:
+  return resampled_recall(
+    data.embeddings, data.dataset.label, data.dataset.person, list(fars), data.bootstrap,
+    data.rng(1), max_pairs=max_pairs)
 
 
 def recall_approx(data: Evaluation) -> dict[str, Metric]:
@@ -159,7 +264,7 @@ def recall_approx(data: Evaluation) -> dict[str, Metric]:
   )
   note = f"pairs within shuffled batches of {data.batch_size}, 200 thresholds; no interval"
   return {
-    f"recall_approx@far={far:g}": Metric(float(r), note=note)
+    f"recall_approx@far={far:g}": Metric(float(r), note=note, chance=far)
     for far, r in zip(data.fars, recall, strict=True)
   }
 
@@ -176,12 +281,12 @@ def lfw_view2(data: Evaluation) -> dict[str, Metric]:
 
   folds = verification.cross_validated_accuracy(similarity, pairs.same, pairs.fold)
   note = f"mean of {len(folds.per_fold)} folds, standard error {folds.standard_error:.4f}"
-  intervals = _pair_intervals(statistics, data, pairs, stream=3, count=3)
+  draws = _pair_draws(statistics, data, pairs, stream=3)
+  share = float(pairs.same.mean())
+  names = {"accuracy": (note, max(share, 1 - share)), "auc": ("", 0.5), "eer": ("", 0.5)}
   return {
-    f"lfw_view2/{name}": Metric(value, *interval, note=note if name == "accuracy" else "")
-    for name, value, interval in zip(
-      ("accuracy", "auc", "eer"), statistics(None), intervals, strict=True
-    )
+    f"lfw_view2/{name}": Metric.resampled(value, _column(draws, i), *of_name)
+    for i, ((name, of_name), value) in enumerate(zip(names.items(), statistics(None), strict=True))
   }
 
 
@@ -199,28 +304,52 @@ def insightface(data: Evaluation) -> dict[str, Metric]:
       scores.accuracy, note="; ".join(filter(None, [spread, order, "no interval"]))
     ),
     "insightface/tar@far=0.001": Metric(
-      scores.tar, note="; ".join(filter(None, [reached, few, order, "no interval"]))
+      scores.tar, note="; ".join(filter(None, [reached, few, order, "no interval"])), chance=1e-3
     ),
   }
 
 
 def tar_at_far(data: Evaluation) -> dict[str, Metric]:
-  """True accept rate of the pairs at each FAR."""
+  """True accept rate of the pairs at each FAR, and at the smallest FAR that they support.
+
+  `tar@smallest_far` is at 10 / (number of different pairs), where ten false accepts are allowed;
+  nan where there are fewer than ten different pairs.
+  """
+  pairs = data.required_pairs("tar_at_far")
+  negatives = int(np.sum(~pairs.same))
+  smallest = verification.smallest_reliable_far(negatives)
+  fars = (*data.fars, min(smallest, 1.0))
+  similarity = verification.similarity_of_pairs(data.embeddings, pairs)
+  rates = verification.tar_at_far(similarity, pairs.same, fars).tar
+  draws = _tar_draws(data, fars) if data.bootstrap else None
+  metrics = {
+    f"tar@far={far:g}": Metric.resampled(
+      float(rates[i]), _column(draws, i), _far_note(far, negatives), far)
+    for i, far in enumerate(data.fars)
+  }
+  if smallest > 1:
+    least = Metric(float("nan"), note=f"{negatives} different pairs support no FAR")
+  else:
+    least = Metric.resampled(
+      float(rates[-1]), _column(draws, -1), f"FAR {smallest:.3g} = 10 / {negatives} negative pairs",
+      smallest)
+  return metrics | {"tar@smallest_far": least}
+
+
+def _tar_draws(data: Evaluation, fars: Sequence[float] | np.ndarray) -> np.ndarray:
   pairs = data.required_pairs("tar_at_far")
   similarity = verification.similarity_of_pairs(data.embeddings, pairs)
-  rates = verification.tar_at_far(similarity, pairs.same, data.fars).tar
-  intervals = _pair_intervals(
-    lambda weights: verification.tar_at_far(similarity, pairs.same, data.fars, weights).tar,
-    data,
-    pairs,
-    stream=4,
-    count=len(data.fars),
-  )
-  negatives = int(np.sum(~pairs.same))
-  return {
-    f"tar@far={far:g}": Metric(float(rate), *interval, note=_far_note(far, negatives))
-    for far, rate, interval in zip(data.fars, rates, intervals, strict=True)
-  }
+  draws = _pair_draws(
+    lambda weights: verification.tar_at_far(similarity, pairs.same, list(fars), weights).tar,
+    data, pairs, stream=4)
+  assert draws is not None
+  return draws
+
+
+_CURVE_DRAWS: Mapping[str, Callable[[Evaluation, np.ndarray], np.ndarray]] = {
+  "recall_all_pairs": functools.partial(_recall_draws, max_pairs=30_000),  # many FARs, for the eye
+  "tar_at_far": _tar_draws,
+}
 
 
 def identification(data: Evaluation) -> dict[str, Metric]:
@@ -234,8 +363,9 @@ def identification(data: Evaluation) -> dict[str, Metric]:
   )
   metrics = {}
   for k, value in zip(_RANKS, rank_accuracy(closed, _RANKS), strict=True):
-    interval = _mean_interval(data, closed.rank <= k, data.dataset.person[closed_probes], stream=7)
-    metrics[f"identification/rank{k}"] = Metric(float(value), *interval, note=note)
+    draws = _mean_draws(data, closed.rank <= k, data.dataset.person[closed_probes], stream=7)
+    chance = min(k / len(np.unique(data.dataset.label)), 1.0)
+    metrics[f"identification/rank{k}"] = Metric.resampled(float(value), draws, note, chance)
   rates = detection_and_identification_rate(opened, strangers, data.fars)
   for far, value in zip(data.fars, rates, strict=True):
     few = _far_note(far, len(strangers.rank), "stranger images")
@@ -253,10 +383,10 @@ def retrieval(data: Evaluation) -> dict[str, Metric]:
     data.bootstrap
   )
   return {
-    f"retrieval/{name}": Metric(
+    f"retrieval/{name}": Metric.resampled(
       float(values.mean()) if len(values) else float("nan"),
-      *_mean_interval(data, values, data.dataset.person[scores.query], stream=8),
-      note=note,
+      _mean_draws(data, values, data.dataset.person[scores.query], stream=8),
+      note,
     )
     for name, values in scores._asdict().items()
     if name != "query"
@@ -289,29 +419,32 @@ def _enrolled_scores(
   return probes, parts.probes, strangers
 
 
-def _pair_intervals(
+def _pair_draws(
   statistic: Callable[[np.ndarray], Sequence[float] | np.ndarray],
   data: Evaluation,
   pairs: Pairs,
   stream: int,
-  count: int,
-) -> list[Interval]:
-  """Intervals over people for statistics of weighted pairs."""
+) -> np.ndarray | None:
+  """Statistics of weighted pairs in every resample of people, [R, S]; None without resamples."""
   if not data.bootstrap:
-    return [_NO_INTERVAL] * count
+    return None
   person = data.dataset.person
-  return confidence.bootstrap_pairs(
+  return confidence.resampled_pairs(
     statistic, person[pairs.first], person[pairs.second], data.bootstrap, data.rng(stream)
   )
 
 
-def _mean_interval(
+def _mean_draws(
   data: Evaluation, values: np.ndarray, person: np.ndarray, stream: int
-) -> Interval:
-  """Interval over people for the mean of per-query values."""
+) -> np.ndarray | None:
+  """The mean of per-query values in every resample of people, [R]; None without resamples."""
   if not data.bootstrap or not len(values):
-    return _NO_INTERVAL
-  return confidence.bootstrap_mean(values, person, data.bootstrap, data.rng(stream))
+    return None
+  return confidence.resampled_mean(values, person, data.bootstrap, data.rng(stream))
+
+
+def _column(draws: np.ndarray | None, number: int) -> np.ndarray | None:
+  return None if draws is None else draws[:, number]
 
 
 def _far_note(far: float, negatives: int, what: str = "negative pairs") -> str:

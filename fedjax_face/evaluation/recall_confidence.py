@@ -1,4 +1,4 @@
-"""Bootstrap over people of the all-pairs recall at FAR; see `confidence` for how pairs are
+"""Bootstrap over people of the all-pairs recall at FAR and AUC; see `confidence` for how pairs are
 weighted.
 """
 
@@ -57,12 +57,31 @@ def bootstrap_recall(
     many stands for them; and a resample whose threshold lies below that one, which takes a fourfold
     change of its FAR, uses that one.
   """
+  draws = resampled_recall(embeddings, labels, person, fars, resamples, rng, max_pairs=max_pairs)
+  return [percentiles(column, level) for column in draws.T]
+
+
+def resampled_recall(
+  embeddings: np.ndarray | jax.Array,
+  labels: np.ndarray,
+  person: np.ndarray,
+  fars: Sequence[float],
+  resamples: int,
+  rng: np.random.Generator,
+  *,
+  max_pairs: int = 100_000,
+) -> np.ndarray:
+  """The recall at each FAR in every resample of `bootstrap_recall`: float64 [resamples, F].
+
+  The people are drawn first: two embeddings of one set, with generators of one seed, meet the same
+  resamples in the same rows.
+  """
   embeddings, labels, person = unit_embeddings(embeddings), np.asarray(labels), np.asarray(person)
   dense = np.unique(person, return_inverse=True)[1]
   weights = resample_people(int(dense.max()) + 1, resamples, rng)
   slack = operating_points(embeddings, labels, [min(1.0, _SLACK * far) for far in fars])
   if not slack or not slack[0].positives:
-    return [Interval(np.nan, np.nan)] * len(fars)
+    return np.full((resamples, len(fars)), np.nan)
   left, right = _positive_pairs(labels, max_pairs, rng)
   positives = _ScoredPairs.of(embeddings, dense, left, right)
   negative_total = _negative_weight(weights, labels, dense)
@@ -72,8 +91,53 @@ def bootstrap_recall(
     everything = point.accepted_negatives == point.negatives
     floor = -np.inf if everything else point.threshold
     bars.append(_Bar(negatives, floor, far * negative_total * rate * (1 + 1e-9)))
-  recall = np.stack([_resampled_recall(w, positives, bars, r) for r, w in enumerate(weights)])
-  return [percentiles(column, level) for column in recall.T]
+  return np.stack([_recall_of_resample(w, positives, bars, r) for r, w in enumerate(weights)])
+
+
+def resampled_auc(
+  embeddings: np.ndarray | jax.Array,
+  labels: np.ndarray,
+  person: np.ndarray,
+  resamples: int,
+  rng: np.random.Generator,
+  *,
+  max_pairs: int = 30_000,
+) -> np.ndarray:
+  """Deviation of the all-pairs AUC from that of the sample in every resample of people.
+
+  Add the AUC of all pairs. Where there are more than `max_pairs` pairs of a kind, a uniform sample
+  of so many stands for them, in the resamples and in what these deviate from; it makes them spread
+  a little more, never less.
+
+  Args:
+    embeddings: unit embeddings, float [N, D].
+    labels: integer [N], what is recognised.
+    person: integer [N], who is resampled.
+    resamples: number of bootstrap resamples.
+    rng: draws the people, then the pairs that are kept.
+    max_pairs: most pairs of a kind.
+
+  Returns:
+    float64 [resamples]; nan in a resample without both kinds of pair.
+  """
+  embeddings, labels, person = unit_embeddings(embeddings), np.asarray(labels), np.asarray(person)
+  dense = np.unique(person, return_inverse=True)[1]
+  weights = resample_people(int(dense.max()) + 1, resamples, rng)
+  positives = _ScoredPairs.of(embeddings, dense, *_positive_pairs(labels, max_pairs, rng))
+  negatives = _ScoredPairs.of(embeddings, dense, *_negative_pairs(labels, max_pairs, rng))
+  first, last = (
+    np.searchsorted(-negatives.similarity, -positives.similarity, side=side)
+    for side in ("left", "right")
+  )
+
+  def auc(people: np.ndarray) -> float:
+    above, weight = np.append(0, negatives.cumulative_weights(people)), positives.weight(people)
+    worse = above[-1] - (above[first] + above[last]) / 2  # equal similarities count half
+    whole = above[-1] * weight.sum(dtype=np.float64)
+    return float(worse @ weight / whole) if whole else np.nan
+
+  of_sample = auc(np.ones(weights.shape[1], np.float32))
+  return np.array([auc(people) for people in weights]) - of_sample
 
 
 class _ScoredPairs(NamedTuple):
@@ -105,10 +169,14 @@ class _ScoredPairs(NamedTuple):
     """These pairs, then `lower`, none of which is more similar."""
     return _ScoredPairs(*map(np.concatenate, zip(self, lower, strict=True)))
 
+  def weight(self, weights: np.ndarray) -> np.ndarray:
+    """The weight of every pair, float32 [P], under person weights [U]."""
+    extended = np.append(weights, np.float32(1))
+    return extended[self.left] * extended[self.right] * self.copies
+
   def cumulative_weights(self, weights: np.ndarray) -> np.ndarray:
     """The weight of the first 1, 2, …, P pairs, float64 [P], under person weights [U]."""
-    extended = np.append(weights, np.float32(1))
-    return np.cumsum(extended[self.left] * extended[self.right] * self.copies, dtype=np.float64)
+    return np.cumsum(self.weight(weights), dtype=np.float64)
 
 
 class _Bar(NamedTuple):
@@ -120,7 +188,7 @@ class _Bar(NamedTuple):
   allowed: np.ndarray
 
 
-def _resampled_recall(
+def _recall_of_resample(
   weights: np.ndarray, positives: _ScoredPairs, bars: Sequence[_Bar], resample: int
 ) -> list[float]:
   """Recall at each bar in one resample with person weights [U]; nan without a positive pair."""
@@ -192,6 +260,19 @@ def _positive_pairs(
   chosen = np.arange(total) if total <= most else np.sort(rng.choice(total, most, replace=False))
   left = np.searchsorted(starts + partners, chosen, side="right")
   return order[left], order[left + 1 + chosen - starts[left]]
+
+
+def _negative_pairs(
+  labels: np.ndarray, most: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+  """All different-label pairs of a small set, or about `most` drawn at random with replacement."""
+  images = len(labels)
+  if images * (images - 1) // 2 <= most:
+    left, right = np.triu_indices(images, 1)
+  else:
+    left, right = rng.integers(0, images, (2, 2 * most))
+  chosen = np.flatnonzero(labels[left] != labels[right])[:most]
+  return left[chosen], right[chosen]
 
 
 def _negative_weight(weights: np.ndarray, labels: np.ndarray, person: np.ndarray) -> np.ndarray:

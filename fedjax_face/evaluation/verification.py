@@ -73,6 +73,11 @@ def roc(similarity: np.ndarray, same: np.ndarray, weights: np.ndarray | None = N
   )
 
 
+def tar_within(curve: Roc, fars: Sequence[float] | np.ndarray) -> np.ndarray:
+  """Largest TAR whose FAR does not exceed each target, without interpolation: float64 [F]."""
+  return curve.tar[np.searchsorted(curve.far, np.asarray(fars) * (1 + 1e-12), side="right") - 1]
+
+
 def auc(curve: Roc) -> float:
   """Area under the curve: P(a same pair outscores a different pair), ties counting half."""
   return float(np.trapezoid(curve.tar, curve.far))
@@ -106,13 +111,12 @@ def tar_at_far(
     TarAtFar; a target below 10 / (number of different pairs) is not reliable and the note says so.
   """
   curve = roc(similarity, same, weights)
-  within = np.searchsorted(curve.far, np.asarray(fars) * (1 + 1e-12), side="right") - 1
   negatives = int(np.sum(~same))
   limit = smallest_reliable_far(negatives)
   reliable = np.asarray(fars) >= limit * (1 - 1e-12)
   low = ", ".join(f"{far:g}" for far, fine in zip(fars, reliable, strict=True) if not fine)
   note = f"FAR {low} is below 10 / {negatives} different pairs = {limit:.2g}" if low else ""
-  return TarAtFar(curve.tar[within], reliable, note)
+  return TarAtFar(tar_within(curve, fars), reliable, note)
 
 
 def cross_validated_accuracy(

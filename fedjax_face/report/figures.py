@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.special
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -25,11 +24,13 @@ from fedjax_face.report.style import (
   save,
   style,
 )
+from fedjax_face.report.training_figure import read_metrics, training_curves
 
 __all__ = [
   "Curve",
   "Frontier",
   "contact_sheet",
+  "det",
   "nearest_neighbours",
   "population_planning",
   "privacy_utility",
@@ -65,14 +66,15 @@ def roc(
   smallest_far: float = 1e-4,
   reliable_far: float | None = None,
 ) -> Figure:
-  """ROC curves over a logarithmic FAR axis, each with its confidence band.
+  """ROC curves over a logarithmic FAR axis, those with a band in it; the first is drawn boldest.
 
   Args:
     curves: by name.
-    smallest_far: left end of the axis.
+    smallest_far: left end of the axis, such as 1 / (number of different pairs): what lies below
+      cannot be told apart.
     reliable_far: 10 / (number of different pairs); FARs below are shaded and said to be unreliable.
   """
-  fig = new_figure(6.4, 4.4)
+  fig = new_figure(6.4, 4.9)
   axes = fig.subplots()
   axes.set(
     xscale="log",
@@ -81,97 +83,63 @@ def roc(
     xlabel="False accept rate (FAR)",
     ylabel="True accept rate (TAR)",
   )
-  axes.plot(
-    np.geomspace(smallest_far, 1, 200),
-    np.geomspace(smallest_far, 1, 200),
-    color=MUTED,
-    lw=1,
-    ls=":",
-  )
-  for (name, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
+  chance = np.geomspace(smallest_far, 1, 200)
+  axes.plot(chance, chance, color=MUTED, lw=1, ls=":", label="chance")
+  for name, curve, look in _looks(curves):
     shown = np.asarray(curve.far) > 0
     if curve.low is not None and curve.high is not None:
-      axes.fill_between(
-        curve.far[shown],
-        curve.low[shown],
-        curve.high[shown],
-        step="post",
-        color=colour,
-        alpha=0.18,
-        lw=0,
-      )
-    axes.step(curve.far[shown], curve.tar[shown], where="post", color=colour, label=name)
+      axes.fill_between(curve.far[shown], curve.low[shown], curve.high[shown],
+                        color=look["color"], alpha=0.18, lw=0)
+    axes.plot(curve.far[shown], curve.tar[shown], label=name, **look)
   if reliable_far is not None and reliable_far > smallest_far:
     axes.axvspan(smallest_far, reliable_far, color=GRID, alpha=0.6, lw=0, zorder=0)
-    axes.text(
-      reliable_far,
-      1.0,
-      "fewer than 10 false accepts ",
-      ha="right",
-      va="top",
-      color=MUTED,
-      fontsize=8,
-    )
-  axes.legend(loc="lower right")
+    axes.text(smallest_far, 1.02, "shaded: fewer than 10 false accepts", color=MUTED, fontsize=8,
+              va="bottom")
+  fig.legend(*_with_chance_last(axes), loc="outside lower center", ncols=3, fontsize=9)
   return fig
 
 
-def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Columns of a run's metrics.csv as float64 [rows]; an empty field is nan.
-
-  Raises:
-    ValueError: no column `round`, or a field that is not a number.
-  """
-  with open(path, newline="", encoding="utf-8") as file:
-    rows = list(csv.DictReader(file))
-  if not rows or "round" not in rows[0]:
-    raise ValueError(f"{path}: expected a header with a column 'round' and at least one row")
-  try:
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
-  except (ValueError, TypeError) as error:
-    raise ValueError(f"{path}: {error}") from None
-
-
 @style()
-def training_curves(
-  metrics: str | os.PathLike | Mapping[str, np.ndarray],
-  panels: Mapping[str, Sequence[str]] | None = None,
-  evaluation: Sequence[str] = (),
+def det(
+  curves: Mapping[str, Curve],
+  *,
+  smallest_far: float = 1e-4,
+  reliable_far: float | None = None,
 ) -> Figure:
-  """Loss, evaluation and epsilon against the round, a panel each.
+  """Detection error trade-off: false rejects against false accepts on normal-deviate axes.
+
+  A model whose scores of both kinds of pair are normal is a straight line (Martin et al.,
+  Eurospeech 1997).
 
   Args:
-    metrics: path of a metrics.csv, or its columns; `round` is the horizontal axis, and each other
-      column is drawn over the rounds where it is present.
-    panels: columns by panel title. Default: columns that contain 'loss'; evaluation metrics (a name
-      with '@' or '/', or in `evaluation`); columns that contain 'epsilon'. Columns without a
-      finite value (epsilon of a run without noise) and panels without a column are left out.
-    evaluation: further columns of the default's evaluation panel, as far as they are there.
+    curves: by name; a rate of 0 or 1 has no place on the axes and is left out.
+    smallest_far: left end of the axis.
+    reliable_far: FARs below are shaded.
   """
-  columns = metrics if isinstance(metrics, Mapping) else read_metrics(metrics)
-  chosen = {
-    title: list(names) for title, names in (panels or _default_panels(columns, evaluation)).items()
-    if names
-  }
-  missing = [name for names in chosen.values() for name in names if name not in columns]
-  if missing or not chosen:
-    raise ValueError(
-      f"no column {missing[0] if missing else 'to draw'}; metrics has {', '.join(columns)}"
-    )
-  fig = new_figure(8.0, 0.5 + 2.1 * len(chosen))
-  all_axes = fig.subplots(len(chosen), sharex=True, squeeze=False)[:, 0]
-  for axes, (title, names) in zip(all_axes, chosen.items(), strict=True):
-    axes.set_title(title)
-    ends = []
-    for name, colour in zip(names, _colours(len(names)), strict=True):
-      present = np.isfinite(columns[name])
-      rounds, values = columns["round"][present], columns[name][present]
-      if len(rounds):
-        axes.plot(rounds, values, color=colour, marker="o" if len(rounds) < 30 else None, ms=3.5)
-        ends.append((rounds[-1], values[-1], name, colour))
-    _nonnegative_from_zero(axes, columns, names)
-    label_line_ends(axes, ends)
-  all_axes[-1].set_xlabel("Round")
+  fig = new_figure(5.6, 5.2)
+  axes = fig.subplots()
+  probit = scipy.special.ndtri
+  frr = [1 - np.asarray(curve.tar, float) for curve in curves.values()]
+  lowest = min((rates[rates > 0].min() for rates in frr if (rates > 0).any()), default=0.01)
+  for name, curve, look in _looks(curves):
+    far, tar = np.asarray(curve.far, float), np.asarray(curve.tar, float)
+    shown = (far > 0) & (far < 1) & (tar > 0) & (tar < 1)
+    if curve.low is not None and curve.high is not None:
+      low, high = (np.clip(1 - np.asarray(bound)[shown], 1e-9, 1 - 1e-9)
+                   for bound in (curve.high, curve.low))
+      axes.fill_between(probit(far[shown]), probit(low), probit(high), color=look["color"],
+                        alpha=0.18, lw=0)
+    axes.plot(probit(far[shown]), probit(1 - tar[shown]), label=name, **look)
+  chance = np.geomspace(smallest_far, 0.999, 200)
+  axes.plot(probit(chance), probit(1 - chance), color=MUTED, lw=1, ls=":", label="chance")
+  for axis, least in ((axes.xaxis, smallest_far), (axes.yaxis, max(lowest, 1e-4))):
+    axis.set_ticks(*_rate_ticks(least))
+  axes.set(xlim=(probit(smallest_far), probit(0.9)), ylim=(probit(max(lowest, 1e-4)),
+           probit(0.99)), xlabel="False accept rate (FAR)", ylabel="False reject rate (1 - TAR)")
+  if reliable_far is not None and reliable_far > smallest_far:
+    axes.axvspan(probit(smallest_far), probit(min(reliable_far, 0.99)), color=GRID, alpha=0.6, lw=0,
+                 zorder=0)
+  axes.legend(*_with_chance_last(axes), loc="lower left", fontsize=9)
   return fig
 
 
@@ -340,28 +308,27 @@ def _markers() -> list[str]:
   return list(MARKERS) * 4
 
 
-def _default_panels(
-  columns: Mapping[str, np.ndarray], evaluation: Sequence[str]
-) -> dict[str, list[str]]:
-  """Loss, evaluation and epsilon columns, by their names, as far as they have a finite value."""
-  names = [name for name in columns if np.isfinite(columns[name]).any()]
-  epsilon = [name for name in names if "epsilon" in name]
-  loss = [name for name in names if "loss" in name]
-  evaluated = [
-    name
-    for name in names
-    if ("@" in name or "/" in name or name in evaluation) and name not in epsilon + loss
-  ]
-  return {"Loss": loss, "Evaluation": evaluated, "Epsilon": epsilon}
+def _looks(curves: Mapping[str, Curve]) -> list[tuple[str, Curve, dict[str, Any]]]:
+  """Each curve with its colour and line: the first bold, what it is compared with dashed."""
+  first, other = {"ls": "-", "lw": 2.0}, {"ls": "--", "lw": 1.4}
+  return [(name, curve, {"color": colour} | (other if number else first))
+          for number, ((name, curve), colour) in enumerate(
+              zip(curves.items(), _colours(len(curves)), strict=True))]
 
 
-def _nonnegative_from_zero(
-  axes: Axes, columns: Mapping[str, np.ndarray], names: Sequence[str]
-) -> None:
-  """Starts the vertical axis at zero unless a value is negative."""
-  values = np.concatenate([columns[name] for name in names])
-  if np.nanmin(values, initial=0) >= 0:
-    axes.set_ylim(bottom=0)
+def _with_chance_last(axes: Axes) -> tuple[list[Any], list[str]]:
+  """Lines and names for a legend."""
+  handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+  handles["chance"] = handles.pop("chance")
+  return list(handles.values()), list(handles)
+
+
+def _rate_ticks(least: float) -> tuple[list[float], list[str]]:
+  """Places on a normal-deviate axis, and the rates there, from `least` to 99.9 %."""
+  rates = [10.0**k for k in range(-8, -1)] + [0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999]
+  shown = [rate for rate in rates if rate >= least * 0.999]
+  return [float(scipy.special.ndtri(rate)) for rate in shown], [
+    f"{rate:g}" if rate >= 1e-3 else f"$10^{{{round(math.log10(rate))}}}$" for rate in shown]
 
 
 def _epsilon_ticks(axes: Axes, finite: Sequence[float], infinity: float | None) -> None:

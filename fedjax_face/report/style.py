@@ -66,14 +66,15 @@ def new_figure(width: float, height: float, **padding: Any) -> Figure:
 
 
 def label_line_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-  """Writes each (x, y, text, colour) beside the end of its line, pushed apart on overlap."""
+  """Writes each (x, y, text, colour) beside the end of its line, pushed apart on overlap: upwards,
+  and down again where that would leave the panel.
+  """
   axes.figure.canvas.draw()
-  step = 13 * axes.figure.dpi / 72
-  height, previous = axes.transData, -float("inf")
-  for x, y, text, colour in sorted(ends, key=lambda end: height.transform(end[:2])[1]):
-    at_x, at_y = height.transform((x, y))
-    placed = max(at_y, previous + step)
-    previous = placed
+  height, step = axes.transData, 13 * axes.figure.dpi / 72
+  ends = sorted(ends, key=lambda end: height.transform(end[:2])[1])
+  at = [float(height.transform(end[:2])[1]) for end in ends]
+  for (x, y, text, colour), at_y, placed in zip(
+      ends, at, _pushed_apart(at, step, axes.bbox.y1), strict=True):
     axes.annotate(
       text,
       (x, y),
@@ -84,6 +85,18 @@ def label_line_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> No
       fontsize=9,
       annotation_clip=False,
     )
+
+
+def _pushed_apart(at: list[float], step: float, top: float) -> list[float]:
+  """Ascending heights at least `step` apart, none above `top` that need not be."""
+  placed: list[float] = []
+  for height in at:
+    placed.append(max(height, placed[-1] + step) if placed else height)
+  limit = max(top, max(at, default=top))
+  for number in reversed(range(len(placed))):
+    placed[number] = min(placed[number], limit)
+    limit = placed[number] - step
+  return placed
 
 
 def save(fig: Figure, path: str | os.PathLike) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedjax_face.algorithms.dp_activations import SplitSystem
 from fedjax_face.data.sources import Sources
-from fedjax_face.evaluation.confidence import bootstrap_mean
+from fedjax_face.evaluation.confidence import resampled_mean
 from fedjax_face.evaluation.protocols import Metric
 from fedjax_face.federated.algorithm import Algorithm, State
 from fedjax_face.split.accounting import (
@@ -56,17 +56,18 @@ class ClassificationEvaluator:
     resamples = max(self._config.evaluation.bootstrap, 1)
     right = self.right(state)
     counts = np.bincount(self._evaluation.label)
-    metrics = {name: Metric(float(values.mean()), *bootstrap_mean(
-        values.astype(float), people, resamples, rng), f"{len(values)} images of {len(counts)} "
-        f"people; the most frequent class {counts.max() / counts.sum():.3f}")
-        for name, values in right.items()}
+    frequent = float(counts.max() / counts.sum())
+    metrics = {name: Metric.resampled(
+        float(values.mean()), resampled_mean(values.astype(float), people, resamples, rng),
+        f"{len(values)} images of {len(counts)} people; the most frequent class {frequent:.3f}",
+        frequent) for name, values in right.items()}
     mu = 1 / self._multiplier if self._multiplier else math.inf
     ceiling = accuracy_ceiling(information_ceiling(
         mu, system.clip.non_negative, math.prod(system.split.shape)), counts)
     require_below_ceiling(int(right["accuracy_noised"].sum()), len(people), ceiling)
     metrics["accuracy_ceiling"] = Metric(
         ceiling, note="Fano: the most that one noised activation allows")
-    return Outcome(metrics, None)
+    return Outcome(metrics)
 
   def right(self, state: State) -> dict[str, np.ndarray]:
     """Which images [N] are classified rightly: `accuracy` without and `accuracy_noised` with noise.

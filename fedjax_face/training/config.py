@@ -13,7 +13,8 @@ from fedjax_face.training.records import write_json
 
 REQUIRED = ("algorithm", "rounds", "seed", "data", "model", "privacy", "hparams", "evaluation",
             "training")
-OPTIONAL = ("cohort", "local", "silos", "correction", "exchange", "pretrain", "split")
+OPTIONAL = ("cohort", "local", "silos", "correction", "exchange", "pretrain", "split",
+            "rehearsal")
 
 
 def validate(config: Mapping[str, Any]) -> None:
@@ -42,6 +43,7 @@ def validate(config: Mapping[str, Any]) -> None:
   delta = config["privacy"].get("delta")
   if not isinstance(delta, float) or not 0 < delta < 1:
     raise ValueError(f"config.privacy.delta={delta!r}: expected a number in (0, 1)")
+  _check_rehearsal(config)
 
 
 def _at_least(smallest: int, config: Mapping[str, Any], *path: str) -> None:
@@ -51,6 +53,21 @@ def _at_least(smallest: int, config: Mapping[str, Any], *path: str) -> None:
   if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
     raise ValueError(f"config.{'.'.join(path)}={value!r}: expected a whole number, "
                      f"at least {smallest}")
+
+
+def _check_rehearsal(config: Mapping[str, Any]) -> None:
+  """Refuses a config that says of other values than its own that a rehearsal chose them."""
+  said = config.get("rehearsal")
+  if not said:
+    return
+  for name in ("set", "people", "judges", "chose"):
+    if not said.get(name):
+      raise ValueError(f"config.rehearsal has no {name!r}; it is for --overrides to write")
+  flat = flatten(config)
+  for name, value in flatten(said["chose"]).items():
+    if flat.get(name) != value:
+      raise ValueError(f"config.{name}={flat.get(name)!r}, but rehearsal.chose says {value!r}: "
+                       "rehearse again, or train without the overrides of the rehearsal")
 
 
 def did_you_mean(name: str, known: Any) -> str:
@@ -67,6 +84,31 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
       flat |= flatten(value, f"{prefix}{name}.")
     return flat or {prefix.rstrip("."): {}}
   return {prefix.rstrip("."): json.loads(json.dumps(config))}
+
+
+def override(config: Any, values: Mapping[str, Any]) -> None:
+  """Replaces values of a config by those of a rehearsal, and adds the section that says so.
+
+  Args:
+    config: a ConfigDict, changed in place.
+    values: `overrides` of a rehearsal.json: dotted name -> value.
+
+  Raises:
+    ValueError: a name that the config lacks.
+  """
+  known = flatten(config)
+  with config.unlocked(), config.ignore_type():
+    for name, value in values.items():
+      *path, last = name.split(".")
+      if name not in known and path[:1] not in (["rehearsal"], ["pretrain"]):
+        raise ValueError(f"config has no {name}{did_you_mean(name, known)}; "
+                         "the overrides are of another config")
+      section = config
+      for part in path:
+        if section.get(part) is None:
+          section[part] = {}
+        section = section[part]
+      section[last] = value
 
 
 def digest(config: Any) -> str:

@@ -18,7 +18,7 @@ from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.training import checkpoint, loop
-from fedjax_face.training.config import as_dict, digest, validate
+from fedjax_face.training.config import as_dict, digest, flatten, validate
 from fedjax_face.training.families import family_of
 from fedjax_face.training.mesh import clients_mesh, is_main_process
 from fedjax_face.training.streams import noise_key
@@ -86,9 +86,11 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
     _enter_pretraining(ledger, config, _pretraining_set(sources).name, algorithm)
   for sentence in (*algorithm.not_covered, *sources.not_covered):
     ledger.declare_not_covered(sentence)
+  if config.get("rehearsal"):
+    _enter_rehearsal(ledger, config.rehearsal, sources.public)
   evaluator = family_of(config.algorithm).evaluator(algorithm, config, sources)
   return Experiment(config, mesh, sources, algorithm, ledger, evaluator,
-                    _is_resident(config.training.get("resident", "auto"), sources.train.images),
+                    is_resident(config.training.get("resident", "auto"), sources.train.images),
                     backbone)
 
 
@@ -98,9 +100,10 @@ def load_sources(config: Any, data: Mapping[str, Any] | None = None) -> Any:
   return load(as_dict(config.data) if data is None else data, config.seed)
 
 
-def _is_resident(asked: str | bool, images: np.ndarray) -> bool:
+def is_resident(asked: str | bool, images: np.ndarray) -> bool:
+  """Whether a set lives on the device: `training.resident`, where auto goes by its size."""
   if str(asked).lower() == "auto":
-    return images.nbytes <= RESIDENT_BYTES
+    return isinstance(images, np.ndarray) and images.nbytes <= RESIDENT_BYTES
   return str(asked).lower() == "true"
 
 
@@ -143,7 +146,7 @@ def pretrained(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike
     for progress in loop.train(
         algorithm, public.images, targets=public.targets, rounds=own.rounds, seed=own.seed,
         noise_root=unused_noise, rounds_per_dispatch=own.training.rounds_per_dispatch, mesh=mesh,
-        resident=_is_resident(own.training.get("resident", "auto"), public.images)):
+        resident=is_resident(own.training.get("resident", "auto"), public.images)):
       state = progress.state
     done = checkpoint.Checkpoint(own.rounds, jax.tree.map(np.asarray, state), Ledger().to_json(),
                                  None, digest(own), "pretraining")
@@ -152,6 +155,22 @@ def pretrained(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike
   if folder is not None:
     checkpoint.save(folder, done, keep=1)
   return algorithm.start(done.state)
+
+
+def untrained(config: Any, sources: Any) -> tuple[Algorithm, Any]:
+  """What pre-training started from: (algorithm, state), the backbone as it is initialised.
+
+  Args:
+    config: with a section `pretrain`.
+    sources: whose `public` set is pre-trained on.
+
+  Raises:
+    ValueError: there is no public set, or pretrain has no number of rounds.
+  """
+  from fedjax_face.algorithms import registry
+  mesh, own = clients_mesh(jax.local_devices()[:1]), _pretraining_config(config)
+  algorithm = registry.build(own, sources._replace(train=_pretraining_set(sources)), mesh)
+  return algorithm, loop.initial_state(algorithm, own.seed, mesh)
 
 
 def _stage(own: Any, public: Any) -> str:
@@ -203,6 +222,8 @@ def _pretraining_config(config: Any) -> Any:
     raise ValueError(f"config.pretrain.rounds={rounds!r}: expected a whole number, at least 1")
   if "split" in own:
     del own["split"]  # no part of the network is cut off yet
+  if "rehearsal" in own:
+    del own["rehearsal"]  # chose nothing here
   own.algorithm, own.rounds = config.pretrain.get("algorithm", "centralized"), rounds
   for section in ("hparams", "cohort", "local", "model"):
     for name, value in (config.pretrain.get(section) or {}).items():
@@ -221,3 +242,21 @@ def _enter_pretraining(ledger: Ledger, config: Any, name: str, algorithm: Algori
   ledger.record(non_private(
     "pre-trained backbone", "person", adjacency, "everyone",
     f"pre-training on {name}, which pretrain.public does not declare public, adds no noise"))
+
+
+def _enter_rehearsal(ledger: Ledger, said: Any, public: Any) -> None:
+  """The rehearsal's set is public, and what was chosen on it costs nothing.
+
+  Raises:
+    ValueError: it is not the config's public set.
+  """
+  if public is None or (said.set, said.people) != (public.name, public.num_persons):
+    there = "missing" if public is None else f"{public.name} of {public.num_persons} people"
+    raise ValueError(f"config.rehearsal was on {said.set} of {said.people} people, but data.public "
+                     f"is {there}: rehearse again, or train without the overrides of the rehearsal")
+  names = [name.rpartition(".")[2].replace("_", " ") for name in flatten(said.chose)]
+  listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+  ledger.declare_public(said.set)
+  ledger.declare_not_covered(
+    f"Of the hyperparameters, {listed} were chosen by rehearsal on {said.people} public people of "
+    f"{said.set} only, {said.judges} of whom judged, which costs nothing.")

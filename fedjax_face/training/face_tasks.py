@@ -22,18 +22,17 @@ from fedjax_face.data.region_sources import RegionSet, RegionSources
 from fedjax_face.data.regions import Regions
 from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES
 from fedjax_face.evaluation import face_tasks
-from fedjax_face.evaluation.confidence import Interval
 from fedjax_face.evaluation.detection import (
   BoxRule,
   Detection,
   DetectionOptions,
   Predict,
   average_precision,
-  bootstrap_average_precision,
   detect,
   eyes_rule,
   match_faces,
   predict_in_batches,
+  resampled_average_precision,
   template_rule,
 )
 from fedjax_face.evaluation.protocols import Metric
@@ -97,7 +96,7 @@ class FaceTaskEvaluator:
       if count:
         metrics[f"average_precision/{photographs.name}"] = self._precision(
             state, photographs.select(np.arange(count)), rng)
-    return Outcome(metrics, None)
+    return Outcome(metrics)
 
   def scores(self, state: State) -> dict[str, face_tasks.Score]:
     """The scores of every evaluation region."""
@@ -112,22 +111,22 @@ class FaceTaskEvaluator:
     found = [find(image, np.random.default_rng(number))
              for number, image in enumerate(photographs.images)]
     matches = match_faces(found, photographs)
-    interval = Interval(float("nan"), float("nan"))
+    draws = None
     if self._config.evaluation.bootstrap:
-      interval = bootstrap_average_precision(
+      draws = resampled_average_precision(
           matches, self._config.evaluation.bootstrap, rng, group=people_groups(photographs))
-    return Metric(average_precision(matches), *interval,
-                  f"IoU 0.5, ranked down to score {self._ranking.threshold:g}; "
-                  f"{matches.faces.sum()} faces on {len(photographs)} photographs")
+    return Metric.resampled(average_precision(matches), draws,
+                            f"IoU 0.5, ranked down to score {self._ranking.threshold:g}; "
+                            f"{matches.faces.sum()} faces on {len(photographs)} photographs")
 
   def _with_constant(self, m: face_tasks.Metric) -> Metric:
     """The metric with the constant predictor in its note; without resamples, no intervals."""
     note = f"constant {m.constant:.3f}, better by {m.gain:+.3f}"
     rows = f"{m.rows} regions; {m.groups} groups of photographs that share nobody"
     if not self._config.evaluation.bootstrap:
-      return Metric(m.value, float("nan"), float("nan"), f"{note}; {rows}")
+      return Metric(m.value, note=f"{note}; {rows}", chance=m.constant)
     return Metric(m.value, m.low, m.high,
-                  f"{note} [{m.gain_low:+.3f}, {m.gain_high:+.3f}]; {rows}")
+                  f"{note} [{m.gain_low:+.3f}, {m.gain_high:+.3f}]; {rows}", m.constant, m.draws)
 
   def _bound(self, state: State) -> Predict:
     on_device = on_one_device(state)

@@ -45,6 +45,7 @@ class NonFiniteState(ValueError):
         f"a parameter became NaN or infinite in rounds {span.start + 1}-{span.stop}; "
         "lower the learning rates or the noise")
     self.span = span
+    self.done = span.start
 
 
 def train(
@@ -63,6 +64,7 @@ def train(
     resident: bool = True,
     mesh: Mesh | None = None,
     hparams: dict[str, float] | None = None,
+    dispatch: Dispatch | None = None,
 ) -> Iterator[Progress]:
   """Trains from round `start` to `rounds` and yields after every dispatch.
 
@@ -83,6 +85,7 @@ def train(
     mesh: devices; default all.
     hparams: default `algorithm.hparams`, for which `algorithm.releases` stands: another noise
       multiplier needs an algorithm built with it.
+    dispatch: what `compile_rounds` gave for this algorithm and mesh, where several calls share it.
 
   Raises:
     NonFiniteState: naming the rounds.
@@ -107,7 +110,7 @@ def train(
   data = batches.resident_data(rows, mesh) if resident else None
   if algorithm.prepare is not None:
     data = jax.jit(algorithm.prepare)(data, scalars, roots.at(BEFORE_ROUNDS))
-  dispatch = compile_rounds(algorithm, mesh)
+  dispatch = compile_rounds(algorithm, mesh) if dispatch is None else dispatch
   root = (seed,) if cohort_root is None else cohort_root
 
   def prepare(span: Span) -> Batch:

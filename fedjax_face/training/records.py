@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+BEFORE_ALL = -1
+
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
   """Replaces the file at once: a reader, or a killed run, sees the old text or the new."""
@@ -47,7 +49,8 @@ class CsvFile:
 
   Columns that appear later (the first evaluation) are appended to the header, empty in the rows
   above. Opening the file for a run that continues after round `start` drops the rows past it and
-  a last line that was cut short. No column holds a time, so equal runs have equal files.
+  a last line that was cut short; `BEFORE_ALL` drops every row, for a run that begins with the row
+  of round 0. No column holds a time, so equal runs have equal files.
   """
 
   def __init__(self, path: str | os.PathLike, start: int):
@@ -108,7 +111,7 @@ class TensorBoard:
 
   def __init__(self, folder: str | os.PathLike, start: int):
     from tensorboardX import SummaryWriter
-    self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+    self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else 0)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """One scalar for each finite value; TensorBoard has no axis for the others."""

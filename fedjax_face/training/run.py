@@ -20,13 +20,13 @@ from jax.sharding import Mesh
 
 from fedjax_face.federated.algorithm import State
 from fedjax_face.privacy.ledger import Ledger, is_non_private
-from fedjax_face.training import checkpoint, config, loop, summary
+from fedjax_face.training import checkpoint, config, health, loop, references, summary
 from fedjax_face.training.checkpoint import Checkpoint
 from fedjax_face.training.evaluator import Outcome
 from fedjax_face.training.experiment import Experiment, build
 from fedjax_face.training.mesh import gathered, is_main_process, shard
 from fedjax_face.training.progress import Display
-from fedjax_face.training.records import CsvFile, TensorBoard, WeightsAndBiases
+from fedjax_face.training.records import BEFORE_ALL, CsvFile, TensorBoard, WeightsAndBiases
 from fedjax_face.training.streams import cohort_root, noise_key, noise_words
 
 Values = dict[str, float]
@@ -46,7 +46,8 @@ def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
     summary.json and privacy.json.
 
   Raises:
-    ValueError: a config that is refused, a workdir of another run, or a state that is not finite.
+    ValueError: a config that is refused, a workdir of another run, a state that is not finite, or
+      rounds on end in which no update is.
     OSError: a file that cannot be read or written, in one line.
   """
   workdir = pathlib.Path(workdir).absolute()
@@ -61,12 +62,14 @@ def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
     workdir.mkdir(parents=True, exist_ok=True)
     config.record(options, workdir)
   clock, ledger = _Clock(), Ledger.from_json(before.ledger)
+  watch = health.watch(experiment.algorithm, options)
   try:
-    state, outcome = _train(experiment, before, ledger, workdir, clock)
-  except loop.NonFiniteState as error:
-    _stopped(experiment, ledger, workdir, error, clock)
+    state, outcome = _train(experiment, before, ledger, workdir, clock, watch)
+  except (loop.NonFiniteState, health.NoFiniteUpdate) as error:
+    _stopped(experiment, ledger, workdir, error, clock, watch)
     raise
-  return _finish(experiment, state, ledger, outcome, workdir, clock)
+  return _finish(experiment, state, ledger, outcome, workdir, clock, watch,
+                 references.references(experiment))
 
 
 class _Clock:
@@ -130,7 +133,7 @@ def _with_noise(before: Checkpoint, noise_seed: int | None, workdir: pathlib.Pat
 
 
 def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: pathlib.Path,
-           clock: _Clock) -> tuple[State, Outcome]:
+           clock: _Clock, watch: health.Watch) -> tuple[State, Outcome]:
   """Trains to the end; records every release in `ledger`."""
   options, state = experiment.config, before.state
   if before.round == options.rounds or before.noise_words is None:
@@ -143,6 +146,10 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
         (release.unit, release.adjacency) for release in experiment.algorithm.releases):
       display.say(f"epsilon is for each {unit}, {adjacency.value.replace('_', '-')}, "
                   f"at delta {options.privacy.delta:g}")
+    for line in watch.before():
+      display.say(line)
+    if not before.round:
+      write([(0, experiment.evaluator.values(gathered(state, experiment.mesh)))])
     for progress in loop.train(
         experiment.algorithm, experiment.sources.train.images,
         targets=experiment.sources.train.targets, rounds=options.rounds,
@@ -163,6 +170,8 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
       elif evaluated_every and done % evaluated_every == 0:
         _add(rows[-1][1], experiment.evaluator.values(state))
       write(rows)
+      for line in watch.after(rows):
+        display.say(line)
       if done % saved_every == 0 and done < options.rounds:
         checkpoint.save(workdir / "checkpoints", before._replace(
           round=done, state=state, ledger=ledger.to_json()))
@@ -229,7 +238,7 @@ def _outputs(experiment: Experiment, start: int, workdir: pathlib.Path) -> Itera
     with Display(options.rounds, start, shown=False) as display:
       yield lambda rows: None, display
     return
-  table = CsvFile(workdir / "metrics.csv", start)
+  table = CsvFile(workdir / "metrics.csv", start or BEFORE_ALL)
   writers: list[Any] = [TensorBoard(workdir, start)]
   if options.training.get("wandb"):
     writers.append(WeightsAndBiases(workdir, options.training.wandb, config.as_dict(options)))
@@ -249,25 +258,29 @@ def _outputs(experiment: Experiment, start: int, workdir: pathlib.Path) -> Itera
 
 
 def _finish(experiment: Experiment, state: State, ledger: Ledger, outcome: Outcome,
-            workdir: pathlib.Path, clock: _Clock) -> tuple[dict[str, Any], dict[str, Any]]:
+            workdir: pathlib.Path, clock: _Clock,
+            watch: health.Watch, compared: Mapping[str, references.Reference],
+            ) -> tuple[dict[str, Any], dict[str, Any]]:
   if not is_main_process():
     return {}, {}
   privacy = _write_privacy(experiment, ledger, workdir)
   done = summary.write_summary(
     workdir, status="finished", rounds=experiment.config.rounds, experiment=experiment,
-    state=state, seconds=clock.seconds(), outcome=outcome)
+    state=state, seconds=clock.seconds(), outcome=outcome, warnings=watch.lines,
+    compared=compared)
   return done, privacy
 
 
 def _stopped(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
-             error: loop.NonFiniteState, clock: _Clock) -> None:
+             error: loop.NonFiniteState | health.NoFiniteUpdate, clock: _Clock,
+             watch: health.Watch) -> None:
   """What the rounds before the stop released stays on record."""
   if is_main_process():
     shapes = jax.eval_shape(experiment.algorithm.init, jax.random.key(0))
     _write_privacy(experiment, ledger, workdir)
     summary.write_summary(
-      workdir, status=f"stopped: {error}", rounds=error.span.start, experiment=experiment,
-      state=shapes, seconds=clock.seconds())
+      workdir, status=f"stopped: {error}", rounds=error.done, experiment=experiment,
+      state=shapes, seconds=clock.seconds(), warnings=watch.lines)
 
 
 def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import datetime
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -19,9 +19,11 @@ from fedjax_face.evaluation.overlap import cross_client_overlap
 from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.training import comparison
 from fedjax_face.training.evaluator import Outcome
 from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.records import write_atomically, write_json
+from fedjax_face.training.references import Reference, gains
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jax-privacy", "dp-accounting", "numpy",
              "orbax-checkpoint")
@@ -55,7 +57,9 @@ def git_revision() -> str:
 
 def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment: Experiment,
                   state: Any, seconds: Mapping[str, float],
-                  outcome: Outcome | None = None) -> dict[str, Any]:
+                  outcome: Outcome | None = None,
+                  warnings: Sequence[str] = (),
+                  compared: Mapping[str, Reference] | None = None) -> dict[str, Any]:
   """Writes summary.json and returns it.
 
   Args:
@@ -67,11 +71,10 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     seconds: `compile` (first dispatch beyond its rounds), `per_round` (without the first dispatch)
       and `total`, of this process.
     outcome: of the final evaluation.
+    warnings: what this process said of trouble while it trained.
+    compared: of `references.references`.
   """
-  algorithm = experiment.algorithm
-  metrics = {} if outcome is None else {
-    name: {"value": m.value, "low": m.low, "high": m.high, "note": m.note}
-    for name, m in outcome.metrics.items()}
+  algorithm, compared = experiment.algorithm, compared or {}
   summary = {
     "status": status,
     "algorithm": algorithm.name,
@@ -84,12 +87,37 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     "overlap": _overlap(algorithm, state) if status == "finished" else None,
     "data_notes": [*experiment.sources.notes, *algorithm.notes],
     "updates_not_finite": _sum_of_column(workdir / "metrics.csv", "clients_not_finite"),
-    "metrics": metrics,
-    "roc": None if outcome is None else outcome.roc,
+    "warnings": list(warnings),
+    "metrics": {} if outcome is None else metrics_json(outcome),
+    "references": {name: {"words": words, "metrics": metrics_json(of)}
+                   for name, (words, of) in compared.items()},
+    "gains": gains(outcome, compared["start"].outcome) if outcome and compared else {},
+    "roc": roc_json(outcome, compared),
     "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   }
   write_json(workdir / "summary.json", summary)
   return summary
+
+
+def metrics_json(outcome: Outcome) -> dict[str, Any]:
+  """`value`, `low`, `high`, `note` and, where it is known, `chance` of every metric."""
+  return {name: metric.as_json() for name, metric in outcome.metrics.items()}
+
+
+def roc_json(outcome: Outcome | None,
+             compared: Mapping[str, Reference] | None = None) -> dict[str, Any] | None:
+  """The curve of the model and those beside it, at the same FARs; None without one.
+
+  Returns:
+    `protocol`, `negatives` and `smallest_reliable_far`; `far` [T]; `tar`, name -> [T], "model" the
+    first; `band`, `far`, `low` and `high` [B] of the model's, or None.
+  """
+  curve = None if outcome is None else outcome.roc
+  if curve is None:
+    return None
+  beside = {name: of.roc.tar for name, (_, of) in (compared or {}).items() if of.roc is not None}
+  return curve._asdict() | {"tar": {"model": curve.tar} | beside,
+                            "band": None if curve.band is None else curve.band._asdict()}
 
 
 def _overlap(algorithm: Algorithm, state: Any) -> dict[str, list[float]] | None:
@@ -124,27 +152,41 @@ def write_privacy(workdir: pathlib.Path, *, ledger: Ledger, delta: float, algori
 
 
 def print_results(workdir: pathlib.Path, summary: Mapping[str, Any],
-                  privacy: Mapping[str, Any]) -> None:
-  """The end of a run: metrics with intervals, privacy, and where the files are."""
+                  privacy: Mapping[str, Any], headline: Sequence[str] = ()) -> None:
+  """The end of a run: metrics with intervals, privacy, where the files are, what was gained.
+
+  Args:
+    workdir: of the run.
+    summary: its summary.json.
+    privacy: its privacy.json.
+    headline: the config's `evaluation.headline`.
+  """
   print_metrics(f"{summary['algorithm']}: {summary['rounds']} rounds, {summary['status']}",
-                summary["metrics"])
+                summary["metrics"], summary.get("references", {}))
   for unit in privacy["units"]:
     epsilon = statement.epsilon_words(unit["epsilon"]["best"], unit["epsilon"]["note"])
     print(f"epsilon {epsilon} for each {unit['unit']} at delta {unit['delta']:g}, "
           f"{unit['adjacency'].replace('_', '-')}")
   print(f"results: {workdir}/summary.json  privacy: {workdir}/PRIVACY.md  "
         f"figures: {workdir}/figures")
+  if line := comparison.line(summary, privacy, headline):
+    print(line)
 
 
-def print_metrics(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-  """A table of `value`, `low`, `high` and `note` by name."""
+def print_metrics(title: str, metrics: Mapping[str, Mapping[str, Any]],
+                  references: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+  """A table of `value`, `low`, `high` and `note` by name, and the values of the references."""
+  references = references or {}
   from rich.console import Console
   from rich.table import Table
   table = Table(title=title)
-  for column in ("metric", "value", "95 % interval", "note"):
+  for column in ("metric", "value", "95 % interval",
+                 *(reference["words"] for reference in references.values()), "note"):
     table.add_column(column)
   for name, metric in metrics.items():
+    beside = (reference["metrics"].get(name) for reference in references.values())
     table.add_row(name, _number(metric["value"]), _interval(metric["low"], metric["high"]),
+                  *("-" if other is None else _number(other["value"]) for other in beside),
                   metric["note"])
   Console(width=None if sys.stdout.isatty() else 120).print(table)
 

@@ -153,7 +153,7 @@ def test_a_finished_run_forgets_the_noise_that_later_noise_needed():
 
 
 def test_every_metric_is_named_as_not_covered():
-  words = {"loss": "loss", "accuracy": "accuracy", "examples": "examples",
+  words = {"loss": "loss", "chance_loss": "chance", "accuracy": "accuracy", "examples": "examples",
            "clients": "clients", "cosine": "cosines", "clients_not_finite": "not finite",
            "update_norm": "update norms",
            "clipped_fraction": "clipped fraction", "signal_to_noise": "signal-to-noise"}

@@ -653,9 +653,15 @@ def test_accuracies_stand_beside_the_ceiling(finished):
   assert any("world1: 24 images are taken as public" in note for note in summary["data_notes"])
   with open(folder / "metrics.csv", newline="") as file:
     rows = list(csv.DictReader(file))
-  assert [bool(row["accuracy_noised"]) for row in rows] == [False, True, False, True]
-  assert [bool(row["accuracy"]) for row in rows] == [False, True, False, True]
-  assert all(0 <= float(row["train_accuracy"]) <= 1 for row in rows)  # of the server, every pass
+  assert [bool(row["accuracy_noised"]) for row in rows] == [True, False, True, False, True]
+  assert [bool(row["accuracy"]) for row in rows] == [True, False, True, False, True]
+  assert rows[0]["round"] == "0" and not rows[0]["train_accuracy"]
+  assert all(0 <= float(row["train_accuracy"]) <= 1 for row in rows[1:])  # of the server, each pass
+  assert set(summary["references"]) == {"start"} and set(summary["gains"]) == {
+      "accuracy", "accuracy_noised"}
+  start = summary["references"]["start"]
+  assert start["words"] == "public start"
+  assert start["metrics"]["accuracy"]["value"] == float(rows[0]["accuracy"])
 
 
 def test_the_statement_names_both_units(finished):

@@ -11,7 +11,12 @@ from fedjax_face.data.rendering.identity import sample_identities
 from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES, landmark_points, outline
 from fedjax_face.data.rendering.renderer import rotation
 from fedjax_face.data.rendering.variation import Variation, sample_shots
-from fedjax_face.data.synthetic_faces import contact_sheet, synthetic_faces
+from fedjax_face.data.synthetic_faces import (
+  RenderedImages,
+  contact_sheet,
+  rendered_faces,
+  synthetic_faces,
+)
 
 SIZE, SEED = 28, 3
 FRONTAL = Variation(yaw=0., pitch=0., roll=0., shift=0., scale=0., glasses=0., hat=0., fringe=0.)
@@ -55,6 +60,28 @@ def test_an_image_depends_on_seed_person_and_number_only(faces):
   rows = np.concatenate([np.arange(30, 34), np.arange(40, 44)])
   for field in ("images", "landmarks", "visible", "pose", "gender", "box"):
     np.testing.assert_array_equal(getattr(later, field), getattr(faces, field)[rows])
+
+
+@pytest.mark.parametrize("rows", [
+    np.array([[7, 0, 0], [59, 7, 31]]), np.array([], np.int64), slice(58, 60), np.int64(4)])
+def test_images_rendered_on_demand_are_those_of_the_whole_set(faces, rows):
+  images = RenderedImages(6, 10, SIZE, SEED)
+  assert (images.shape, images.dtype, len(images)) == (faces.images.shape, np.uint8, 60)
+  np.testing.assert_array_equal(images[rows], faces.images[rows])
+
+
+def test_people_rendered_on_demand_are_a_data_set_of_the_same_people(faces):
+  grey = rendered_faces(3, 10, SIZE, SEED, first_person=2, grayscale=True)
+  np.testing.assert_array_equal(grey.label, np.repeat(np.arange(3), 10))
+  whole = synthetic_faces(3, 10, SIZE, SEED, first_person=2, grayscale=True)
+  np.testing.assert_array_equal(np.asarray(grey.images), whole.images)
+  np.testing.assert_array_equal(grey.select(np.array([4, 2])).images, whole.images[[4, 2]])
+
+
+def test_a_million_people_cost_no_pictures():
+  people = rendered_faces(1_000_000, 2, SIZE, SEED, grayscale=True)
+  assert people.images.shape == (2_000_000, SIZE, SIZE, 1)
+  assert people.images[np.array([1_999_999])].shape == (1, SIZE, SIZE, 1)
 
 
 def test_other_seeds_people_and_numbers_give_other_images(faces):

@@ -105,6 +105,33 @@ def test_bootstrap_pairs_skips_resamples_without_both_kinds():
     )
 
 
+def test_a_resample_without_both_kinds_keeps_its_row():
+  """So that rows of two models are the same resample of people."""
+
+  def statistic(weights):
+    if weights[0] == 0:
+      raise ValueError
+    return [weights[0], weights[1]]
+
+  draws = confidence.resampled_pairs(
+    statistic, np.array([0, 0]), np.array([0, 1]), 50, np.random.default_rng(0)
+  )
+  drawn = confidence.resample_people(2, 50, np.random.default_rng(0))
+  expected = np.stack([drawn[:, 0], drawn[:, 0] * drawn[:, 1]], 1)
+  expected[drawn[:, 0] == 0] = np.nan
+  np.testing.assert_array_equal(draws, expected)
+
+
+def test_paired_interval_is_of_the_differences():
+  before = np.array([0.1, 0.5, 0.9, np.nan])
+  assert confidence.paired_interval(before, before) == (0, 0)
+  assert confidence.paired_interval(before + 0.25, before) == pytest.approx((0.25, 0.25))
+  low, high = confidence.paired_interval(before + [0.0, 0.1, 0.2, 1.0], before)
+  assert (low, high) == pytest.approx((0.005, 0.195))
+  with pytest.raises(ValueError, match="not the same number"):
+    confidence.paired_interval(before, before[:2])
+
+
 def test_bootstrap_folds_brackets_the_mean():
   low, high = confidence.bootstrap_folds(VALUES, 2000, np.random.default_rng(0))
   assert 1 <= low < 2.5 < high <= 4
@@ -137,6 +164,43 @@ def brute_force_recall(x, label, person, far, weights):
         best = max(best, pair[accepted & same].sum() / pair[same].sum())
     recalls.append(best)
   return np.array(recalls)
+
+
+def brute_force_auc(x, label, person, weights):
+  """AUC of every resample from all couples of a same and a different pair."""
+  i, j = np.triu_indices(len(x), 1)
+  similarity, same = pairwise.pair_similarity(x, i, j), label[i] == label[j]
+  right = similarity[same][:, None] - similarity[~same]
+  right = (right > 0) + 0.5 * (right == 0)
+  areas = []
+  for w in weights:
+    pair = np.where(person[i] == person[j], w[person[i]], w[person[i]] * w[person[j]]).astype(float)
+    areas.append(pair[same] @ right @ pair[~same] / (pair[same].sum() * pair[~same].sum()))
+  return np.array(areas)
+
+
+@pytest.mark.parametrize("classes", [None, 5])
+def test_resampled_auc_equals_brute_force(classes):
+  x, label, person = people_set(images=60, people=10, classes=classes)
+  person = np.unique(person, return_inverse=True)[1]
+  found = recall_confidence.resampled_auc(x, label, person, 25, np.random.default_rng(5))
+  weights = confidence.resample_people(person.max() + 1, 25, np.random.default_rng(5))
+  whole = brute_force_auc(x, label, person, np.ones((1, person.max() + 1)))
+  np.testing.assert_allclose(found + whole, brute_force_auc(x, label, person, weights), atol=1e-6)
+
+
+def test_resampled_auc_of_thinned_pairs_has_nearly_the_same_spread():
+  x, label, person = people_set(images=400, people=60)
+  full, thin = (recall_confidence.resampled_auc(
+    x, label, person, 200, np.random.default_rng(5), max_pairs=most) for most in (10**6, 1200))
+  assert 0.9 < thin.std() / full.std() < 1.25 and not np.array_equal(thin, full)
+  assert abs(np.median(thin)) < full.std() / 2  # what is thinned does not shift it
+
+
+def test_resampled_auc_is_nan_without_both_kinds_of_pair():
+  x, _, person = people_set(images=10)
+  draws = recall_confidence.resampled_auc(x, np.arange(10), person, 5, np.random.default_rng(0))
+  assert np.isnan(draws).all()
 
 
 @pytest.mark.parametrize("classes", [None, 5])

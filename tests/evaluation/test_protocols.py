@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_face.evaluation.protocols import PROTOCOLS, Metric, evaluate
+from fedjax_face.evaluation.protocols import (
+  LOWER_IS_BETTER,
+  PROTOCOLS,
+  Evaluation,
+  Metric,
+  curve_of,
+  evaluate,
+  metrics_of,
+)
 from fedjax_face.evaluation.random_pairs import pairs_from_labels
 
 
@@ -72,6 +80,84 @@ def test_too_low_far_is_said():
   assert "below 10 / 20 negative pairs" in metrics["tar@far=0.1"].note
   recall = evaluate(["recall_all_pairs"], embed, DATASET, **SETTINGS)
   assert recall["recall_all_pairs@far=0.1"].note == ""
+
+
+def noise_embed(images):
+  """Knows nothing of who is shown: the lowest bits of the pixels."""
+  return (images % 4).astype(jnp.float32).reshape(len(images), -1) - 1.4
+
+
+NAMES = ["recall_all_pairs", "lfw_view2", "tar_at_far", "identification", "retrieval"]
+
+
+def test_a_gain_over_itself_is_exactly_nothing():
+  first, second = (evaluate(NAMES, embed, DATASET, PAIRS, **SETTINGS) for _ in range(2))
+  gains = {name: first[name].gain_over(second[name]) for name in first}
+  resampled = {name for name, metric in first.items() if not math.isnan(metric.low)}
+  assert {name for name, gain in gains.items() if gain is not None} == resampled
+  assert len(resampled) == 15
+  assert {tuple(gains[name]) for name in resampled} == {(0, 0, 0)}
+
+
+def test_a_better_embedding_gains_clearly_on_the_same_resamples():
+  better, worse = (evaluate(NAMES, fn, DATASET, PAIRS, **SETTINGS) for fn in (embed, noise_embed))
+  for name in ("recall_all_pairs@far=0.1", "recall_all_pairs/auc", "lfw_view2/auc",
+               "tar@smallest_far", "identification/rank1", "retrieval/map_at_r"):
+    gain = better[name].gain_over(worse[name])
+    assert 0 < gain.low <= gain.value <= gain.high, name
+    assert gain.value == better[name].value - worse[name].value
+  eer = better["lfw_view2/eer"].gain_over(worse["lfw_view2/eer"])
+  assert eer.high < 0 and "lfw_view2/eer" in LOWER_IS_BETTER
+
+
+def test_without_resamples_there_is_no_gain_to_be_sure_of():
+  bare = evaluate(["retrieval"], embed, DATASET, **{**SETTINGS, "bootstrap": 0})
+  assert all(metric.gain_over(metric) is None for metric in bare.values())
+
+
+def test_the_smallest_far_is_the_one_that_allows_ten_false_accepts():
+  metrics = evaluate(["tar_at_far"], embed, DATASET, PAIRS, **{**SETTINGS, "fars": (0.5,)})
+  assert metrics["tar@smallest_far"].note == "FAR 0.5 = 10 / 20 negative pairs"
+  same = ("value", "low", "high", "chance")
+  assert [getattr(metrics["tar@smallest_far"], name) for name in same] == [
+    getattr(metrics["tar@far=0.5"], name) for name in same]
+  few = PAIRS._replace(**{name: getattr(PAIRS, name)[:18] for name in PAIRS._fields})
+  metric = evaluate(["tar_at_far"], embed, DATASET, few, **SETTINGS)["tar@smallest_far"]
+  assert math.isnan(metric.value) and metric.note == "8 different pairs support no FAR"
+
+
+def test_what_is_kept_of_a_metric():
+  assert Metric(0.5, 0.4, 0.6, "n").as_json() == {
+    "value": 0.5, "low": 0.4, "high": 0.6, "note": "n"}
+  made = Metric.resampled(0.5, np.linspace(0, 1, 101), chance=0.1)
+  assert made.as_json() == {
+    "value": 0.5, "low": pytest.approx(0.025), "high": pytest.approx(0.975), "note": "",
+    "chance": 0.1}
+
+
+@pytest.mark.parametrize("protocol, negatives", [("recall_all_pairs", 4416), ("tar_at_far", 20)])
+def test_the_curve_passes_through_the_metrics(protocol, negatives):
+  fars = (0.06, 0.2, 0.5)
+  data = Evaluation(embed, DATASET, PAIRS, fars, 32, 30, 0, False)
+  metrics = list(metrics_of([protocol], data).values())
+  curve = curve_of(["retrieval", protocol], data, band=True)
+  assert (curve.protocol, curve.negatives) == (protocol, negatives)
+  for metric, far in zip(metrics[:3], fars, strict=True):
+    within = [tar for f, tar in zip(curve.far, curve.tar, strict=True) if f <= far]
+    above = [tar for f, tar in zip(curve.far, curve.tar, strict=True) if f > far]
+    assert within[-1] <= metric.value + 1e-5 and metric.value <= above[0] + 1e-5
+  assert curve.band.far[0] == pytest.approx(10 / negatives, rel=1e-5)
+  assert all(low <= high for low, high in zip(curve.band.low, curve.band.high, strict=True))
+  assert curve_of([protocol], data, band=False).band is None
+
+
+def test_no_curve_without_a_protocol_that_has_one_or_both_kinds_of_pair():
+  data = lambda dataset: Evaluation(embed, dataset, None, (0.1,), 32, 0, 0, False)
+  assert curve_of(["retrieval"], data(DATASET), band=False) is None
+  alone = types.SimpleNamespace(images=DATASET.images, label=np.arange(96), person=np.arange(96))
+  assert curve_of(["recall_all_pairs"], data(alone), band=False) is None
+  metric = metrics_of(["recall_all_pairs"], data(alone))["recall_all_pairs/auc"]
+  assert math.isnan(metric.value) and "both kinds" in metric.note
 
 
 def test_insightface_needs_both_kinds_in_every_tenth():

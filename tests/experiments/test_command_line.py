@@ -1,9 +1,11 @@
 """What the command line does to a config: numbers, unsetting a number, one-line mistakes."""
 
+import numpy as np
 import pytest
 from absl import flags
 
 from experiments import command_line
+from fedjax_face.report import figures
 
 
 def parsed(*overrides, variant="femnist"):
@@ -23,8 +25,10 @@ def test_a_number_can_be_set_and_unset():
 
 @pytest.mark.parametrize("overrides", [
     ("--config.privacy.aggregator=mean", "--config.privacy.epsilon=None"),
-    ("--config.algorithm=fedavg", "--config.cohort.classes=all"),
-    ("--config.algorithm=centralized", "--config.privacy.epsilon=None"),
+    ("--config.algorithm=fedavg", "--config.cohort.classes=all",
+     "--config.model.head_init=shared_frame"),
+    ("--config.algorithm=centralized", "--config.privacy.epsilon=None",
+     "--config.local.optimizer=momentum", "--config.hparams.client_learning_rate=0.005"),
 ])
 def test_the_overrides_that_the_config_file_advertises_are_accepted(overrides):
   config = parsed(*overrides, variant="lfw")
@@ -33,6 +37,43 @@ def test_the_overrides_that_the_config_file_advertises_are_accepted(overrides):
     section, _, name = path.rpartition(".")
     holder = config[section] if section else config
     assert str(holder[name]) == value
+
+
+def test_devices_are_made_of_the_processor_where_asked(monkeypatch):
+  import jax
+  updates = {}
+  monkeypatch.setattr(jax.config, "update", lambda name, value: updates.update({name: value}))
+  command_line.use_devices(None)
+  assert not updates
+  command_line.use_devices(2)
+  assert updates == {"jax_num_cpu_devices": 2}
+
+
+ROC = {"negatives": 1000, "smallest_reliable_far": 0.01, "far": [0.001, 0.1, 0.9],
+       "tar": {"model": [0.1, 0.5, 0.95], "start": [0.0, 0.2, 0.92]},
+       "band": {"far": [0.01, 0.5], "low": [0.1, 0.6], "high": [0.3, 0.9]}}
+
+
+def test_curves_are_drawn_with_names_a_band_for_the_model_and_no_far_below_what_the_set_resolves(
+    tmp_path, monkeypatch):
+  drawn = {}
+  for name in ("roc", "det"):
+    monkeypatch.setattr(figures, name, lambda curves, name=name, **axis: drawn.update(
+        {name: (curves, axis)}) or figures.contact_sheet(np.zeros((1, 2, 2, 1), np.uint8)))
+  names = command_line.curve_names({"start": {"words": "public start"}}, "dp_fedemb")
+  command_line.save_roc(ROC, names, tmp_path)
+  assert {path.name for path in tmp_path.iterdir()} == {"roc.png", "det.png"}
+  curves, axis = drawn["roc"]
+  assert list(curves) == ["dp_fedemb", "public start"] and curves["public start"].low is None
+  low = curves["dp_fedemb"].low
+  assert np.isnan(low[0]) and 0.1 < low[1] < 0.6 < low[2] < 1  # no band below its first FAR
+  assert axis == {"smallest_far": 1e-3, "reliable_far": 0.01}
+  assert drawn["det"][1] == axis
+
+
+def test_without_a_curve_nothing_is_drawn(tmp_path):
+  command_line.save_roc(None, {}, tmp_path)
+  assert not list(tmp_path.iterdir())
 
 
 def test_unsetting_a_key_that_does_not_exist_names_it():

@@ -77,11 +77,74 @@ def test_a_gap_that_is_not_clearly_there_has_no_share():
 
 
 def test_the_gap_of_fedgc_lies_between_two_of_its_settings():
-  configs, gap, equivalence = compare.settings(f"{ROOT}/configs/fedgc.py:synthetic")
+  configs, gap, equivalence, _ = compare.settings(f"{ROOT}/configs/fedgc.py:synthetic")
   assert equivalence is None
   assert gap == ("fedpe", "centralized_passes") and set(gap) <= set(configs)
   forms = [name for name in configs if name.startswith("fedgc_")]
   assert len(forms) == 10
+
+
+def compared_run(value, start, epsilon=None):
+  """A run that holds its start and raw pixels."""
+  summary, privacy = run(value, epsilon)
+  beside = {"start": ("public start", start), "pixels": ("raw pixels", 0.3)}
+  summary["references"] = {
+      name: {"words": words, "metrics": {"accuracy": {"value": of}}}
+      for name, (words, of) in beside.items()}
+  return summary, privacy
+
+
+def compared_runs():
+  """Gains .2, .2, .2 without privacy and .05, .1, .15 with it, over starts of their own seed."""
+  starts = (0.4, 0.45, 0.5)
+  gains = {"private": (0.05, 0.1, 0.15), "non_private": (0.2, 0.2, 0.2)}
+  return {name: [compared_run(s + g, s) for s, g in zip(starts, own, strict=True)]
+          for name, own in gains.items()}
+
+
+def test_gain_over_the_start_of_the_same_seed_and_the_share_that_privacy_keeps():
+  table = compare.summarise(compared_runs(), non_private="non_private")
+  found = table["private"]["metrics"]["accuracy"]
+  half = 4.302653 * 0.05 / math.sqrt(3)
+  assert found["gain"] == pytest.approx(0.1)
+  assert (found["gain_low"], found["gain_high"]) == pytest.approx(
+      (0.1 - half, 0.1 + half), abs=1e-6)
+  assert found["gain_kept"] == pytest.approx(0.5)
+  assert (found["gain_kept_low"], found["gain_kept_high"]) == pytest.approx(
+      (0.5 - half / 0.2, 0.5 + half / 0.2), abs=1e-5)
+  assert found["share_of_non_private"] == pytest.approx(0.55 / 0.65)
+  assert table["non_private"]["metrics"]["accuracy"]["gain_kept"] == pytest.approx(1)
+  json.dumps(table)
+
+
+def test_runs_without_references_have_no_gain():
+  table = compare.summarise({"old": [run(0.5, None), run(0.6, None)]}, non_private="old")
+  found = table["old"]["metrics"]["accuracy"]
+  assert "gain" not in found and "gain_kept" not in found
+  assert found["share_of_non_private"] == 1
+  assert compare.references([run(0.5, None)]) == {}
+
+
+def test_the_references_stand_below_the_settings(capsys):
+  runs = compared_runs()
+  beside = compare.references(runs["private"])
+  assert list(beside) == ["public start", "raw pixels"]
+  assert beside["public start"]["accuracy"]["mean"] == pytest.approx(0.45)
+  table = compare.summarise(runs, non_private="non_private")
+  compare._print(table, ["accuracy"], 3, "nobody", beside)
+  rows = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines()
+          if line.startswith("│")]
+  assert [row for row in rows if row] == ["private", "non_private", "public start", "raw pixels"]
+
+
+def test_a_setting_without_privacy_that_is_none_is_refused(tmp_path, capfd):
+  path = tmp_path / "wrong.py"
+  path.write_text(
+      "import ml_collections\n"
+      "def get_config():\n  return ml_collections.ConfigDict({'rounds': 1})\n"
+      "def get_comparison():\n  return {'a': {}}\n"
+      "def get_non_private():\n  return 'b'\n")
+  assert "get_non_private: b is no setting: a" in refused(capfd, tmp_path, path)
 
 
 MARGINS = compare.Margins("plain", {"accuracy": .05})

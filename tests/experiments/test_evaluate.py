@@ -23,8 +23,24 @@ def result(workdir, name):
 def test_own_set_gives_the_numbers_of_the_run(trained):
   assert evaluate.main([f"--workdir={trained}"]) == 0
   summary = json.loads((trained / "summary.json").read_text())
-  assert result(trained, "own")["metrics"] == summary["metrics"]
-  assert (trained / "evaluations/own/roc.png").stat().st_size > 0
+  own = result(trained, "own")
+  assert own["metrics"] == summary["metrics"]
+  assert own["roc"] == summary["roc"]
+  for name in ("roc.png", "det.png"):
+    assert (trained / "evaluations/own" / name).stat().st_size > 0
+
+
+def test_on_its_own_set_what_the_run_is_compared_with_stands_beside(trained, capsys):
+  assert evaluate.main([f"--workdir={trained}", "--bootstrap=0", "--fars=0.1,0.2"]) == 0
+  said = capsys.readouterr().out
+  assert "untrained start" in said and "raw pixels" in said
+  references = json.loads((trained / "summary.json").read_text())["references"]
+  found = result(trained, "own")
+  assert found["references"] == references
+  assert set(found["metrics"]) - set(references["start"]["metrics"]) == {
+      "recall_all_pairs@far=0.2"}
+  assert evaluate.main([f"--workdir={trained}", "--bootstrap=0", "--flip=sum"]) == 0
+  assert result(trained, "own")["references"] == {}  # those were not flipped
 
 
 def test_another_set_protocol_and_far(trained):
@@ -33,6 +49,7 @@ def test_another_set_protocol_and_far(trained):
       "--data_option=images_per_person=4", "--data_option=size=28", "--data_option=seed=5",
       "--data_option=grayscale=true", "--protocols=identification,retrieval",
       "--fars=0.2", "--bootstrap=5"]) == 0
+  assert result(trained, "synthetic_faces")["references"] == {}
   names = result(trained, "synthetic_faces")["metrics"]
   assert {"identification/rank1", "identification/dir@far=0.2", "retrieval/precision_at_1"} & set(
       names)

@@ -58,6 +58,7 @@ def test_noise_on_mean_is_the_same_question(tmp_path):
     ({"delta": "2"}, "delta must be in (0, 1), got 2.0"),
     ({"target_epsilon": "0"}, "target_epsilon must be positive"),
     ({"clip_norm": "0"}, "clip_norm must be positive"),
+    ({"parameters": "0"}, "parameters must be at least 1, got 0"),
     ({"rounds": "0"}, "rounds must be positive")])
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, changes, message):
   assert run(tmp_path, **changes) == 2
@@ -70,8 +71,21 @@ def test_help_names_every_option(capsys):
   with pytest.raises(SystemExit):
     plan.main(["--help"])
   printed = capsys.readouterr().out
-  for name in (*ARGUMENTS, "noise_on_mean", "clip_norm", "output_dir"):
+  for name in (*ARGUMENTS, "noise_on_mean", "clip_norm", "parameters", "output_dir"):
     assert f"--{name}" in printed
+
+
+@pytest.mark.parametrize("parameters, ratio, warned", [
+    ("400", 1.0, False), ("10000", 5.0, True), (None, .05 * 453_632**.5, True)])
+def test_noise_longer_than_any_update_is_warned_about(
+    tmp_path, capsys, parameters, ratio, warned):
+  run(tmp_path, parameters=parameters)
+  printed = " ".join(capsys.readouterr().out.split())
+  assert f"has norm {ratio:.3g} times the clip norm." in printed
+  assert ("Warning: noise on the mean has norm" in printed) == warned
+  record = json.loads((tmp_path / "plan" / "plan.json").read_text())
+  assert record["noise_norm_ratio"] == pytest.approx(ratio)
+  assert record["parameters"] == int(parameters or plan.LENET_PARAMETERS)
 
 
 def test_large_delta_is_warned_about(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The program as a user runs it: a tiny real run, real kills, one-line errors."""
 
+import csv
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import train
+from fedjax_face.report import figures
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "tests/experiments/tiny_config.py")
@@ -44,7 +46,8 @@ def test_leaves_what_the_design_says(whole):
   names = {p.name.split(".tfevents")[0] for p in whole.iterdir()}
   assert names == {"config.json", "metrics.csv", "events.out", "checkpoints", "summary.json",
                    "privacy.json", "PRIVACY.md", "figures"}
-  assert {p.name for p in (whole / "figures").iterdir()} == {"training.png", "roc.png"}
+  assert {p.name for p in (whole / "figures").iterdir()} == {
+      "training.png", "roc.png", "det.png"}
   summary = json.loads((whole / "summary.json").read_text())
   assert summary["status"] == "finished" and summary["rounds"] == 6
   assert summary["bytes_per_client_and_round"]["up"] > 0
@@ -52,6 +55,31 @@ def test_leaves_what_the_design_says(whole):
   metric = summary["metrics"]["recall_all_pairs@far=0.1"]
   assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
   assert os.listdir(whole / "checkpoints") == ["00000006"]
+
+
+def test_what_the_result_is_compared_with_is_there(whole):
+  summary = json.loads((whole / "summary.json").read_text())
+  references = summary["references"]
+  assert {name: of["words"] for name, of in references.items()} == {
+      "start": "untrained start", "pixels": "raw pixels"}
+  assert {frozenset(of["metrics"]) for of in references.values()} == {frozenset(summary["metrics"])}
+  with open(whole / "metrics.csv", newline="") as file:
+    first = next(csv.DictReader(file))
+  for name, start in references["start"]["metrics"].items():
+    assert first["round"] == "0" and float(first[name]) == start["value"]
+    gain = summary["gains"][name]
+    assert gain["value"] == summary["metrics"][name]["value"] - start["value"]
+    assert gain["low"] <= gain["high"]
+  roc = summary["roc"]
+  assert set(roc["tar"]) == {"model", "start", "pixels"}
+  assert {len(tar) for tar in roc["tar"].values()} == {len(roc["far"])} == {200}
+
+
+def test_the_end_of_a_run_says_what_was_gained(whole, capsys):
+  assert train.main(command(whole)) == 0  # it has finished: only what it says is said again
+  last = capsys.readouterr().out.strip().splitlines()[-1]
+  assert last.startswith("recall_all_pairs@far=0.1: untrained start 0.")
+  assert " at epsilon " in last and " for each of 8 persons; raw pixels 0." in last
 
 
 def test_sigkill_and_the_same_command_again_is_bit_identical(whole, tmp_path):
@@ -87,10 +115,10 @@ def final_state(workdir):
 
 def test_gathered_rows_train_like_resident_ones(whole, tmp_path):
   assert train.main(command(tmp_path, "gathered")) == 0
-  rows = [[[float(x or "nan") for x in line.split(",")[:-1]]
-           for line in (w / "metrics.csv").read_text().splitlines()[1:]] for w in (whole, tmp_path)]
-  for a, b in zip(*rows, strict=True):
-    assert a == pytest.approx(b, rel=1e-3, nan_ok=True)
+  trained = [figures.read_metrics(workdir / "metrics.csv") for workdir in (whole, tmp_path)]
+  assert trained[0].keys() == trained[1].keys()
+  for name in ("loss", "update_norm", "epsilon"):
+    assert trained[0][name] == pytest.approx(trained[1][name], rel=1e-3, nan_ok=True), name
 
 
 def test_pretraining_on_a_public_set_is_kept_and_stated(tmp_path):

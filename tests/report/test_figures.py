@@ -7,6 +7,7 @@ import matplotlib.colors
 import matplotlib.image
 import numpy as np
 import pytest
+import scipy.special
 
 from fedjax_face.report import figures
 from fedjax_face.report.figures import Curve, Frontier
@@ -26,55 +27,29 @@ def test_roc_draws_curve_band_and_unreliable_range():
   line = next(line for line in axes.lines if line.get_label() == "b")
   np.testing.assert_array_equal(line.get_ydata(), TAR[1:])  # FAR 0 has no place on a log axis.
   assert len(axes.collections) == 1 and any("fewer than 10" in text for text in texts(axes))
-  assert [text.get_text() for text in axes.get_legend().texts] == ["a", "b"]
+  (legend,) = fig.legends
+  assert [text.get_text() for text in legend.texts] == ["a", "b", "chance"]
+  assert axes.get_xlim()[0] == 1e-4
 
 
-def test_training_curves_from_a_file(tmp_path):
-  path = tmp_path / "metrics.csv"
-  path.write_text("round,loss,recall@far=0.01,epsilon\n1,2.0,,0.5\n2,1.5,0.2,0.7\n3,1.2,,0.8\n")
-  fig = figures.training_curves(path)
-  assert [axes.get_title(loc="left") for axes in fig.axes] == ["Loss", "Evaluation", "Epsilon"]
-  loss, evaluation, _ = (axes.lines[0] for axes in fig.axes)
-  np.testing.assert_array_equal(loss.get_xydata(), [[1, 2.0], [2, 1.5], [3, 1.2]])
-  np.testing.assert_array_equal(evaluation.get_xydata(), [[2, 0.2]])  # Only where it was measured.
-  assert texts(fig.axes[1]) == ["recall@far=0.01"]
+def test_det_is_straight_for_normal_scores_and_shades_the_unreliable_range():
+  """Same pairs score one standard deviation higher: probit(FRR) = -1 - probit(FAR)."""
+  place = np.linspace(-3, 1, 9)
+  far, tar = scipy.special.ndtr(place), scipy.special.ndtr(place + 1)
+  fig = figures.det({"a": Curve(far, tar, tar - 0.05, tar)}, smallest_far=1e-3, reliable_far=1e-2)
+  (axes,) = fig.axes
+  line = next(line for line in axes.lines if line.get_label() == "a")
+  np.testing.assert_allclose(line.get_ydata(), -1 - line.get_xdata(), atol=1e-6)
+  assert axes.get_xlim()[0] == pytest.approx(scipy.special.ndtri(1e-3))
+  ticks = dict(zip((t.get_text() for t in axes.get_xticklabels()), axes.get_xticks(), strict=True))
+  assert ticks["0.1"] == pytest.approx(scipy.special.ndtri(0.1)) and "0.5" in ticks
+  assert len(axes.collections) == 1 and len(axes.patches) == 1
 
 
-def test_training_curves_draw_the_evaluation_metrics_that_they_are_told():
-  columns = {"round": np.arange(3.0), "loss": np.ones(3), "pose_mse": np.array([np.nan, 0.3, 0.2])}
-  fig = figures.training_curves(columns, evaluation=("pose_mse", "gender_accuracy"))
-  assert [axes.get_title(loc="left") for axes in fig.axes] == ["Loss", "Evaluation"]
-  assert texts(fig.axes[1]) == ["pose_mse"]
-
-
-def test_training_curves_have_no_panel_for_an_infinite_epsilon():
-  columns = {"round": np.arange(3.0), "loss": np.ones(3), "epsilon": np.full(3, np.inf)}
-  fig = figures.training_curves(columns)
-  assert [axes.get_title(loc="left") for axes in fig.axes] == ["Loss"]
-
-
-def test_training_curves_with_chosen_panels():
-  columns = {"round": np.arange(3.0), "accuracy": np.array([-0.1, 0.2, 0.3])}
-  fig = figures.training_curves(columns, {"Accuracy": ["accuracy"], "Empty": []})
-  assert len(fig.axes) == 1 and fig.axes[0].get_ylim()[0] < -0.1
-  with pytest.raises(ValueError, match="no column loss; metrics has round, accuracy"):
-    figures.training_curves(columns, {"Loss": ["loss"]})
-  with pytest.raises(ValueError, match="no column to draw"):
-    figures.training_curves(columns)
-
-
-@pytest.mark.parametrize(
-  "text, message",
-  [
-    ("", "column 'round'"),
-    ("step,loss\n1,2\n", "column 'round'"),
-    ("round,loss\n1,x\n", "could not convert"),
-  ],
-)
-def test_bad_metrics_are_refused(tmp_path, text, message):
-  (tmp_path / "metrics.csv").write_text(text)
-  with pytest.raises(ValueError, match=message):
-    figures.read_metrics(tmp_path / "metrics.csv")
+def test_det_leaves_out_rates_that_have_no_place():
+  fig = figures.det({"a": Curve(FAR, TAR)})
+  line = next(line for line in fig.axes[0].lines if line.get_label() == "a")
+  assert len(line.get_xdata()) == 2  # FAR 0, and TAR 1, are infinitely far away
 
 
 def test_privacy_utility_sets_the_non_private_value_apart():

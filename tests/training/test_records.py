@@ -31,6 +31,14 @@ def test_reopening_drops_later_rows_and_cut_lines(tmp_path, start, cut):
   assert path.read_text() == expected
 
 
+def test_a_run_that_begins_anew_keeps_no_row_not_even_of_round_0(tmp_path):
+  path = tmp_path / "m.csv"
+  CsvFile(path, records.BEFORE_ALL).write_rows([(0, {"eval@": 1.0}), (1, {"loss": 2.0})])
+  expected = path.read_text()
+  CsvFile(path, records.BEFORE_ALL).write_rows([(0, {"eval@": 1.0}), (1, {"loss": 2.0})])
+  assert path.read_text() == expected
+
+
 def test_json_is_strict_and_atomic(tmp_path):
   records.write_json(tmp_path / "a.json", {"x": float("nan"), "y": (1, float("inf"))})
   assert json.loads((tmp_path / "a.json").read_text()) == {"x": "nan", "y": [1, "inf"]}

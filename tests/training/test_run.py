@@ -1,5 +1,6 @@
 """Interrupting a run anywhere and starting it again gives the uninterrupted run, bit for bit."""
 
+import csv
 import dataclasses
 import json
 import types
@@ -26,7 +27,7 @@ class ToyEvaluator:
 
   def outcome(self, state):
     value = self.values(state)["first@"]
-    return Outcome({"first@": Metric(value, value - 1, value + 1)}, None)
+    return Outcome({"first@": Metric.resampled(value, value + np.array([-1., 0., 1.]))})
 
 
 def options(**changes):
@@ -62,14 +63,16 @@ def outcome_of(workdir):
       key=np.asarray(jax.random.key_data(last.state.key))))
   return (state, json.dumps(last.ledger), last.round, (workdir / "metrics.csv").read_bytes(),
           (workdir / "privacy.json").read_bytes(), (workdir / "config.json").read_bytes(),
-          json.loads((workdir / "summary.json").read_text())["metrics"])
+          *(json.loads((workdir / "summary.json").read_text())[name]
+            for name in ("metrics", "references", "gains")))
 
 
 MOMENTS = [
-    (run.CsvFile, "write_rows", 1), (run.CsvFile, "write_rows", 3), (run.CsvFile, "write_rows", 5),
+    *((run.CsvFile, "write_rows", call) for call in (1, 2, 4, 6)),  # the first is of round 0
     (checkpoint, "save", 1), (checkpoint, "save", 2), (checkpoint, "save", 3),
     (checkpoint, "_write", 1), (checkpoint, "_write", 2), (checkpoint, "_write", 3),
-    (config, "record", 1), (run.summary, "write_privacy", 1), (run.summary, "write_summary", 1)]
+    (config, "record", 1), (run.references, "references", 1), (run.summary, "write_privacy", 1),
+    (run.summary, "write_summary", 1)]
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +99,51 @@ def test_ledger_counts_every_round_once_and_csv_has_one_row_each(tmp_path):
   ledger = Ledger.from_json(json.loads((tmp_path / "privacy.json").read_text())["ledger"])
   assert [times for _, times in ledger.entries] == [10]
   rows = (tmp_path / "metrics.csv").read_text().splitlines()
-  assert [row.split(",")[0] for row in rows] == ["round", *map(str, range(1, 11))]
-  evaluated = [row.split(",")[0] for row in rows[1:] if not row.endswith(",")]
-  assert evaluated == ["4", "8", "10"]
+  assert [row.split(",")[0] for row in rows] == ["round", *map(str, range(11))]
+  column = rows[0].split(",").index("first@")
+  evaluated = [row.split(",")[0] for row in rows[1:] if row.split(",")[column]]
+  assert evaluated == ["0", "4", "8", "10"]
 
 
-@pytest.mark.parametrize("call", [1, 3], ids=["before_the_first_checkpoint", "after_it"])
+def start_of_the_toy():
+  """The first weight of the state that a run is given."""
+  return float(loop.initial_state(toy_algorithm(), 0, clients_mesh(jax.devices()[:1])).weights[0])
+
+
+def test_the_start_is_evaluated_before_the_first_round_and_held_against_the_end(tmp_path):
+  summary, _ = run.run(options(), tmp_path)
+  with open(tmp_path / "metrics.csv", newline="") as file:
+    first = next(csv.DictReader(file))
+  start = start_of_the_toy()
+  assert (first["round"], float(first["first@"]), first["loss"]) == ("0", start, "")
+  assert summary["references"]["start"]["words"] == "untrained start"
+  assert summary["references"]["start"]["metrics"]["first@"]["value"] == start
+  gain = summary["metrics"]["first@"]["value"] - start
+  assert gain != 0
+  assert summary["gains"]["first@"] == pytest.approx(dict.fromkeys(("value", "low", "high"), gain))
+
+
+def test_a_finished_training_evaluates_its_start_once(tmp_path, monkeypatch):
+  seen = []
+  values = ToyEvaluator.values
+  monkeypatch.setattr(ToyEvaluator, "values",
+                      lambda self, state: seen.append(int(state.rounds)) or values(self, state))
+  run.run(options(), tmp_path)
+  assert seen == [0, 4, 8, 10, 0]  # the last is the reference of summary.json
+  (tmp_path / "summary.json").unlink()
+  run.run(options(), tmp_path)
+  assert seen[5:] == [10, 0]
+
+
+def test_tensorboard_has_a_step_0(tmp_path):
+  accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+  run.run(options(), tmp_path)
+  events = accumulator.EventAccumulator(str(tmp_path))
+  events.Reload()
+  assert [event.step for event in events.Scalars("first_")] == [0, 4, 8, 10]  # has no "@"
+
+
+@pytest.mark.parametrize("call", [2, 4], ids=["before_the_first_checkpoint", "after_it"])
 def test_noise_of_an_interrupted_run_is_kept_and_that_of_a_finished_one_is_not(
     tmp_path, monkeypatch, call):
   given = options(privacy={"delta": 1e-3, "noise_seed": None})
@@ -183,7 +225,7 @@ def test_rounds_may_grow_unless_the_mechanism_depends_on_them(tmp_path, toy_expe
   run.run(options(rounds=6), tmp_path)
   summary, _ = run.run(options(rounds=10), tmp_path)
   assert summary["rounds"] == 10
-  assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 11
+  assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 12
   other = toy_experiment.algorithm.releases[0].__class__(
       **{**vars(toy_experiment.algorithm.releases[0]), "note": "another noise"})
   toy_experiment.algorithm = type(toy_experiment.algorithm)(

@@ -1,0 +1,187 @@
+"""Plays settings on public people: one compiled program for all of them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from fedjax_face.data.cohorts import Cohort
+from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.pairs import Pairs
+from fedjax_face.data.sources import Sources
+from fedjax_face.federated.algorithm import Algorithm, State
+from fedjax_face.models.registry import count_parameters
+from fedjax_face.training import loop
+from fedjax_face.training.candidates import with_passes
+from fedjax_face.training.evaluator import Evaluator
+from fedjax_face.training.experiment import is_resident
+from fedjax_face.training.rehearsal_plan import REHEARSAL, Parts, one_client_config
+from fedjax_face.training.streams import noise_key
+
+NORM_CLIENTS = 16  # whose update norms give the quantiles of a setting
+
+_NEED_PAIRS = {"lfw_view2", "insightface", "tar_at_far"}
+_PAIRS = (6000, 2000, 600, 200, 60, 20)
+
+CohortFn = Callable[[np.random.Generator, int], Cohort]
+
+
+class Player:
+  """An algorithm whose hyperparameters and local epochs change without compiling again.
+
+  Attributes:
+    algorithm: with the config's epochs.
+    start: state before the first round.
+  """
+
+  def __init__(self, config: Any, parts: Parts, mesh: Mesh, backbone: Any, epochs: Iterable[int]):
+    from fedjax_face.algorithms import registry
+    self._config, self._images, self._mesh = config, parts.clients.images, mesh
+    sources = Sources(parts.clients, parts.judges, parts.pretraining)
+    made: dict[int, Algorithm] = {}
+    for number in {config.cohort.epochs, *epochs}:
+      own = copy.deepcopy(config)
+      own.update_from_flattened_dict(with_passes(config, {"cohort.epochs": number}))
+      made[number] = registry.build(own, sources, mesh, backbone)
+    self.algorithm = made[config.cohort.epochs]
+    self._cohorts = _of_one_shape({number: a.cohort for number, a in made.items()})
+    self._dispatch = loop.compile_rounds(self.algorithm, mesh)
+    self.start = loop.initial_state(self.algorithm, config.seed, mesh)
+
+  def play(self, values: Mapping[str, Any], state: State, start: int, stop: int, stream: int,
+           rounds_per_dispatch: int) -> tuple[State, dict[str, np.ndarray]]:
+    """State after rounds `start .. stop`, and the metrics of the last dispatch.
+
+    The state given stays as it is.
+
+    Args:
+      values: dotted config key -> value; those of `hparams` and `cohort.epochs` count.
+      state: before round `start`.
+      start, stop: rounds.
+      stream: of noise and data order; another one is another repetition.
+      rounds_per_dispatch: the same in every call, which otherwise compiles anew.
+
+    Raises:
+      loop.NonFiniteState: the setting diverged.
+    """
+    hparams = {name.removeprefix("hparams."): value for name, value in values.items()
+               if name.startswith("hparams.")}
+    epochs = values.get("cohort.epochs", self._config.cohort.epochs)
+    words = np.random.SeedSequence([self._config.seed, REHEARSAL, stream]).generate_state(2)
+    metrics: dict[str, np.ndarray] = {}
+    for progress in loop.train(
+        dataclasses.replace(self.algorithm, cohort=self._cohorts[epochs]), self._images,
+        rounds=stop, seed=self._config.seed, noise_root=noise_key(tuple(map(int, words))),
+        cohort_root=(self._config.seed, REHEARSAL, stream), state=jax.tree.map(jnp.copy, state),
+        start=start, rounds_per_dispatch=rounds_per_dispatch, mesh=self._mesh,
+        resident=self.algorithm.needs_all_images or is_resident(
+            self._config.training.get("resident", "auto"), self._images),
+        hparams=self.algorithm.hparams | hparams, dispatch=self._dispatch):
+      state, metrics = progress.state, progress.metrics
+    return state, metrics
+
+
+class Stage:
+  """Settings, played and judged.
+
+  Attributes:
+    start: state before the first round.
+    parameters: numbers in an update.
+    weight: root mean square of the parameters at the start.
+    evaluator: on the people who judge.
+  """
+
+  def __init__(self, config: Any, parts: Parts, mesh: Mesh, backbone: Any, epochs: Iterable[int]):
+    epochs = set(epochs)
+    self._config = config
+    self._player = Player(config, parts, mesh, backbone, epochs)
+    one_device = Mesh(mesh.devices.reshape(-1)[:1], mesh.axis_names)
+    self._one_client = Player(one_client_config(config), parts, one_device, backbone, epochs)
+    self._norms: dict[tuple[Any, ...], np.ndarray] = {}
+    self.start = self._player.start
+    self.parameters = count_parameters(self.start.params)
+    self.weight = float(optax.tree.norm(self.start.params)) / math.sqrt(self.parameters)
+    options, pairs = _judging(config, parts.judges)
+    self.evaluator = Evaluator(self._player.algorithm, options, parts.judges, pairs, config.seed)
+    self._timed: list[tuple[int, float]] = []
+
+  @property
+  def seconds_per_round(self) -> float:
+    """Of the rounds so far."""
+    return sum(s for _, s in self._timed) / max(sum(rounds for rounds, _ in self._timed), 1)
+
+  def compile(self) -> None:
+    """Plays one round of each program, so that no candidate pays for compilation."""
+    for player, size in ((self._player, self._config.training.rounds_per_dispatch),
+                         (self._one_client, NORM_CLIENTS)):
+      player.play({}, player.start, 0, 1, 0, size)
+
+  def play(self, values: Mapping[str, Any], state: State, start: int, stop: int, stream: int
+           ) -> State:
+    """`Player.play` with the clients of the rehearsal."""
+    began = time.monotonic()
+    state, _ = self._player.play(
+        values, state, start, stop, stream, self._config.training.rounds_per_dispatch)
+    self._timed.append((stop - start, time.monotonic() - began))
+    return state
+
+  def norms(self, values: Mapping[str, Any]) -> np.ndarray:
+    """Norms [n] of the unclipped updates of `NORM_CLIENTS` clients that begin at the start.
+
+    The same clients for all settings. An update that is zero or not finite is left out.
+    """
+    key = tuple(sorted(values.items()))
+    if key not in self._norms:
+      _, metrics = self._one_client.play(
+          {**values, "hparams.server_learning_rate": 0.0}, self._one_client.start, 0, NORM_CLIENTS,
+          0, NORM_CLIENTS)
+      norms = metrics["update_norm"]
+      self._norms[key] = norms[np.isfinite(norms) & (norms > 0)]
+    return self._norms[key]
+
+
+def _of_one_shape(cohorts: Mapping[int, CohortFn]) -> dict[int, CohortFn]:
+  """The cohorts of several numbers of epochs, padded to the steps of the longest.
+
+  A client stops after its last real batch, so padding is not computed.
+  """
+  steps = max(cohort(np.random.default_rng(0), 0).mask.shape[1] for cohort in cohorts.values())
+
+  def padded(cohort: CohortFn) -> CohortFn:
+    def longest(rng: np.random.Generator, round_number: int) -> Cohort:
+      drawn = cohort(rng, round_number)
+      pad = lambda array: np.pad(array, ((0, 0), (0, steps - array.shape[1]), (0, 0)))
+      return drawn._replace(
+          examples=pad(drawn.examples), labels=pad(drawn.labels), mask=pad(drawn.mask))
+    return longest
+
+  return {number: padded(cohort) for number, cohort in cohorts.items()}
+
+
+def _judging(config: Any, judges: FaceDataset) -> tuple[dict[str, Any], Pairs | None]:
+  """`evaluation` of the config, and pairs of judges where its protocols need some.
+
+  Where the judges are too few for pairs, such protocols are left out.
+  """
+  from fedjax_face.evaluation.random_pairs import pairs_from_labels
+  options = dict(config.evaluation.items())
+  if not _NEED_PAIRS & set(options["protocols"]):
+    return options, None
+  for number in _PAIRS:
+    try:
+      rng = np.random.default_rng([config.seed, REHEARSAL])
+      return options, pairs_from_labels(judges.label, number, rng)
+    except ValueError:
+      continue
+  kept = [name for name in options["protocols"] if name not in _NEED_PAIRS]
+  return options | {"protocols": kept or ["recall_all_pairs"]}, None
