@@ -137,11 +137,14 @@ def synthetic() -> ml_collections.ConfigDict:
                  "size": 28, "seed": 2, "grayscale": True},
   }
   config.rounds = 40
-  config.model.backbone_options = {"width": 0.5}
+  config.model.backbone = "lenet_small"
   config.pretrain = _public_start(rounds=40)
   config.cohort.update({"virtual_clients": 128, "users_per_client": 8, "steps": 48})
-  config.hparams.update({"client_learning_rate": 0.005, "server_learning_rate": 0.1,
-                         "clip_norm": 0.7})
+  chosen = {"client_learning_rate": 0.005, "margin": 0.35, "clip_norm": 0.712,
+            "server_learning_rate": 0.099}
+  config.hparams.update(chosen)
+  config.rehearsal = {"set": "synthetic_faces_28_world2", "people": 500, "judges": 100,
+                      "chose": {"hparams": chosen, "cohort": {"epochs": 1}}}
   config.privacy.update({"epsilon": 0.5, "delta": 1e-6})
   config.evaluation.update({"protocols": ("recall_all_pairs",), "fars": (1e-1, 1e-2), "every": 10,
                             "headline": ("recall_all_pairs@far=0.1", "recall_all_pairs/auc")})
@@ -154,6 +157,7 @@ def heads() -> ml_collections.ConfigDict:
   python -m experiments.compare --config=configs/dp_fedemb.py:heads --workdir=runs/heads
   """
   config = synthetic()
+  del config.rehearsal
   config.data.update({"num_people": 1000, "evaluation_people": 200, "on_demand": False})
   config.data.public.num_people = 300
   config.rounds = 20
@@ -181,13 +185,13 @@ def femnist() -> ml_collections.ConfigDict:
   """
   config = base()
   config.data = {"name": "femnist"}
-  config.rounds = 60
+  config.rounds = 40
   config.cohort.update({"virtual_clients": 8, "users_per_client": 4, "max_examples": 64,
                         "steps": 64})
   config.privacy.epsilon = 8.0
   config.hparams.server_learning_rate = _FEW_PEOPLE
   config.evaluation.update({
-      "every": 30, "headline": ("recall_all_pairs@far=0.01", "recall_all_pairs/auc")})
+      "every": 20, "headline": ("recall_all_pairs@far=0.01", "recall_all_pairs/auc")})
   return config
 
 
@@ -199,14 +203,14 @@ def lfw() -> ml_collections.ConfigDict:
   config = base()
   config.data = {"name": "lfw", "size": 32, "grayscale": False, "test_folds": (1, 2),
                  "min_images": 2}
-  config.rounds = 60
+  config.rounds = 40
   config.model.flip = True
   config.cohort.update({"virtual_clients": 16, "users_per_client": 8,
                         "max_examples_per_user": 10, "steps": 64})
   config.privacy.epsilon = 8.0
   config.hparams.server_learning_rate = _FEW_PEOPLE
   config.evaluation.update({
-      "protocols": ("lfw_view2", "tar_at_far"), "fars": (1e-1, 1e-2), "every": 30,
+      "protocols": ("lfw_view2", "tar_at_far"), "fars": (1e-1, 1e-2), "every": 20,
       "headline": ("lfw_view2/auc", "tar@smallest_far", "lfw_view2/accuracy")})
   return config
 
@@ -267,7 +271,7 @@ def get_comparison(variant: str) -> dict[str, dict]:
   rate = {"hparams.server_learning_rate": base().hparams.server_learning_rate}
   without_noise = rate | {"privacy.epsilon": None, "privacy.aggregator": "mean"}
   if variant == "synthetic":
-    return {"epsilon 0.5": {}, "epsilon 1": {"privacy.epsilon": 1.0}, "no noise": without_noise}
+    return {"epsilon 0.5": {}, "no noise": {"privacy.epsilon": None, "privacy.aggregator": "mean"}}
   million = rate | {"privacy.epsilon": None, "hparams.noise_multiplier": noise[variant]}
   global_head = {"algorithm": "fedavg", "cohort.classes": "all", "model.head_init": "shared_frame"}
   return {

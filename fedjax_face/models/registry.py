@@ -14,7 +14,7 @@ from fedjax_face.models import heads
 from fedjax_face.models.hyperface import HyperFace, hyperface_small
 from fedjax_face.models.hyperface_resnet import HyperFaceResNet
 from fedjax_face.models.iresnet import iresnet18, iresnet50
-from fedjax_face.models.lenet import LeNet
+from fedjax_face.models.lenet import LeNet, lenet_small
 from fedjax_face.models.mobilenet import MobileNetV2, mobile_small
 from fedjax_face.models.reddi_cnn import ReddiCNN
 from fedjax_face.models.resnet import ResNet
@@ -22,6 +22,7 @@ from fedjax_face.models.vgg_face import VGGFace, vgg_face_small
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
+    "lenet_small": lenet_small,
     "reddi_cnn": ReddiCNN,
     "mobilenet_v2": MobileNetV2,
     "mobile_small": mobile_small,

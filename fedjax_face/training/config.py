@@ -67,7 +67,7 @@ def _check_rehearsal(config: Mapping[str, Any]) -> None:
   for name, value in flatten(said["chose"]).items():
     if flat.get(name) != value:
       raise ValueError(f"config.{name}={flat.get(name)!r}, but rehearsal.chose says {value!r}: "
-                       "rehearse again, or train without the overrides of the rehearsal")
+                       "rehearse again, or choose values yourself with --config.rehearsal=None")
 
 
 def did_you_mean(name: str, known: Any) -> str:

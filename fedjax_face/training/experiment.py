@@ -253,7 +253,8 @@ def _enter_rehearsal(ledger: Ledger, said: Any, public: Any) -> None:
   if public is None or (said.set, said.people) != (public.name, public.num_persons):
     there = "missing" if public is None else f"{public.name} of {public.num_persons} people"
     raise ValueError(f"config.rehearsal was on {said.set} of {said.people} people, but data.public "
-                     f"is {there}: rehearse again, or train without the overrides of the rehearsal")
+                     f"is {there}: rehearse again, or leave out what is said of it "
+                     "(--config.rehearsal=None)")
   names = [name.rpartition(".")[2].replace("_", " ") for name in flatten(said.chose)]
   listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
   ledger.declare_public(said.set)

@@ -10,7 +10,7 @@ from fedjax_face.training import config as configs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIANTS = {
-    "dp_fedemb": ("synthetic", "femnist", "lfw", "digiface", "emnist", "gld", "inaturalist"),
+    "dp_fedemb": ("synthetic", "heads", "femnist", "lfw", "digiface", "emnist", "gld", "inaturalist"),
     "fedgc": ("synthetic", "lfw", "casia"),
     "privacyface": ("synthetic", "silos36", "lfw", "bupt"),
     "composed": ("synthetic",),
@@ -39,10 +39,10 @@ def test_variant_is_valid_and_survives_json(name, variant):
 
 @pytest.mark.parametrize("name, variant", EVERY)
 def test_variants_have_the_names_of_the_first(name, variant):
-  """Only `data` differs in structure, so an override works on every variant."""
+  """Only `data` and what comes before training differ, so an override works on every variant."""
   module = load(name)
   names = lambda config: {
-      key for key in configs.flatten(config) if not key.startswith(("data.", "pretrain."))}
+      key for key in configs.flatten(config) if not key.startswith(("data.", "pretrain.", "rehearsal."))}
   assert names(module.get_config(variant)) == names(module.get_config(VARIANTS[name][0]))
 
 

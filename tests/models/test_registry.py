@@ -22,6 +22,7 @@ IRESNET50_112 = IRESNET18_112 + sum(n * (18 * c * c + 7 * c)
 
 @pytest.mark.parametrize(("name", "image_shape", "dim", "parameters"), [
     ("lenet", (28, 28, 1), 128, 453_632),
+    ("lenet_small", (28, 28, 1), 128, 214_080),
     ("reddi_cnn", (28, 28, 1), 128, 1_206_590 - (128 * 62 + 62)),
     ("mobilenet_v2", (64, 64, 3), 128, 2_387_840),
     ("mobile_small", (28, 28, 1), 128, 158_720),
