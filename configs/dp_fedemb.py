@@ -136,17 +136,17 @@ def synthetic() -> ml_collections.ConfigDict:
       "public": {"name": "synthetic_faces", "num_people": 500, "images_per_person": 8,
                  "size": 28, "seed": 2, "grayscale": True},
   }
-  config.rounds = 40
+  config.rounds = 20
   config.model.backbone = "lenet_small"
   config.pretrain = _public_start(rounds=40)
-  config.cohort.update({"virtual_clients": 128, "users_per_client": 8, "steps": 48})
-  chosen = {"client_learning_rate": 0.005, "margin": 0.35, "clip_norm": 0.712,
-            "server_learning_rate": 0.099}
+  config.cohort.update({"virtual_clients": 192, "users_per_client": 8, "steps": 48})
+  chosen = {"client_learning_rate": 0.005, "margin": 0.35, "clip_norm": 0.7,
+            "server_learning_rate": 0.05}
   config.hparams.update(chosen)
-  config.rehearsal = {"set": "synthetic_faces_28_world2", "people": 500, "judges": 100,
+  config.rehearsal = {"set": "synthetic_faces_28_world3", "people": 10_400, "judges": 400,
                       "chose": {"hparams": chosen, "cohort": {"epochs": 1}}}
   config.privacy.update({"epsilon": 0.5, "delta": 1e-6})
-  config.evaluation.update({"protocols": ("recall_all_pairs",), "fars": (1e-1, 1e-2), "every": 10,
+  config.evaluation.update({"protocols": ("recall_all_pairs",), "fars": (1e-1, 1e-2), "every": 5,
                             "headline": ("recall_all_pairs@far=0.1", "recall_all_pairs/auc")})
   return config
 

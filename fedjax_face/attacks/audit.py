@@ -33,6 +33,7 @@ from fedjax_face.federated import heads
 from fedjax_face.federated.aggregators import Aggregator, Sums
 from fedjax_face.federated.algorithm import Data, StepKeys
 from fedjax_face.federated.client import ClientResult, Totals, forgetful
+from fedjax_face.federated.heads import HeadStrategy
 from fedjax_face.federated.participation import Participation
 from fedjax_face.federated.round import FederatedRound, federated_round
 from fedjax_face.privacy import accounting
@@ -103,12 +104,16 @@ def canary_update(params: Any, images: jax.Array, batches: Any, hparams: Any, ke
   return ClientResult({"backbone": moved, "head": params["head"]}, Totals.zero())
 
 
+NO_HEAD = heads.fresh(lambda key: (), "shared_frame")
+
+
 def canary_round(aggregator: Aggregator, hparams: dict[str, float], mesh: Mesh,
-                 client_update: Callable[..., ClientResult] = canary_update) -> FederatedRound:
+                 client_update: Callable[..., ClientResult] = canary_update,
+                 head: HeadStrategy = NO_HEAD) -> FederatedRound:
   """The run's round with canary clients and a server that publishes the mean update as it is."""
   return federated_round(
       client_update=forgetful(client_update),
-      heads=heads.fresh(lambda key: (), "shared_frame"),
+      heads=head,
       aggregator=aggregator,
       server_optimizer=lambda hparams: optax.sgd(1.0),
       hparams=hparams,
@@ -241,6 +246,7 @@ def audit(
     confidence: float,
     seed: int,
     client_update: Callable[..., ClientResult] = canary_update,
+    head: HeadStrategy = NO_HEAD,
 ) -> Audit:
   """Plays the game and compares the measured epsilon with the claim.
 
@@ -258,8 +264,9 @@ def audit(
     confidence: of the lower bound (Clopper-Pearson).
     seed: of cohorts and noise.
     client_update: how the canary's client acts.
+    head: where the head comes from that it acts on.
   """
-  round_ = canary_round(aggregator, hparams, mesh, client_update)
+  round_ = canary_round(aggregator, hparams, mesh, client_update, head)
   adjacency = make_participation(population([IDLE] * users)).adjacency
   absent = adjacency is Adjacency.ADD_OR_REMOVE_ONE
   populations = neighbours(users, adjacency)

@@ -98,6 +98,8 @@ def override(config: Any, values: Mapping[str, Any]) -> None:
   """
   known = flatten(config)
   with config.unlocked(), config.ignore_type():
+    if config.get("rehearsal") is not None:
+      del config.rehearsal  # of another rehearsal
     for name, value in values.items():
       *path, last = name.split(".")
       if name not in known and path[:1] not in (["rehearsal"], ["pretrain"]):

@@ -245,16 +245,15 @@ def _enter_pretraining(ledger: Ledger, config: Any, name: str, algorithm: Algori
 
 
 def _enter_rehearsal(ledger: Ledger, said: Any, public: Any) -> None:
-  """The rehearsal's set is public, and what was chosen on it costs nothing.
+  """The rehearsal's set is declared public, and what was chosen on it costs nothing.
 
   Raises:
-    ValueError: it is not the config's public set.
+    ValueError: it has the name of the config's public set, but not its size.
   """
-  if public is None or (said.set, said.people) != (public.name, public.num_persons):
-    there = "missing" if public is None else f"{public.name} of {public.num_persons} people"
-    raise ValueError(f"config.rehearsal was on {said.set} of {said.people} people, but data.public "
-                     f"is {there}: rehearse again, or leave out what is said of it "
-                     "(--config.rehearsal=None)")
+  if public is not None and said.set == public.name and said.people != public.num_persons:
+    raise ValueError(f"config.rehearsal was on {said.people} people of {said.set}, but data.public "
+                     f"holds {public.num_persons} of them: rehearse again, or leave out what is "
+                     "said of it (--config.rehearsal=None)")
   names = [name.rpartition(".")[2].replace("_", " ") for name in flatten(said.chose)]
   listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
   ledger.declare_public(said.set)

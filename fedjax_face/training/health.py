@@ -19,7 +19,8 @@ Window = Sequence[tuple[int, Row]]
 
 ROUNDS_OF_A_TREND = 9     # fewest; a third of them has a median that one odd round does not move
 ROUNDS_OF_A_LEVEL = 3
-HOPELESS = 1 / 3          # see `_hopeless`
+OVERWHELMED = 1 / 3       # see `Watch.before`
+HOPELESS = 1 / 50         # see `_hopeless`
 CLEARLY_WORSE = 2.0       # a kind of trouble is named again when its severity has grown by this
 
 
@@ -80,10 +81,16 @@ class Watch:
     self._not_finite: list[int] = []
 
   def before(self) -> list[str]:
-    """The line about noise that no round can overcome, where it is so, before the first round."""
+    """The line about noise that all rounds together cannot overcome, before the first of them.
+
+    A mean of clipped updates is at most as long as the clip norm, and in practice a fraction of
+    it, so sqrt(T) over the ratio bounds from far above what `_hopeless` will see.
+    """
     ratio = self._setting.noise_norm
-    line = None if ratio is None else planning.noise_norm_warning(ratio)
-    return [] if line is None else self._say([Trouble("noise", ratio or 0.0, line)])
+    if ratio is None or math.sqrt(self._setting.rounds) >= OVERWHELMED * ratio:
+      return []
+    line = planning.noise_norm_warning(ratio)
+    return [] if line is None else self._say([Trouble("noise", ratio, line)])
 
   def after(self, rows: Window) -> list[str]:
     """The new lines after a dispatch; `rows` are its (round, metrics).
@@ -192,9 +199,12 @@ def _hopeless(window: Window, setting: Setting) -> Trouble | None:
   """The signal of all rounds together is lost in their noise.
 
   If all T rounds pull the same way, their sum has a signal-to-noise ratio of c = sqrt(T) times
-  that of a round, and c^2 / (1 + c^2) of its squared length is signal. Rounds that pull different
-  ways do worse. At c = 1/3 that best case is a tenth, and below it hardly anything is learned.
-  Correlated noise cancels between rounds, so it is not judged.
+  that of a round, and c^2 / (1 + c^2) of its squared length is signal. Little of it is enough:
+  noise is spread evenly over all weights and hardly changes which images are near each other, so
+  that runs on rendered faces at c from 0.05 to 0.09, with steps small enough for the weights to
+  bear the noise, kept most of the noiseless gain (docs/results/dp_fedemb.md). At 1/50 the noise
+  is fifty times as long as the best of signals. Correlated noise cancels between rounds, so it is
+  not judged.
   """
   taken = [(done, row) for done, row in window
            if math.isfinite(row.get("signal_to_noise", math.nan)) and _has_trained(row)]

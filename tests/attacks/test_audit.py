@@ -9,8 +9,9 @@ from jax_privacy.matrix_factorization import buffered_toeplitz
 
 from fedjax_face.algorithms import parts
 from fedjax_face.attacks import audit
-from fedjax_face.federated import aggregators
+from fedjax_face.federated import aggregators, heads
 from fedjax_face.federated.client import ClientResult, Totals
+from fedjax_face.federated.local_prototypes import prototype_head
 from fedjax_face.federated.participation import participation
 from fedjax_face.privacy import accounting, ledger, noise
 from fedjax_face.privacy.adjacency import Adjacency
@@ -33,7 +34,7 @@ def gaussian(who):
 
 def play(sampling, make_aggregator=gaussian, hparams=HPARAMS, rounds=1, probability=0.5,
          claim_hparams=None, client_update=audit.canary_update, cohort=COHORT, event=None,
-         trials=4000):
+         trials=4000, head=audit.NO_HEAD):
   options = cohort | {"sampling": sampling, "sampling_probability": probability}
   make = lambda dataset: participation(options, dataset)
   who = make(audit.population([audit.IDLE] * USERS))
@@ -45,7 +46,7 @@ def play(sampling, make_aggregator=gaussian, hparams=HPARAMS, rounds=1, probabil
   return audit.audit(
       make, aggregator, event, hparams, toys.one_device(), users=USERS, probability=probability,
       rounds=rounds, trials=trials, delta=DELTA, confidence=0.99, seed=1,
-      client_update=client_update)
+      client_update=client_update, head=head)
 
 
 @pytest.mark.parametrize("sampling, rounds", [("fixed", 2), ("poisson", 1)])
@@ -72,6 +73,35 @@ def test_half_the_noise_is_caught():
                 cohort=ALWAYS, probability=1)
   assert not honest.violated
   assert halved.violated
+
+
+ROLES = prototype_head(lambda backbone, images: jax.nn.one_hot(images[:, 0, 0, 0], 3), False)
+
+
+def of_everybody(head, backbone, images, batches):
+  """Prototypes that are not a client's own: of all images of the population."""
+  everyone = jnp.arange(len(images))[None]
+  return ROLES(head, backbone, images, batches._replace(
+      examples=everyone, labels=jnp.zeros_like(everyone), mask=everyone >= 0, first_pass=None))
+
+
+def as_the_head_says(params, images, batches, hparams, key):
+  """A canary that sees roles in the prototypes from which its head started, and nowhere else."""
+  row = params["head"]["params"]["class_embeddings"][0]
+  push, pull = row[audit.PUSH] > 0, row[audit.PULL] > 0
+  moved = params["backbone"].at[0].add(-audit.STRENGTH * jnp.where(push, 1.0, -1.0 * pull))
+  return ClientResult({"backbone": moved, "head": params["head"]}, Totals.zero())
+
+
+@pytest.mark.parametrize("prototypes, violated", [(ROLES, False), (of_everybody, True)])
+def test_canaries_reach_no_further_through_the_start_of_a_head(prototypes, violated):
+  """Own prototypes carry a person into one clipped update; those of everybody into all."""
+  head = heads.fresh(lambda key: {"params": {"class_embeddings": jnp.zeros((1, 3))}},
+                     "local_prototypes", prototypes)
+  result = play("fixed", hparams=HPARAMS | {"noise_multiplier": 2.0}, cohort=ALWAYS, probability=1,
+                client_update=as_the_head_says, head=head)
+  assert result.violated == violated
+  assert result.measured > 0.3 * result.claimed
 
 
 def test_claiming_c_where_a_client_holds_several_users_is_caught():

@@ -103,7 +103,7 @@ def test_a_run_with_the_overrides_says_what_was_chosen_on_whom(played, record, t
 
 @pytest.mark.parametrize("change, message", [
     ({"hparams.clip_norm": 3.0}, "config.hparams.clip_norm=3.0, but rehearsal.chose says"),
-    ({"rehearsal.people": 25}, "but data.public is synthetic_faces_28_world99 of 24 people"),
+    ({"rehearsal.people": 25}, "but data.public holds 24 of them"),
 ])
 def test_a_mismatch_is_refused(played, record, tmp_path, capfd, change, message):
   path = tmp_path / "changed.json"

@@ -104,16 +104,16 @@ def test_updates_that_are_not_finite_are_counted():
 
 
 def test_hopeless_noise_names_clients_and_noise():
-  line = only_line(rows(falling(40), signal_to_noise=0.01),
+  line = only_line(rows(falling(40), signal_to_noise=0.002),
                    SETTING._replace(noise_norm=100.0))
-  assert "signal-to-noise ratio 0.01" in line and "norm 100 times the clip norm" in line
-  assert "over all 40 rounds at best 0.004 of what changes the model is signal" in line
+  assert "signal-to-noise ratio 0.002" in line and "norm 100 times the clip norm" in line
+  assert "over all 40 rounds at best 0.00016 of what changes the model is signal" in line
   assert "raise cohort.virtual_clients, lower hparams.noise_multiplier" in line
 
 
 @pytest.mark.parametrize("changes", [{"rounds": 10_000}, {"independent_noise": False}])
 def test_noise_that_averages_out_or_cancels_is_not_hopeless(changes):
-  assert said(rows(falling(40), signal_to_noise=0.01), SETTING._replace(**changes)) == []
+  assert said(rows(falling(40), signal_to_noise=0.002), SETTING._replace(**changes)) == []
 
 
 def test_a_clip_norm_that_clips_nothing():
@@ -170,8 +170,9 @@ def test_the_lines_follow_from_the_rows():
   assert lines == Watch(SETTING).after(given) == watch.lines and len(lines) == 4
 
 
-def test_noise_longer_than_any_update_is_said_before_the_first_round():
+def test_noise_that_all_rounds_cannot_overcome_is_said_before_the_first_round():
   assert Watch(SETTING).before() == []
+  assert Watch(SETTING._replace(noise_norm=3 * SETTING.rounds ** 0.5)).before() == []
   line, = Watch(SETTING._replace(noise_norm=126.0)).before()
   assert line.startswith("noise on the mean has norm 126 times the clip norm: ")
 
