@@ -66,7 +66,7 @@ def test_options_reach_the_module():
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: backbone("vgg", 8), "unknown backbone 'vgg'; choose one of " + ", ".join(BACKBONES)),
     (lambda: head("softmax", 2, 8), "unknown head 'softmax'; choose one of " + ", ".join(HEADS)),
-    (lambda: backbone("lenet", 8, width=2), "backbone 'lenet' has no option 'width'"),
+    (lambda: backbone("lenet", 8, depth=2), "backbone 'lenet' has no option 'depth'"),
     (lambda: head("linear", 2, 8, margin=0.1), "head 'linear' has no option 'margin'"),
     (lambda: head("arcface", 2, 8, margin=0.1), "head 'arcface' needs the option 'scale'"),
 ])
