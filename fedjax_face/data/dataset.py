@@ -69,7 +69,7 @@ class FaceDataset:
   attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    if isinstance(self.images, np.ndarray) or not hasattr(self.images, "__getitem__"):
+    if isinstance(self.images, np.ndarray) or not hasattr(self.images, "dtype"):
       check_array(self.name, "images", self.images, np.uint8, (None, None, None))
     if self.images.shape[-1] not in (1, 3):
       raise ValueError(f"{self.name}: images have {self.images.shape[-1]} channels; "

@@ -10,7 +10,8 @@ from fedjax_face.training import config as configs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIANTS = {
-    "dp_fedemb": ("synthetic", "heads", "femnist", "lfw", "digiface", "emnist", "gld", "inaturalist"),
+    "dp_fedemb": ("synthetic", "heads", "femnist", "lfw", "digiface", "emnist", "gld",
+                  "inaturalist"),
     "fedgc": ("synthetic", "lfw", "casia"),
     "privacyface": ("synthetic", "silos36", "lfw", "bupt"),
     "composed": ("synthetic",),
@@ -41,8 +42,8 @@ def test_variant_is_valid_and_survives_json(name, variant):
 def test_variants_have_the_names_of_the_first(name, variant):
   """Only `data` and what comes before training differ, so an override works on every variant."""
   module = load(name)
-  names = lambda config: {
-      key for key in configs.flatten(config) if not key.startswith(("data.", "pretrain.", "rehearsal."))}
+  own = ("data.", "pretrain.", "rehearsal.")
+  names = lambda config: {key for key in configs.flatten(config) if not key.startswith(own)}
   assert names(module.get_config(variant)) == names(module.get_config(VARIANTS[name][0]))
 
 
