@@ -163,6 +163,7 @@ def heads() -> ml_collections.ConfigDict:
   """Where a client's head starts, which classes it numbers, which form it has: not private.
 
   python -m experiments.compare --config=configs/dp_fedemb.py:heads --workdir=runs/heads
+  The table is in docs/results/dp_fedemb.md (3 seeds, 20 min a seed on one core).
   """
   config = synthetic()
   del config.rehearsal
@@ -190,6 +191,8 @@ def femnist() -> ml_collections.ConfigDict:
   """Handwritten characters by writer; 36 classes train, the other 26 are unseen.
 
   python -m experiments.train --config=configs/dp_fedemb.py:femnist --workdir=runs/femnist
+  Recall at FAR 1e-2 0.104 at epsilon 8 (105 writers, replace-one, delta 1e-5; untrained 0.101, raw
+  pixels 0.127); 0.203 with the noise that a million people need, 0.216 without (one seed).
   """
   config = base()
   config.data = {"name": "femnist"}
@@ -207,6 +210,8 @@ def lfw() -> ml_collections.ConfigDict:
   """Labeled Faces in the Wild: people outside View-2 folds 1-2 train, those folds evaluate.
 
   python -m experiments.train --config=configs/dp_fedemb.py:lfw --workdir=runs/lfw
+  View-2 AUC 0.693 at epsilon 8 (1,358 people, replace-one, delta 1e-5; untrained 0.680, raw pixels
+  0.730); 0.799 with the noise that a million people need, 0.791 without (one seed).
   """
   config = base()
   config.data = {"name": "lfw", "size": 32, "grayscale": False, "test_folds": (1, 2),
