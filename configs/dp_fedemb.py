@@ -2,8 +2,8 @@ r"""DP-FedEmb (Xu et al., CVPR 2023): user-level private image embeddings.
 
 python -m experiments.train --config=configs/dp_fedemb.py:VARIANT --workdir=runs/VARIANT
 
-VARIANT is synthetic (default), heads, femnist, lfw, digiface, emnist, gld or inaturalist; what each
-reached and cost is in the docstring of its function. The baselines are overrides of the same file:
+VARIANT is synthetic (default), heads, femnist, lfw, folder, digiface, emnist, gld or inaturalist;
+what each reached and cost is in the docstring of its function. The baselines are overrides of the same file:
 
   non-private           --config.privacy.aggregator=mean --config.privacy.epsilon=None \
                         --config.hparams.server_learning_rate=0.2
@@ -28,7 +28,7 @@ _FEW_PEOPLE = 0.002
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   """The config of a variant."""
   variants = {"synthetic": synthetic, "heads": heads, "femnist": femnist, "lfw": lfw,
-              "digiface": digiface, "emnist": emnist, "gld": gld, "inaturalist": inaturalist}
+              "folder": folder, "digiface": digiface, "emnist": emnist, "gld": gld, "inaturalist": inaturalist}
   if variant not in variants:
     raise ValueError(f"dp_fedemb has no variant {variant!r}: {', '.join(variants)}")
   return variants[variant]()
@@ -222,6 +222,28 @@ def lfw() -> ml_collections.ConfigDict:
   config.evaluation.update({
       "protocols": ("lfw_view2", "tar_at_far"), "fars": (1e-1, 1e-2), "every": 12,
       "headline": ("lfw_view2/auc", "tar@smallest_far", "lfw_view2/accuracy")})
+  return config
+
+
+def folder() -> ml_collections.ConfigDict:
+  """A folder with a sub-folder for each person; a random third of the people evaluates.
+
+  python -m experiments.train --config=configs/dp_fedemb.py:folder --workdir=runs/folder \\
+      --config.data.path=PHOTOGRAPHS
+  With few people epsilon 8 leaves the model where it starts: see what it can learn without privacy
+  first (the override above), and give it a public start (`pretrain`).
+  """
+  config = base()
+  config.data = {"name": "folder", "path": "", "size": 64, "test_fraction": 1 / 3,
+                 "grayscale": False, "min_images": 2, "on_bad": "skip"}
+  config.rounds = 48
+  config.model.flip = True
+  config.cohort.update({"virtual_clients": 4, "users_per_client": 4, "max_examples_per_user": 10})
+  config.privacy.epsilon = 8.0
+  config.hparams.server_learning_rate = _FEW_PEOPLE
+  config.evaluation.update({
+      "fars": (1e-1, 1e-2), "every": 12,
+      "headline": ("recall_all_pairs@far=0.1", "recall_all_pairs/auc")})
   return config
 
 

@@ -147,6 +147,11 @@ def _folder(rng, *, test_fraction: float, **options) -> Sources:
   return _by_person(_whole_folder(**options), test_fraction, rng)
 
 
+def _orl(rng, *, test_fraction: float, **options) -> Sources:
+  """A random `test_fraction` of the 40 persons evaluates, the others train."""
+  return _by_person(_whole_orl(**options), test_fraction, rng)
+
+
 def _insightface_rec(rng, *, test_fraction: float, **options) -> Sources:
   """A random `test_fraction` of the persons evaluates, the others train."""
   return _by_person(_whole_rec(**options), test_fraction, rng)
@@ -233,7 +238,7 @@ def _whole_digiface(*, data_dir: str, size: int = 112, manual_dir: str | None = 
 
 
 PRIVATE: Mapping[str, Callable[..., Sources]] = {
-    "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "folder": _folder,
+    "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "orl": _orl, "folder": _folder,
     "insightface_rec": _insightface_rec, "tfds": _tfds, "digiface": _digiface,
 }
 PUBLIC: Mapping[str, Callable[..., _Whole]] = {

@@ -1,7 +1,7 @@
 """A rehearsal: values that cannot be tuned on private people are chosen on public ones.
 
 Clip norm, learning rates, local epochs and margin are tried on clients made of public people, with
-the noise on the mean update that the run itself will have, and judged by other public people. It
+at least the noise on the mean update that the run itself will have, and judged by other public people. It
 costs no privacy: of the private set nothing enters but numbers that the statement takes as public.
 """
 
@@ -172,7 +172,8 @@ def _warnings(plan: Planned, own: Any, ratio: float, metric: str, start: Metric,
                  "others were not seen")
   if own.cohort.virtual_clients < plan.clients:
     lines.append(f"{own.cohort.virtual_clients} of {plan.clients} clients a round were rehearsed, "
-                 "with the run's noise on their mean; a mean of fewer clients varies more")
+                 "with more noise on their mean than the run's, so the server step is a cautious "
+                 "one; more public people come closer")
   if not parts.clients.persons_are_labels:
     lines.append("people who judge share labels with the clients' people, so that judges do not "
                  "stand for unseen labels")

@@ -55,7 +55,8 @@ def test_what_it_says(record):
   assert record["people"] == {"all": 24, "pretraining": 12, "clients": 7, "judges": 5}
   planned, rehearsed = record["planned"], record["rehearsed"]
   assert (planned["noise_multiplier"], planned["clients"], rehearsed["clients"]) == (2.0, 4, 3)
-  assert rehearsed["noise_multiplier"] / 3 == planned["noise_on_mean_over_clip_norm"] == 2.0 / 4
+  assert planned["noise_on_mean_over_clip_norm"] == 2.0 / 4
+  assert rehearsed["noise_multiplier"] == pytest.approx(2.0 * (3 / 4) ** 0.5)
   assert planned["noise_norm_ratio"] == pytest.approx(0.5 * math.sqrt(planned["parameters"]))
   assert [t["candidate"] for t in record["trials"]] == [0, 1, 2]
   assert record["trials"][0]["values"]["hparams.clip_norm"] == 1.0
@@ -67,7 +68,7 @@ def test_what_it_says(record):
 
 def test_the_noise_that_is_played_is_the_planned_one(played):
   algorithm = played[2]._player.algorithm
-  assert algorithm.hparams["noise_multiplier"] == 1.5  # of 3 clients, as 2 of 4
+  assert algorithm.hparams["noise_multiplier"] == pytest.approx(2.0 * (3 / 4) ** 0.5)
 
 
 def test_private_pixels_do_not_matter_and_the_seed_decides(played, tmp_path):

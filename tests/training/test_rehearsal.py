@@ -60,7 +60,10 @@ def test_noise_of_the_run_comes_from_its_numbers_of_people_and_stays_on_the_mean
   assert (plan.clients, plan.population, plan.rounds) == (4, 8, 6) and plan.noise_multiplier > 0.5
   own = rehearsal_plan.rehearsal_config(given, plan, people=7, devices=1)
   assert own.cohort.virtual_clients == 3 and own.privacy.epsilon is None
-  assert own.hparams.noise_multiplier / 3 == pytest.approx(plan.noise_multiplier / 4, rel=1e-12)
+  # Noise on the mean over what is individual in it, which goes with one over the root of clients.
+  ratio = lambda z, clients: (z / clients) / (1 / math.sqrt(clients))
+  assert ratio(own.hparams.noise_multiplier, 3) == pytest.approx(
+      ratio(plan.noise_multiplier, 4), rel=1e-12)
   assert given.privacy.epsilon == 8.0 and given.cohort.virtual_clients == 4
   with pytest.raises(ValueError, match="1 public people are left for the clients"):
     rehearsal_plan.rehearsal_config(given, plan, people=1, devices=1)

@@ -1,0 +1,83 @@
+"""Do the default rates of dp_fedemb.py transfer: non-private training beside tuned rates.
+
+python -m experiments.compare --config=configs/dp_fedemb_rates.py:VARIANT --workdir=runs/rates/VARIANT
+
+VARIANT is orl, femnist, lfw, lfw64 or synthetic. Every setting changes one rate of the defaults;
+"share of the non-private gain" of a table is then the gain over that of the defaults, so a setting
+above 125 % is one that leaves the defaults below 80 % of it. Results: docs/results/dp_fedemb.md.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import runpy
+
+import ml_collections
+
+_DP_FEDEMB = runpy.run_path(str(pathlib.Path(__file__).with_name("dp_fedemb.py")))
+
+
+def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
+  """The defaults, without privacy, on one set."""
+  variants = {"orl": _orl, "femnist": _femnist, "lfw": _lfw, "lfw64": _lfw64,
+              "synthetic": _synthetic}
+  if variant not in variants:
+    raise ValueError(f"dp_fedemb_rates has no variant {variant!r}: {', '.join(variants)}")
+  config = variants[variant]()
+  config.privacy.update({"aggregator": "mean", "epsilon": None})
+  default = _DP_FEDEMB["base"]()
+  for name in ("client_learning_rate", "server_learning_rate", "clip_norm", "margin"):
+    config.hparams[name] = default.hparams[name]
+  config.evaluation.update({"every": 0, "bootstrap": 0})
+  return config
+
+
+def get_comparison(variant: str = "synthetic") -> dict[str, dict]:
+  """The defaults, and one rate changed at a time."""
+  del variant
+  return {
+      "defaults": {},
+      "client rate / 3": {"hparams.client_learning_rate": 0.003},
+      "client rate * 3": {"hparams.client_learning_rate": 0.03},
+      "server rate / 3": {"hparams.server_learning_rate": 0.07},
+      "server rate * 2": {"hparams.server_learning_rate": 0.4},
+      "4 local epochs": {"cohort.epochs": 4},
+  }
+
+
+def get_non_private(variant: str = "synthetic") -> str:
+  """The setting whose gain over the start is 100 %."""
+  del variant
+  return "defaults"
+
+
+def _orl() -> ml_collections.ConfigDict:
+  config = _DP_FEDEMB["base"]()
+  config.data = {"name": "orl", "size": 32, "grayscale": True, "test_fraction": 0.4}
+  config.rounds = 24
+  config.cohort.update({"virtual_clients": 4, "users_per_client": 5})
+  config.evaluation.headline = ("recall_all_pairs@far=0.1", "recall_all_pairs/auc")
+  return config
+
+
+def _femnist() -> ml_collections.ConfigDict:
+  return _DP_FEDEMB["femnist"]()
+
+
+def _lfw() -> ml_collections.ConfigDict:
+  return _DP_FEDEMB["lfw"]()
+
+
+def _lfw64() -> ml_collections.ConfigDict:
+  config = _DP_FEDEMB["lfw"]()
+  config.data.size = 64
+  config.rounds = 12
+  config.cohort.virtual_clients = 8
+  return config
+
+
+def _synthetic() -> ml_collections.ConfigDict:
+  """1,000 rendered people from a public start."""
+  config = _DP_FEDEMB["heads"]()
+  config.cohort.virtual_clients = 32
+  return config
