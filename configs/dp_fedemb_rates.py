@@ -28,6 +28,7 @@ def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   default = _DP_FEDEMB["base"]()
   for name in ("client_learning_rate", "server_learning_rate", "clip_norm", "margin"):
     config.hparams[name] = default.hparams[name]
+  config.cohort.epochs = default.cohort.epochs
   config.evaluation.update({"every": 0, "bootstrap": 0})
   return config
 
@@ -37,11 +38,11 @@ def get_comparison(variant: str = "synthetic") -> dict[str, dict]:
   del variant
   return {
       "defaults": {},
-      "client rate / 3": {"hparams.client_learning_rate": 0.003},
-      "client rate * 3": {"hparams.client_learning_rate": 0.03},
-      "server rate / 3": {"hparams.server_learning_rate": 0.07},
-      "server rate * 2": {"hparams.server_learning_rate": 0.4},
-      "4 local epochs": {"cohort.epochs": 4},
+      "client rate 0.001": {"hparams.client_learning_rate": 0.001},
+      "client rate 0.01": {"hparams.client_learning_rate": 0.01},
+      "server rate 0.07": {"hparams.server_learning_rate": 0.07},
+      "server rate 0.5": {"hparams.server_learning_rate": 0.5},
+      "1 local epoch": {"cohort.epochs": 1},
   }
 
 

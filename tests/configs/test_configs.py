@@ -10,8 +10,9 @@ from fedjax_face.training import config as configs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIANTS = {
-    "dp_fedemb": ("synthetic", "heads", "femnist", "lfw", "digiface", "emnist", "gld",
+    "dp_fedemb": ("synthetic", "heads", "femnist", "lfw", "folder", "digiface", "emnist", "gld",
                   "inaturalist"),
+    "dp_fedemb_rates": ("synthetic", "orl", "femnist", "lfw", "lfw64"),
     "fedgc": ("synthetic", "lfw", "casia"),
     "privacyface": ("synthetic", "silos36", "lfw", "bupt"),
     "composed": ("synthetic",),
