@@ -16,13 +16,22 @@ from fedjax_face.privacy import ledger as ledgers
 from fedjax_face.privacy.accounting import EpsilonReport
 from fedjax_face.privacy.ledger import Ledger
 
+_DEVICE_ONLY = (
+    "a keyed hash (BLAKE2b) turns a root into 64-bit keys of Threefry-2x32, the 20-round "
+    "counter-based generator that draws the noise on the device. Threefry is made from a cipher "
+    "and passes statistical tests, but nobody has shown it to be cryptographically secure, and "
+    "whoever can try 2^64 keys can undo the noise of that key: against an attacker beyond that, or "
+    "one who breaks Threefry, no guarantee is given")
+_GENERATORS = (
+    "each round has a 64-bit noise key and a 256-bit seed of numpy's PCG64, which draws who takes "
+    "part and is a statistical generator too, not a cryptographic one; " + _DEVICE_ONLY)
 NOISE_KEYS = {
-    "operating_system": "noise, and who takes part in which round, come from the operating "
-                        "system's entropy (a 64-bit Threefry key); it is kept in the checkpoints "
-                        "of an unfinished run, which must stay secret, and erased at its end",
-    "devices": "noise comes from the operating system's entropy of each device (a 64-bit Threefry "
-               "key), which keeps it in its own noise.json and must keep it secret; who sends what "
-               "when follows from the config's seed and hides nothing",
+    "operating_system": "noise, and who takes part in which round, follow from two separate "
+                        "256-bit roots of the operating system's entropy, kept in secrets/ while "
+                        "the run is unfinished and deleted at its end; " + _GENERATORS,
+    "devices": "the noise of each device follows from its own 256-bit root of the operating "
+               "system's entropy, which it keeps in its own noise.json and must keep secret; who "
+               "sends what when follows from the config's seed and hides nothing; " + _DEVICE_ONLY,
     "pinned": "noise and who takes part are pinned by seeds: no privacy is claimed against anyone "
               "who knows the seeds",
     "none": "none; nothing is noised, and the config's seed decides who takes part in which round",
