@@ -15,7 +15,7 @@ from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data import pixels
 from fedjax_face.federated import dp_sgd
-from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm, Data
+from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm, Data, Measure, joined
 from fedjax_face.losses import multi_task
 from fedjax_face.losses.multi_task import TASKS, Targets, TaskWeighting
 from fedjax_face.models import registry as models
@@ -125,7 +125,10 @@ def _training(
       predict=lambda state, images: network.apply(
           {"params": whole(state.average["network"])}, pixels.normalise(images)),
       start=lambda state: whole(state.average["network"]),
-      communication=lambda state: NO_COMMUNICATION,
+      channels={"model": lambda state: NO_COMMUNICATION},
+      metrics=joined(steps.metrics, {
+          f"weight_{task}": Measure("the tasks' learned weights", covered_by="model")
+          for task in TASKS}),
       sampling=sampling.words,
       population=sampling.population,
   )
@@ -249,9 +252,6 @@ def _optimizer(name: str) -> Callable[[Mapping[str, Any]], optax.GradientTransfo
 
 
 NOT_COVERED = (
-    "Training loss, numbers of units, gradient norms, the clipped fraction and the signal-to-noise "
-    "ratio of every step are written to the metrics without noise; keep them private or treat them "
-    "as not protected.",
     "The trainer holds the photographs, their labels and their gradients: it is trusted, and what "
     "is protected is what it publishes.",
     "The number of units, which the sampling probability rests on, is taken as public.",

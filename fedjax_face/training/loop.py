@@ -97,8 +97,8 @@ def train(
 
   Raises:
     NonFiniteState: naming the rounds.
-    ValueError: another noise multiplier than that of `algorithm.releases`, or an algorithm that
-      needs all images where they are not resident.
+    ValueError: another noise multiplier than that of `algorithm.releases`, an algorithm that needs
+      all images where they are not resident, or a step that measures what is not declared.
   """
   for name in ("noise_multiplier", "cluster_noise_multiplier", "gradient_noise_multiplier"):
     if hparams and hparams.get(name) != algorithm.hparams.get(name):
@@ -178,6 +178,7 @@ def compile_rounds(algorithm: Algorithm, mesh: Mesh) -> Dispatch:
 
     cohorts, span = inputs[1], inputs[3]
     shapes = jax.eval_shape(one_round, jnp.int32(0), state, *inputs)[1]
+    algorithm.require_declared(shapes)
     empty = jax.tree.map(
       lambda leaf: jnp.zeros((cohorts.client.shape[0], *leaf.shape), leaf.dtype), shapes)
     state, metrics = jax.lax.fori_loop(jnp.int32(0), span[1] - span[0], body, (state, empty))
