@@ -139,6 +139,9 @@ class Algorithm:
     class_embeddings: State -> class embeddings that outlive a round, or None where there are none.
     sharding: State (or its shapes) -> a `PartitionSpec` for each array of it.
     needs_all_images: a step reads the whole set, so `Data` must hold all of it.
+    units_per_person: privacy unit -> the most such units that one person of the training set has,
+      where a person may have several.
+    mechanism: numbers of the mechanism for the statement, by their names there.
     averages_over: clients that a noised mean of updates of `state.params` is divided by; None where
       there is no such mean.
     prepare: (Data, HParams, StepKeys) -> Data that the steps get instead, computed once before the
@@ -166,6 +169,8 @@ class Algorithm:
   class_embeddings: ClassEmbeddings | None = None
   sharding: Callable[[State], Any] = _replicated
   needs_all_images: bool = False
+  units_per_person: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  mechanism: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
   averages_over: int | None = None
   prepare: Callable[[Data, HParams, StepKeys], Data] | None = None
 
