@@ -12,9 +12,9 @@ from fedjax_face.privacy import accounting
 from fedjax_face.privacy.adjacency import Adjacency
 
 FALSE_POSITIVES = 0.01
-SOURCE = ("ranges of Ponomareva et al., \"How to DP-fy ML\", JAIR 77 (2023), section 5.2: epsilon up "
-          "to 1 strong, up to 10 reasonable (here: moderate), above weak to none; NIST SP 800-226 "
-          "(2025) warns that no range fits every use")
+SOURCE = ("ranges of Ponomareva et al., \"How to DP-fy ML\", JAIR 77 (2023), section 5.2: epsilon "
+          "up to 1 strong, up to 10 reasonable (here: moderate), above weak to none; NIST SP "
+          "800-226 (2025) warns that no range fits every use")
 _LARGEST_EPSILON = 100.0   # above, the curve is not worth its computation
 
 
@@ -52,9 +52,10 @@ def most_found(event: DpEvent, adjacency: Adjacency, epsilon: float, delta: floa
   """Largest share of members that an attacker finds who accuses so many non-members wrongly.
 
   From the trade-off curve: every (epsilon, delta) that holds gives the two lines
-  min(e^epsilon f + delta, 1 - e^-epsilon (1 - delta - f)) at f false positives, and the smallest of
-  all holds (Kairouz, Oh, Viswanath 2015; Dong, Roth, Su 2022, Proposition 2.5). The curve is that of
-  the privacy loss distribution; where there is none, or epsilon is above 100, the one pair is used.
+  min(e^epsilon f + delta, 1 - e^-epsilon (1 - delta - f)) at f false positives, and the smallest
+  of all holds (Kairouz, Oh, Viswanath 2015; Dong, Roth, Su 2022, Proposition 2.5). The curve is
+  that of the privacy loss distribution; where there is none, or epsilon is above 100, the one pair
+  is used.
 
   Args:
     event: everything that was released about a unit.
@@ -70,7 +71,8 @@ def most_found(event: DpEvent, adjacency: Adjacency, epsilon: float, delta: floa
   epsilons, deltas = np.array([epsilon]), np.array([delta])
   if epsilon <= _LARGEST_EPSILON and not accounting.unsupported(event, adjacency, "pld"):
     merged = accounting.merge_gaussians(event)
-    composed = accounting.PldAccountant(adjacency, accounting.discretisation(merged)).compose(merged)
+    accountant = accounting.PldAccountant(adjacency, accounting.discretisation(merged))
+    composed = accountant.compose(merged)
     grid = np.linspace(0, max(epsilon, 1e-3) * 1.5, 200)
     epsilons = np.concatenate([epsilons, grid])
     deltas = np.concatenate([deltas, composed._pld.get_delta_for_epsilon(grid)])

@@ -56,8 +56,8 @@ def group_epsilon(event: DpEvent, steps: int, group: int, delta: float) -> float
     ValueError: a group below 1, negative steps or a delta outside (0, 1).
   """
   if group < 1 or steps < 0 or not 0 < delta < 1:
-    raise ValueError(f"group={group}, steps={steps}, delta={delta}: expected at least 1, at least 0 "
-                     "and a number in (0, 1)")
+    raise ValueError(f"group={group}, steps={steps}, delta={delta}: expected at least 1, at "
+                     "least 0 and a number in (0, 1)")
   match event:
     case _ if steps == 0:
       return 0.0

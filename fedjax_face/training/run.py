@@ -18,8 +18,11 @@ from typing import Any
 import jax
 
 from fedjax_face.federated.algorithm import State
+from fedjax_face.privacy import budget as budgets
+from fedjax_face.privacy.budget import Budget
 from fedjax_face.privacy.ledger import Ledger, is_non_private
 from fedjax_face.training import (
+    budget_entry,
     checkpoint,
     config,
     health,
@@ -35,12 +38,14 @@ from fedjax_face.training.mesh import gathered, is_main_process, shard
 from fedjax_face.training.progress import Display
 from fedjax_face.training.records import BEFORE_ALL, CsvFile, TensorBoard, WeightsAndBiases
 from fedjax_face.training.streams import Roots, public_root
+from fedjax_face.training.training_set import described
 
 Values = dict[str, float]
 
 
 def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
-        public_stages: str | os.PathLike | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        public_stages: str | os.PathLike | None = None,
+        budget: Budget | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
   """Runs, or continues, the run that `options` describe in `workdir`.
 
   Args:
@@ -48,22 +53,26 @@ def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
     workdir: made if absent; holds everything that the run leaves.
     sources: what `experiment.load_sources(options)` returned, where several runs share it.
     public_stages: folder where runs that pre-train alike share what came of it.
+    budget: of the data set, in which the run is entered before it releases anything.
 
   Returns:
     summary.json and privacy.json.
 
   Raises:
-    ValueError: a config that is refused, a workdir of another run, a state that is not finite, or
-      rounds on end in which no update is.
+    ValueError: a config that is refused, a workdir of another run, a budget that is exhausted, lost
+      secrets, a state that is not finite, or rounds on end in which no update is.
     OSError: a file that cannot be read or written, in one line.
   """
   workdir = pathlib.Path(workdir).absolute()
   config.validate(options)
   config.check_same_run(options, workdir)
-  if _is_finished(workdir, options.rounds):
+  finished = _is_finished(workdir, options.rounds)
+  budget_entry.require_same(workdir, budget, finished)
+  if finished:
     return _read(workdir / "summary.json"), _read(workdir / "privacy.json")
   say = Display(options.rounds, 0, is_main_process()).say
   experiment = build(options, workdir, say, sources=sources, public_stages=public_stages)
+  budget_entry.enter(experiment, workdir, budget)
   before, roots = _resume(experiment, workdir, say)
   if is_main_process():
     workdir.mkdir(parents=True, exist_ok=True)
@@ -73,10 +82,10 @@ def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
   try:
     state, outcome = _train(experiment, before, roots, ledger, workdir, clock, watch)
   except (loop.NonFiniteState, health.NoFiniteUpdate) as error:
-    _stopped(experiment, ledger, workdir, error, clock, watch)
+    _stopped(experiment, ledger, workdir, error, clock, watch, budget)
     raise
   return _finish(experiment, state, ledger, outcome, workdir, clock, watch,
-                 references.references(experiment))
+                 references.references(experiment), budget)
 
 
 class _Clock:
@@ -282,10 +291,10 @@ def _outputs(experiment: Experiment, start: int, workdir: pathlib.Path) -> Itera
 def _finish(experiment: Experiment, state: State, ledger: Ledger, outcome: Outcome,
             workdir: pathlib.Path, clock: _Clock,
             watch: health.Watch, compared: Mapping[str, references.Reference],
-            ) -> tuple[dict[str, Any], dict[str, Any]]:
+            budget: Budget | None) -> tuple[dict[str, Any], dict[str, Any]]:
   if not is_main_process():
     return {}, {}
-  privacy = _write_privacy(experiment, ledger, workdir)
+  privacy = _write_privacy(experiment, ledger, workdir, budget)
   done = summary.write_summary(
     workdir, status="finished", rounds=experiment.config.rounds, experiment=experiment,
     state=state, seconds=clock.seconds(), outcome=outcome, warnings=watch.lines,
@@ -295,25 +304,27 @@ def _finish(experiment: Experiment, state: State, ledger: Ledger, outcome: Outco
 
 def _stopped(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
              error: loop.NonFiniteState | health.NoFiniteUpdate, clock: _Clock,
-             watch: health.Watch) -> None:
+             watch: health.Watch, budget: Budget | None) -> None:
   """What the rounds before the stop released stays on record."""
   if is_main_process():
     shapes = jax.eval_shape(experiment.algorithm.init, jax.random.key(0))
-    _write_privacy(experiment, ledger, workdir)
+    _write_privacy(experiment, ledger, workdir, budget)
     summary.write_summary(
       workdir, status=f"stopped: {error}", rounds=error.done, experiment=experiment,
       state=shapes, seconds=clock.seconds(), warnings=watch.lines)
 
 
-def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path) -> dict[str, Any]:
+def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
+                   budget: Budget | None) -> dict[str, Any]:
   options, algorithm = experiment.config, experiment.algorithm
   population = algorithm.population
   if not isinstance(population, Mapping):
     population = dict.fromkeys(ledger.units, population)
   return summary.write_privacy(
     workdir, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
-    noise_keys=_noise_keys(experiment),
-    population=population)
+    noise_keys=_noise_keys(experiment), population=population,
+    data=described(experiment.sources.train),
+    budget=None if budget is None else budgets.statement(budget.path))
 
 
 def _is_finished(workdir: pathlib.Path, rounds: int) -> bool:

@@ -1,4 +1,4 @@
-"""Group privacy of Poisson-sampled Gaussians against dp_accounting, closed forms and brute force."""
+"""Group privacy of sampled Gaussians against dp_accounting, closed forms and brute force."""
 
 import itertools
 import math

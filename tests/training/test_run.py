@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import fnmatch
 import json
 import shutil
 import types
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 
 from fedjax_face.evaluation.protocols import Metric
+from fedjax_face.privacy import budget as budgets
+from fedjax_face.privacy import statement
 from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.budget import Budget
 from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.training import checkpoint, config, loop, run, streams
 from fedjax_face.training.evaluator import Outcome
@@ -20,6 +24,8 @@ from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.mesh import clients_mesh
 from tests.training.interruption import Killed, interrupt
 from tests.training.toys import IMAGES, toy_algorithm
+
+PEOPLE = np.arange(len(IMAGES), dtype=np.int32)
 
 
 class ToyEvaluator:
@@ -44,7 +50,8 @@ def toy_experiment(monkeypatch):
   algorithm = toy_algorithm()
 
   def build(given, workdir, say, sources=None, public_stages=None):
-    train = types.SimpleNamespace(images=IMAGES, targets=())
+    train = types.SimpleNamespace(name="toys", images=IMAGES, targets=(), label=PEOPLE,
+                                  person=PEOPLE)
     sources = sources or types.SimpleNamespace(notes=(), train=train)
     ledger = Ledger()
     ledger.declare_not_covered("the loss")
@@ -56,6 +63,13 @@ def toy_experiment(monkeypatch):
   return build
 
 
+def statement_of(workdir):
+  """privacy.json without its date."""
+  said = json.loads((workdir / "privacy.json").read_text())
+  del said["run"]["written"]
+  return json.dumps(said)
+
+
 def outcome_of(workdir):
   """Everything that must not depend on interruptions."""
   template = jax.eval_shape(toy_algorithm().init, jax.random.key(0))
@@ -63,7 +77,7 @@ def outcome_of(workdir):
   state = jax.tree.map(lambda a: a.tobytes(), last.state._replace(
       key=np.asarray(jax.random.key_data(last.state.key))))
   return (state, json.dumps(last.ledger), last.round, (workdir / "metrics.csv").read_bytes(),
-          (workdir / "privacy.json").read_bytes(), (workdir / "config.json").read_bytes(),
+          statement_of(workdir), (workdir / "config.json").read_bytes(),
           *(json.loads((workdir / "summary.json").read_text())[name]
             for name in ("metrics", "references", "gains")))
 
@@ -256,7 +270,7 @@ def test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(
     toy_experiment, tmp_path):
   given = options(privacy={"delta": 1e-3, "noise_seed": None})
   built, promising = toy_experiment(given, None, print), toy_algorithm()
-  silent = non_private("backbone", "person", Adjacency.REPLACE_ONE, "everyone", "no noise")
+  silent = non_private("weights", "person", Adjacency.REPLACE_ONE, "everyone", "no noise")
   with_releases = lambda *releases: built._replace(
       algorithm=dataclasses.replace(promising, releases=releases))
   for experiment, nothing in ((with_releases(silent), True),
@@ -326,3 +340,59 @@ def test_an_evaluation_never_writes_over_what_training_measured(tmp_path, monkey
   monkeypatch.setattr(ToyEvaluator, "values", lambda self, state: {"loss": 0.0})
   with pytest.raises(RuntimeError, match="training and evaluation both call a metric loss"):
     run.run(options(), tmp_path)
+
+
+def test_what_a_run_leaves_is_in_the_table_of_files(tmp_path, monkeypatch):
+  """Every name in a workdir is matched by a pattern of the statement, half-way and at the end."""
+  patterns = [pattern for file in statement.FILES for pattern in file.pattern.split(", ")]
+  listed = lambda: {path.name for path in tmp_path.iterdir()
+                    if not any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)}
+  interrupted(options(**SECRET), tmp_path, monkeypatch, 4)
+  assert not listed() and (tmp_path / "secrets").exists()
+  run.run(options(**SECRET), tmp_path)
+  assert not listed()
+
+
+BUDGET = "budget.json"
+
+
+def totals(folder):
+  return budgets.statement(folder / BUDGET)
+
+
+def test_a_run_is_entered_before_it_releases_and_once(tmp_path, monkeypatch):
+  budget = Budget(tmp_path / BUDGET)
+  with monkeypatch.context() as patch:
+    interrupt(patch, run.secret_roots, "obtain", 1, True)
+    with pytest.raises(Killed):
+      run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  first = totals(tmp_path)
+  assert len(first["runs"]) == 1 and not (tmp_path / "w/secrets").exists()
+  with pytest.raises(ValueError, match="is entered in a privacy budget: give --privacy_budget"):
+    run.run(options(**SECRET), tmp_path / "w")
+  _, privacy = run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  assert totals(tmp_path) == first == privacy["budget"]
+  unit, = privacy["units"]
+  assert first["total"]["person"] == pytest.approx(unit["epsilon"]["best"])
+  assert "Running total of toys, one run(s)" in (tmp_path / "w/PRIVACY.md").read_text()
+  assert run.run(options(**SECRET), tmp_path / "w", budget=budget)[1] == privacy
+  run.run(options(**SECRET, rounds=12), tmp_path / "w", budget=budget)
+  assert len(totals(tmp_path)["runs"]) == 1
+  assert totals(tmp_path)["total"]["person"] > first["total"]["person"]
+
+
+def test_an_exhausted_budget_stops_the_run_before_anything_is_written(tmp_path):
+  cost = run.run(options(), tmp_path / "a")[1]["units"][0]["epsilon"]["best"]
+  budget = Budget(tmp_path / BUDGET, 1.1 * cost)
+  run.run(options(), tmp_path / "b", budget=budget)
+  before = (tmp_path / BUDGET).read_bytes()
+  with pytest.raises(ValueError, match="is exhausted for each person") as error:
+    run.run(options(), tmp_path / "c", budget=budget)
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "c").exists() and (tmp_path / BUDGET).read_bytes() == before
+
+
+def test_a_run_that_finished_without_a_budget_is_in_none(tmp_path):
+  run.run(options(), tmp_path / "w")
+  with pytest.raises(ValueError, match="has finished without --privacy_budget"):
+    run.run(options(), tmp_path / "w", budget=Budget(tmp_path / BUDGET))

@@ -63,4 +63,5 @@ def toy_algorithm(mesh=None, clients=4, traces=None, blow_up_at=-1):
                         dp_accounting.GaussianDpEvent(2.0), "everyone"),),
       not_covered=(), embed=lambda state, images: jnp.ones((len(images), 2)),
       channels={"weights": lambda state: Communication.equal(16, 16)},
-      metrics={"loss": Measure("training loss"), "target": Measure("targets")}, sampling="all", population=12)
+      metrics={"loss": Measure("training loss"), "target": Measure("targets")},
+      sampling="all", population=12)
