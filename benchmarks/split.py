@@ -69,7 +69,7 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
   from fedjax_face.algorithms.parts import Ingredients
   from fedjax_face.federated.algorithm import Data
   from fedjax_face.training.mesh import clients_mesh
-  from fedjax_face.training.streams import BEFORE_ROUNDS, RootKeys
+  from fedjax_face.training.streams import BEFORE_ROUNDS, public_root, step_keys
 
   config = configs.synthetic()
   config.update_from_flattened_dict(configs.CUTS[cut])
@@ -77,10 +77,9 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
   config.privacy.epsilon, config.hparams.noise_multiplier, config.pretrain = None, 1.0, {}
   given = Ingredients(config, _faces(), clients_mesh(), None, _faces(seed=1))
   algorithm, system = page.dp_activations(given), page.split_system(given)
-  keys = RootKeys(jax.random.key(0), jax.random.key(1))
   assert algorithm.prepare is not None
   data = jax.jit(algorithm.prepare)(Data(jnp.asarray(given.train.images)), algorithm.hparams,
-                                    keys.at(jnp.int32(BEFORE_ROUNDS)))
+                                    step_keys(0, public_root(0), BEFORE_ROUNDS))
   cohort = jax.tree.map(jnp.asarray, algorithm.cohort(np.random.default_rng(0), 0))
   state = jax.jit(algorithm.init)(jax.random.key(0))
   passes = config.training.rounds_per_dispatch
@@ -91,7 +90,7 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
       lambda part, _: a_pass(part, *data), part, length=passes))
   rows = cohort.examples[0], cohort.mask[0]
   hparams = {name: jnp.float32(value) for name, value in algorithm.hparams.items()}
-  now = keys.at(jnp.int32(0))
+  now = step_keys(0, public_root(0), 0)
   return (math.prod(system.split.shape), passes * cohort.examples.shape[1],
           lambda: split(state, data, cohort, hparams, now),
           lambda: ordinary(tuple(state.server), data.images, data.targets["label"], *rows))

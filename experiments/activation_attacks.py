@@ -28,7 +28,7 @@ from fedjax_face.report.activation_figure import Setting
 from fedjax_face.training import checkpoint, experiment, run
 from fedjax_face.training.evaluator import on_one_device
 from fedjax_face.training.records import write_json
-from fedjax_face.training.streams import BEFORE_ROUNDS, RootKeys
+from fedjax_face.training.streams import BEFORE_ROUNDS, public_root, step_keys
 
 _NOTHING = Estimate(math.nan, math.nan, math.nan)
 
@@ -117,9 +117,9 @@ def _transcript(algorithm: Algorithm, sources: Sources, seed: int) -> tuple[np.n
   """
   assert algorithm.prepare is not None
   scalars = {name: jnp.float32(value) for name, value in algorithm.hparams.items()}
-  roots = RootKeys(jax.random.key(seed), jax.random.key(seed + 1))
+  keys = step_keys(seed, public_root(seed), BEFORE_ROUNDS)
   prepare = jax.jit(algorithm.prepare)
-  sent = prepare(Data(sources.train.images), scalars, roots.at(BEFORE_ROUNDS))
+  sent = prepare(Data(sources.train.images), scalars, keys)
   return np.asarray(sent.images), np.asarray(sent.targets["number"])
 
 

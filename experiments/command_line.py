@@ -68,6 +68,29 @@ def define_overrides(values: flags.FlagValues) -> None:
                       "config", flag_values=values)
 
 
+def define_budget(values: flags.FlagValues) -> None:
+  """Adds `--privacy_budget` and `--privacy_budget_limit`, which `privacy_budget` reads."""
+  flags.DEFINE_string("privacy_budget", None, "JSON file, kept across the runs on one data set: "
+                      "the run is entered in it before it releases anything", flag_values=values)
+  flags.DEFINE_float("privacy_budget_limit", None, "largest epsilon of all runs of a new "
+                     "--privacy_budget together; a run beyond it is refused", lower_bound=0.0,
+                     flag_values=values)
+
+
+def privacy_budget(values: flags.FlagValues) -> Any:
+  """The `budget.Budget` that the flags name, or None.
+
+  Raises:
+    ValueError: a limit without a file.
+  """
+  from fedjax_face.privacy.budget import Budget
+  if values.privacy_budget is None:
+    if values.privacy_budget_limit is not None:
+      raise ValueError("--privacy_budget_limit needs --privacy_budget FILE")
+    return None
+  return Budget(pathlib.Path(values.privacy_budget).absolute(), values.privacy_budget_limit)
+
+
 def _override(values: flags.FlagValues, path: str, arguments: Sequence[str]) -> None:
   from fedjax_face.training import config
   try:

@@ -47,24 +47,25 @@ class Journal:
   Args:
     path: JSON file, made if absent.
     device: number of the device.
-    draw: () -> two 32-bit words, for a new file.
+    draw: () -> root of the noise, for a new file.
 
   Raises:
     ValueError: the file is damaged, when noise must not be drawn anew, or another device's.
   """
 
-  def __init__(self, path: pathlib.Path, device: int, draw: Callable[[], tuple[int, ...]]):
+  def __init__(self, path: pathlib.Path, device: int, draw: Callable[[], bytes]):
     from fedjax_face.split.edge_device import USES
-    from fedjax_face.training.records import write_json
+    from fedjax_face.training import secret_roots
     self._path, self._device = path, device
     if not path.exists():
-      write_json(path, {"device": device, "noise_words": draw(), "hides": {},
-                        "last": dict.fromkeys(USES, -1)})
+      self.root = draw()
+      self._write({}, dict.fromkeys(USES, -1))
+    secret_roots.require_owner_only(path)
     try:
       held = json.loads(path.read_text())
       owner, self._hides = int(held["device"]), dict(held["hides"])
       self._last = {use: int(held["last"][use]) for use in USES}
-      self.noise_words = tuple(int(word) for word in held["noise_words"])
+      self.root = bytes.fromhex(held["root"])
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f"{path} is damaged ({error}): the noise of this device is lost, and the "
                        "run cannot go on") from None
@@ -116,14 +117,14 @@ class Journal:
     Args:
       config: digest of the run.
     """
-    root = " ".join(map(str, self.noise_words))
-    return hashlib.scrypt(root.encode(), salt=f"{config} {self._device}".encode(), n=2**14, r=8,
+    return hashlib.scrypt(self.root, salt=f"{config} {self._device}".encode(), n=2**14, r=8,
                           p=1, dklen=32).hex()
 
   def _write(self, hides: Mapping[str, str], last: Mapping[str, int]) -> None:
-    from fedjax_face.training.records import write_json
-    write_json(self._path, {"device": self._device, "noise_words": self.noise_words,
-                            "hides": hides, "last": last})
+    from fedjax_face.training.secret_roots import write_owner_only
+    write_owner_only(self._path, json.dumps({
+        "device": self._device, "root": self.root.hex(), "hides": dict(hides), "last": dict(last),
+    }, indent=2) + "\n")
     self._hides, self._last = dict(hides), dict(last)
 
 
@@ -133,12 +134,13 @@ def _take_part(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   from fedjax_face.split.edge_client import EdgeClient, train_to_end
   from fedjax_face.split.edge_device import Device
   from fedjax_face.split.wire import Join
-  from fedjax_face.training.streams import noise_key, noise_words
+  from fedjax_face.training import streams
   journal = Journal(workdir / "noise.json", values.device,
-                    lambda: noise_words(parts.noise_seed))
+                    lambda: (streams.secret_root() if parts.noise_seed is None
+                             else streams.public_root(parts.noise_seed)))
   saved = _Part(workdir, parts, digest)
   device = Device(parts, values.device, parts.device_data(values.device),
-                  noise_key(journal.noise_words), journal.claim, saved.part)
+                  streams.device_root_key(journal.root, values.device), journal.claim, saved.part)
   public = parts.public_digest()
   journal.require_same({
       "public parts (device parameters, projection, clip norm, noise multiplier)": public,
@@ -176,7 +178,7 @@ class _Part:
   def save(self, step: int, part: Any, steps_begun: int) -> None:
     from fedjax_face.training import checkpoint
     checkpoint.save(self._folder, checkpoint.Checkpoint(
-        step, part, self._parts.ledger(steps_begun).to_json(), None, self._digest,
+        step, part, self._parts.ledger(steps_begun).to_json(), self._digest,
         repr(self._parts.releases)))
 
 

@@ -247,7 +247,7 @@ class _Run:
     self._table.write_rows([(step, metrics)])
     if step % self._parts.checkpoint_every == 0 or step == self._parts.steps:
       checkpoint.save(self._workdir / "checkpoints", checkpoint.Checkpoint(
-          step, state, self._parts.ledger(self.steps_begun).to_json(), None, self._digest,
+          step, state, self._parts.ledger(self.steps_begun).to_json(), self._digest,
           repr(self._parts.releases)))
 
 

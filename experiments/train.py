@@ -4,6 +4,7 @@ python -m experiments.train --config=configs/NAME.py[:variant] --workdir=DIR \
     --config.x.y=value
 
 --overrides=REHEARSAL/rehearsal.json takes the values that experiments.rehearse chose.
+--privacy_budget=FILE keeps count of what all runs on the same people release together.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def _flags(arguments: Sequence[str]) -> flags.FlagValues:
   command_line.define_config(values, arguments)
   command_line.define_shared(values)
   command_line.define_overrides(values)
+  command_line.define_budget(values)
   flags.DEFINE_string("coordinator", "", "host:port of process 0 of a multi-process run",
                       flag_values=values)
   flags.DEFINE_integer("processes", 1, "processes of the run", flag_values=values)
@@ -39,7 +41,8 @@ def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   from fedjax_face.training import mesh, run, summary
   if values.coordinator or values.processes > 1:
     mesh.connect(values.coordinator, values.processes, values.process)
-  done, privacy = run.run(values.config, values.workdir)
+  done, privacy = run.run(values.config, values.workdir,
+                          budget=command_line.privacy_budget(values))
   if mesh.is_main_process():
     workdir = pathlib.Path(values.workdir)
     _draw(workdir, done, values.config.evaluation.get("headline", ()))

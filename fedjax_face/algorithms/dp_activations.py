@@ -16,7 +16,7 @@ from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.federated.algorithm import Algorithm, Communication, Data
+from fedjax_face.federated.algorithm import Algorithm, Communication, Data, Measure
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import per_example
 from fedjax_face.privacy.adjacency import Adjacency
@@ -138,14 +138,16 @@ def dp_activations(given: Ingredients) -> Algorithm:
       step=round_,
       hparams=hparams,
       releases=releases(multiplier),
-      not_covered=(*(f"{s[0].upper()}{s[1:]}." for s in accounting.not_covered(
-          schedule, labels, system.devices)), *NOT_COVERED),
+      channels={name: lambda state, moved=moved: moved for name, moved in system.channels.items()},
+      metrics=METRICS,
+      not_covered=(*map(_sentence, accounting.not_covered(schedule, labels, system.devices)),
+                   *NOT_COVERED),
+      uncovered=_uncovered(system),
       predict=lambda state, images: system.logits(system.device_of(state, 0), state.server.params,
                                                   images, None, 0.0),
       parts=system,
       start=lambda state: merged({"device": system.device_of(state, 0),
                                   "server": state.server.params}),
-      communication=lambda state: system.communication,
       sampling=f"every image of {system.devices} device(s) once in each of {config.rounds} passes; "
                "the server sees which, so nothing is amplified",
       population={"image": len(given.train), "person": given.train.num_persons},
@@ -170,7 +172,7 @@ class SplitSystem(NamedTuple):
     device_of_person: int [P].
     schedule: how often images are sent.
     labels: how labels are sent.
-    communication: bytes of a device in a round.
+    channels: bytes of a device in a round: name -> what crosses.
     notes: sentences for the record.
   """
 
@@ -185,7 +187,7 @@ class SplitSystem(NamedTuple):
   device_of_person: np.ndarray
   schedule: accounting.Schedule
   labels: LabelPolicy
-  communication: Communication
+  channels: dict[str, Communication]
   notes: tuple[str, ...]
 
   def device_of(self, state: SplitState, number: int) -> Any:
@@ -373,24 +375,44 @@ def _adam(hparams: Any, side: str) -> optax.GradientTransformation:
 
 
 def _bytes(split: SplitNetwork, schedule: accounting.Schedule, labels: LabelPolicy, messages: int,
-           classes: int) -> Communication:
+           classes: int) -> dict[str, Communication]:
   """Of one device in a pass; what is sent once counts as spread over the passes."""
-  up = messages * message.message_bytes(split.shape, schedule.batch)
-  if schedule.mode == "frozen_cached":
-    up = -(-up // schedule.epochs)
-  down = 0
+  of_labels = 0 if labels.policy == "u_shaped" else messages * schedule.batch * message.LABEL_BYTES
+  of_activations = messages * message.message_bytes(split.shape, schedule.batch) - of_labels
+  passes = schedule.epochs if schedule.mode == "frozen_cached" else 1
+  channels = {"activations": Communication.equal(0, -(-of_activations // passes))}
   if labels.policy == "u_shaped":
     logits = messages * message.reply_bytes((classes,), schedule.batch)
-    up, down = up + logits, down + logits
+    channels |= {"logits": Communication.equal(logits, 0),
+                 "logit_gradients": Communication.equal(0, logits)}
+  else:
+    channels["labels"] = Communication.equal(0, -(-of_labels // passes))
   if schedule.device_is_trained:
-    down += messages * message.reply_bytes(split.shape, schedule.batch)
-  return Communication.equal(down, up)
+    channels["activation_gradients"] = Communication.equal(
+        messages * message.reply_bytes(split.shape, schedule.batch), 0)
+  return channels
 
+
+def _uncovered(system: SplitSystem) -> dict[str, str]:
+  """Channels without a release: labels in clear, and what the server makes of what it has seen."""
+  said = {"logits": accounting.REPLIES, "activation_gradients": accounting.REPLIES}
+  if system.labels.policy == "pseudonym":
+    said["labels"] = accounting.LABELS_IN_CLEAR
+  elif system.labels.in_clear:
+    said["logit_gradients"] = accounting.LOGIT_GRADIENTS_IN_CLEAR
+  return {name: _sentence(words) for name, words in said.items() if name in system.channels}
+
+
+def _sentence(words: str) -> str:
+  return f"{words[0].upper()}{words[1:]}."
+
+
+METRICS = {"loss": Measure("training loss"), "train_accuracy": Measure("training accuracy")}
 
 NOT_COVERED = (
-    "Training loss and accuracy are those of the server (u_shaped: of the devices) without further "
-    "noise; accuracies of the evaluation are computed on other images of the same people, "
-    "un-noised ones on the devices.",
+    "Training loss and accuracy are those of the server (u_shaped: of the devices); accuracies of "
+    "the evaluation are computed on other images of the same people, un-noised ones on the "
+    "devices.",
     "The number of people, their classes, the largest number of images of one, and the clip norm "
     "where it is given are taken as public.",
     "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",

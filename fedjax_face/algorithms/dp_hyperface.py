@@ -9,13 +9,14 @@ from typing import Any
 import dp_accounting
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data import pixels
 from fedjax_face.federated import dp_sgd
-from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm, Data
+from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm, Data, Measure, joined
 from fedjax_face.losses import multi_task
 from fedjax_face.losses.multi_task import TASKS, Targets, TaskWeighting
 from fedjax_face.models import registry as models
@@ -121,14 +122,36 @@ def _training(
       step=step,
       hparams=hparams,
       releases=(release,),
-      not_covered=NOT_COVERED,
+      not_covered=(*NOT_COVERED, *(() if given.train.persons_known else (PERSONS_UNKNOWN,))),
       predict=lambda state, images: network.apply(
           {"params": whole(state.average["network"])}, pixels.normalise(images)),
       start=lambda state: whole(state.average["network"]),
-      communication=lambda state: NO_COMMUNICATION,
+      channels={"model": lambda state: NO_COMMUNICATION},
+      metrics=joined(steps.metrics, {
+          f"weight_{task}": Measure("the tasks' learned weights", covered_by="model")
+          for task in TASKS}),
       sampling=sampling.words,
       population=sampling.population,
+      units_per_person=_units_per_person(given),
+      mechanism={} if clip is None else {
+          "clip norm C": hparams["clip_norm"], "sensitivity / C": clip.sensitivity,
+          "noise stddev / C": noise_multiplier * clip.sensitivity},
   )
+
+
+def _units_per_person(given: Ingredients) -> dict[str, int]:
+  """Units on photographs that show a person, of the person with the most; none for the unit person.
+
+  Where a source does not say who is who, a person may have more than is counted here.
+  """
+  unit, regions = given.config.cohort.unit, given.train.regions
+  on_face = regions.person >= 0
+  if unit == "person" or not on_face.any():
+    return {}
+  shown = np.unique(np.stack([regions.original[on_face], regions.person[on_face]]), axis=1)
+  units = np.unique(np.stack([regions.original, given.train.units(unit)]), axis=1)[0]
+  of_photograph = np.bincount(units)
+  return {unit: int(np.bincount(shown[1], weights=of_photograph[shown[0]]).max())}
 
 
 def task_network(given: Ingredients) -> Any:
@@ -248,13 +271,14 @@ def _optimizer(name: str) -> Callable[[Mapping[str, Any]], optax.GradientTransfo
   return build
 
 
+PERSONS_UNKNOWN = (
+    "A source of photographs does not say which faces are of one person: a person may be on more "
+    "photographs than the largest number that the statement names.")
 NOT_COVERED = (
-    "Training loss, numbers of units, gradient norms, the clipped fraction and the signal-to-noise "
-    "ratio of every step are written to the metrics without noise; keep them private or treat them "
-    "as not protected.",
     "The trainer holds the photographs, their labels and their gradients: it is trusted, and what "
     "is protected is what it publishes.",
-    "The number of units, which the sampling probability rests on, is taken as public.",
+    "The number of units is taken as public: the sampling probability and the limit of a step rest "
+    "on it, and are the same with and without any one unit.",
     "The constant predictor beside the results is that of the training set, without noise.",
     "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
     "Hyperparameters chosen by looking at results on the same data are not accounted for.",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -79,7 +80,8 @@ def embedding_algorithm(
       not_covered=(*parts.NOT_COVERED, *(parts.TRUSTED_SUM if aggregator.adds_noise else ()),
                    *who.not_covered, *not_covered),
       embed=lambda state, images: model.embed(state.params["backbone"], images),
-      communication=round_.communication,
+      channels=round_.channels,
+      metrics=round_.metrics,
       sampling=who.words,
       notes=who.notes,
       population=who.population,
@@ -87,5 +89,16 @@ def embedding_algorithm(
       class_embeddings=class_embeddings,
       sharding=round_.sharding,
       needs_all_images=heads.needs_all_images,
+      mechanism=_mechanism(aggregator, who, hparams),
       averages_over=who.clients if aggregator.adds_noise else None,
   )
+
+
+def _mechanism(aggregator: Aggregator, who: Participation,
+               hparams: Mapping[str, Any]) -> dict[str, float | str]:
+  """The numbers of clipping and noise, by their names in the statement."""
+  if not aggregator.adds_noise:
+    return {}
+  return {"clip norm C": hparams["clip_norm"], "noise stddev / C": hparams["noise_multiplier"],
+          "sensitivity / C": aggregator.sensitivity, "mean over clients": who.clients,
+          "most people in a client": who.users_per_client}

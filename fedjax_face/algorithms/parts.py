@@ -289,11 +289,9 @@ def refuse_noise(config: Any, what: str) -> None:
 
 
 NOT_COVERED = (
-    "Training loss and that of chance, accuracy, mean cosines with the true class, numbers of "
-    "examples and of clients, clients whose update was not finite, update norms, the clipped "
-    "fraction and the signal-to-noise ratio of every round are written to the metrics without "
-    "noise; keep them private or treat them as not protected.",
-    "The number of users and the set of class labels (the size of the heads) are taken as public.",
+    "The number of people is taken as public: sampling probabilities, numbers of clients and what "
+    "a mean is divided by rest on it, and are the same with and without any one person.",
+    "The set of class labels (the size of the heads) is taken as public.",
     "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
     "Hyperparameters chosen by looking at results on the same people are not accounted for.",
 )

@@ -35,8 +35,8 @@ CLIENTS_SEE_CORRECTIONS = non_private(
     "the correction that a silo receives is a mix of the class embeddings of other silos, from "
     "which it can recover them (fedjax_face.attacks.leak_back)")
 NOT_COVERED = (
-    "A histogram of the cosines between class embeddings of different silos, and how far a "
-    "correction moved them, are written to the summary and the metrics without noise.",
+    "A histogram of the cosines between class embeddings of different silos is written to the "
+    "summary without noise.",
     "Checkpoints of this simulation hold the class embeddings of every silo, and where it has them "
     "its control variate and its own view of pooled clusters, also where these never leave a real "
     "silo.",

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_face.federated.algorithm import NOTHING, Measure
 from fedjax_face.privacy import noise as noise_mechanisms
 from fedjax_face.privacy.clipping import UpdateClip
 
@@ -48,6 +49,8 @@ class Aggregator(NamedTuple):
     adds_noise: whether the mean update is noised, so that an epsilon can be asked for.
     covers: rounds that one event accounts for.
     words: for the privacy statement.
+    metrics: what `release` measures.
+    sensitivity: of the sum, in units of the clip norm, over all rounds that one event covers.
   """
 
   init: Callable[[Any, Mapping[str, Any]], Any]
@@ -61,6 +64,11 @@ class Aggregator(NamedTuple):
   words: str
   forget: Callable[[Any], Any] = lambda state: state
   largest_noise: float = math.inf
+  metrics: Mapping[str, Measure] = NOTHING
+  sensitivity: float = math.inf
+
+
+_SIGNAL_TO_NOISE = {"signal_to_noise": Measure("the signal-to-noise ratio")}
 
 
 def _one(examples: jax.Array) -> jax.Array:
@@ -151,6 +159,8 @@ def noised_mean(clip: UpdateClip, clients: int, noise: noise_mechanisms.Noise) -
       covers=noise.covers,
       words=noise.words,
       forget=lambda state: jax.tree.map(jnp.zeros_like, state),
+      metrics=_SIGNAL_TO_NOISE,
+      sensitivity=sensitivity,
   )
 
 
@@ -213,6 +223,8 @@ def adaptive_clip(
       covers=1,
       words="independent Gaussian noise every round; the clip norm follows a noised count",
       largest_noise=2 * count_stddev,
+      metrics=_SIGNAL_TO_NOISE | {"clip_norm": Measure("clip norms", covered_by="backbone")},
+      sensitivity=clip.sensitivity,
   )
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedjax_face.federated import memory
-from fedjax_face.federated.algorithm import NO_COMMUNICATION, Communication
+from fedjax_face.federated.algorithm import NOTHING, Communication, Measure, joined
 from fedjax_face.federated.client import ClientResult
 from fedjax_face.federated.exchange import SILENT, Exchange
 from fedjax_face.federated.heads import HeadStrategy, InitHead, replicated
@@ -24,6 +24,7 @@ from fedjax_face.losses.class_pairs import Anchors, Correction, own_anchors
 _ROW_SPEC = P("clients")
 # Rows are a multiple of this, so that 1, 2, 4, ... 64 devices can go on from one checkpoint.
 _ROWS_TOGETHER = 64
+_OF_CORRECTION = {"correction_norm": Measure("how far a correction moved the class embeddings")}
 
 
 class ClassTable(NamedTuple):
@@ -69,11 +70,12 @@ class ClassPlaces(NamedTuple):
     """bool [N, C], False where a silo has fewer than C classes."""
     return self.rows < len(self.owner)
 
-  def communication(self) -> Communication:
-    """Bytes of a silo's class embeddings, both ways, and of its mean cosine, up."""
+  def channels(self) -> dict[str, Communication]:
+    """Bytes of a silo's class embeddings and mean cosine, up, and of what comes back, down."""
     counts = self.real.sum(axis=1) * self.dim * 4
     mean, largest = round(counts.mean()), int(counts.max())
-    return Communication(mean, mean + 4, largest, largest + 4)
+    return {"class embeddings": Communication(0, mean + 4, 0, largest + 4),
+            "corrections": Communication(mean, 0, largest, 0)}
 
 
 def places(owner: np.ndarray, dim: int, devices: int) -> ClassPlaces:
@@ -109,7 +111,7 @@ def private(init_table: InitHead, where: ClassPlaces, exchange: Exchange = SILEN
     where: places of the silos' classes.
     exchange: what silos tell each other of them; default nothing.
   """
-  return _table(init_table, where, lambda table, hparams: (table, {}), NO_COMMUNICATION, exchange,
+  return _table(init_table, where, lambda table, hparams: (table, {}), NOTHING, NOTHING, exchange,
                 prototypes)
 
 
@@ -126,7 +128,7 @@ def corrected_at_home(init_table: InitHead, where: ClassPlaces, correct: Correct
     exchange: what silos tell each other.
     prototypes: as for `private`.
   """
-  return _table(init_table, where, correct, NO_COMMUNICATION, exchange, prototypes)
+  return _table(init_table, where, correct, NOTHING, _OF_CORRECTION, exchange, prototypes)
 
 
 def corrected(init_table: InitHead, where: ClassPlaces, correct: Correct,
@@ -139,12 +141,12 @@ def corrected(init_table: InitHead, where: ClassPlaces, correct: Correct,
     correct: (table, hparams) -> (table, metrics), the server's step.
     prototypes: as for `private`; the start is then part of what a silo sends.
   """
-  return _table(init_table, where, correct, where.communication(), SILENT, prototypes)
+  return _table(init_table, where, correct, where.channels(), _OF_CORRECTION, SILENT, prototypes)
 
 
 def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
-           communication: Communication, exchange: Exchange,
-           prototypes: PrototypeHead | None) -> HeadStrategy:
+           channels: Mapping[str, Communication], metrics: Mapping[str, Measure],
+           exchange: Exchange, prototypes: PrototypeHead | None) -> HeadStrategy:
   slots = jnp.asarray(where.rows)
   size, silos = len(where.owner), len(where.rows)
 
@@ -193,7 +195,8 @@ def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
       start=start,
       released=lambda before, after: {},
       entry=entry,
-      communication=communication.plus(exchange.communication),
+      channels=joined(channels, exchange.channels),
+      metrics=joined(metrics, exchange.metrics),
       sharding=lambda table: replicated(table)._replace(class_embeddings=_ROW_SPEC),
       releases=exchange.releases,
       hparams=exchange.hparams,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_face.federated import memory
-from fedjax_face.federated.algorithm import NO_COMMUNICATION, Communication
+from fedjax_face.federated.algorithm import NOTHING, Communication, Measure
 from fedjax_face.federated.memory import Memory
 from fedjax_face.privacy.ledger import Release
 
@@ -176,14 +176,16 @@ class ClientUpdate(NamedTuple):
     init: params -> what is kept of the clients.
     memory: how that is handed out and taken back.
     run: (params, common, own entry, images, ClientBatches, hparams, key) -> ClientResult.
-    communication: params -> bytes exchanged beside the parameters and their update.
+    channels: what is exchanged beside the parameters and their update: name -> (params -> bytes).
+    metrics: what its memory measures when a round ends.
     releases: what leaves a client in a round beside its update.
   """
 
   init: Callable[[Params], Any]
   memory: Memory
   run: Callable[..., ClientResult]
-  communication: Callable[[Params], Communication]
+  channels: Mapping[str, Callable[[Params], Communication]] = NOTHING
+  metrics: Mapping[str, Measure] = NOTHING
   releases: tuple[Release, ...] = ()
 
 
@@ -193,7 +195,6 @@ def forgetful(run: Callable[..., ClientResult]) -> ClientUpdate:
       init=lambda params: (),
       memory=memory.constant(kept_by_all=False),
       run=lambda params, common, own, *inputs: run(params, *inputs),
-      communication=lambda params: NO_COMMUNICATION,
   )
 
 

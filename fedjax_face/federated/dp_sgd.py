@@ -16,7 +16,7 @@ import optax
 
 from fedjax_face.data.cohorts import Cohort, Poisson
 from fedjax_face.data.users import Users
-from fedjax_face.federated.algorithm import Data, HParams, Metrics, StepKeys
+from fedjax_face.federated.algorithm import Data, HParams, Measure, Metrics, StepKeys
 from fedjax_face.privacy.noise import Noise
 from fedjax_face.privacy.per_example import ClippedGradientSum, GradientClip
 
@@ -126,10 +126,21 @@ class Descent(NamedTuple):
   Attributes:
     init: (params, hparams) -> SgdState.
     step: (SgdState, Data, Cohort, HParams, StepKeys) -> (SgdState, metrics).
+    metrics: what a step measures.
   """
 
   init: Callable[[Params, HParams], SgdState]
   step: Callable[[SgdState, Data, Cohort, HParams, StepKeys], tuple[SgdState, Metrics]]
+  metrics: Mapping[str, Measure]
+
+
+METRICS = {
+    "loss": Measure("training loss"),
+    "units": Measure("numbers of units"),
+    "gradient_norm": Measure("gradient norms"),
+    "clipped_fraction": Measure("the clipped fraction"),
+}
+_SIGNAL_TO_NOISE = {"signal_to_noise": Measure("the signal-to-noise ratio")}
 
 
 def descent(
@@ -206,4 +217,4 @@ def descent(
             "gradient_norm": total.norm.sum() / count,
             "clipped_fraction": (total.norm > hparams["clip_norm"]).sum() / count}
 
-  return Descent(init, step)
+  return Descent(init, step, METRICS if noise is None else METRICS | _SIGNAL_TO_NOISE)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_face.federated.algorithm import NO_COMMUNICATION, Communication
+from fedjax_face.federated.algorithm import NOTHING, Communication, Measure
 from fedjax_face.federated.memory import Ending
 from fedjax_face.losses.class_pairs import Anchors
 from fedjax_face.losses.consensus import ForeignPoints
@@ -31,7 +31,8 @@ class Exchange(NamedTuple):
     publish: (kept, class embeddings [N, C, D], Ending) -> (kept, metrics).
     select: (kept, client id) -> what the client is given, by name.
     anchors: (kept, hparams) -> the published points as anchors of a correction.
-    communication: bytes of a round.
+    channels: bytes of a round, by name.
+    metrics: what `publish` measures.
     releases: what a round reveals.
     hparams: values that its mechanism was calibrated to.
     needs_all_images: it embeds the whole set, not only the images of a cohort.
@@ -41,7 +42,8 @@ class Exchange(NamedTuple):
   publish: Callable[[Any, jax.Array, Ending], tuple[Any, dict[str, jax.Array]]]
   select: Callable[[Any, jax.Array], dict[str, Any]]
   anchors: Callable[[Any, Mapping[str, Any]], Anchors] | None
-  communication: Communication
+  channels: Mapping[str, Communication]
+  metrics: Mapping[str, Measure]
   releases: tuple[Release, ...]
   hparams: Mapping[str, float]
   needs_all_images: bool = False
@@ -52,7 +54,8 @@ SILENT = Exchange(
     publish=lambda kept, class_embeddings, ending: (kept, {}),
     select=lambda kept, client: {},
     anchors=None,
-    communication=NO_COMMUNICATION,
+    channels=NOTHING,
+    metrics=NOTHING,
     releases=(),
     hparams={},
 )
@@ -133,7 +136,9 @@ def cluster_exchange(mechanism: ClusterMechanism, real: jax.Array, dim: int, *, 
   publications = -(-rounds // every)
   return Exchange(
       init, publish, select, None if mechanism.pooled else anchors,
-      _communication(mechanism, real, dim, publications / rounds),
+      {"clusters": _communication(mechanism, real, dim, publications / rounds)},
+      {} if mechanism.pooled else {"clusters_in_force": Measure(
+          "numbers of clusters", covered_by="clusters")},
       (Release("clusters", "person", Adjacency.ADD_OR_REMOVE_ONE,
                mechanism.event(noise_multiplier), "every silo and the server", covers=every,
                note=mechanism.words),),

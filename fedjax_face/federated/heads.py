@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from fedjax_face.federated import memory
-from fedjax_face.federated.algorithm import NO_COMMUNICATION, Communication
+from fedjax_face.federated.algorithm import NOTHING, Communication, Measure
 from fedjax_face.federated.client import ClientResult
 from fedjax_face.federated.local_prototypes import PrototypeHead
 from fedjax_face.federated.memory import Memory
@@ -37,7 +36,8 @@ class HeadStrategy(NamedTuple):
     released: (that at the start, the parts at the end) -> what joins the client's clipped update;
       the same structure as `public`.
     entry: result of local training -> the client's new own entry.
-    communication: what of `kept` a client and the server exchange in a round, in bytes.
+    channels: what of `kept` a client and the server exchange in a round: name -> bytes.
+    metrics: what its memory measures when a round ends.
     sharding: kept -> how each array of it is divided over the devices.
     releases: what of `kept` leaves a client in a round.
     hparams: values that its mechanisms were calibrated to.
@@ -49,10 +49,11 @@ class HeadStrategy(NamedTuple):
   start: Callable[..., dict[str, Any]]
   released: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
   entry: Callable[[ClientResult], Any]
-  communication: Communication = NO_COMMUNICATION
+  channels: Mapping[str, Communication] = NOTHING
+  metrics: Mapping[str, Measure] = NOTHING
   sharding: Callable[[Any], Any] = replicated
   releases: tuple[Release, ...] = ()
-  hparams: Mapping[str, float] = types.MappingProxyType({})
+  hparams: Mapping[str, float] = NOTHING
   needs_all_images: bool = False
 
 

@@ -13,7 +13,15 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from fedjax_face.federated.aggregators import Aggregator, Sums
-from fedjax_face.federated.algorithm import Communication, Data, Metrics, StepKeys, tree_bytes
+from fedjax_face.federated.algorithm import (
+    Communication,
+    Data,
+    Measure,
+    Metrics,
+    StepKeys,
+    joined,
+    tree_bytes,
+)
 from fedjax_face.federated.client import ClientBatches, ClientUpdate, Totals
 from fedjax_face.federated.heads import HeadStrategy
 from fedjax_face.federated.memory import Ending
@@ -48,11 +56,15 @@ class _Given(NamedTuple):
 
 
 class FederatedRound(NamedTuple):
-  """The functions of a round, the bytes it moves, and how its state forgets noise and is placed."""
+  """The functions of a round, what it moves and measures, how its state forgets and is placed.
+
+  `channels` and `metrics` are those of `Algorithm`.
+  """
 
   init: Callable[[jax.Array, Any], FederatedState]
   step: Callable[..., tuple[FederatedState, Metrics]]
-  communication: Callable[[FederatedState], Communication]
+  channels: Mapping[str, Callable[[FederatedState], Communication]]
+  metrics: Mapping[str, Measure]
   forget: Callable[[FederatedState], FederatedState]
   sharding: Callable[[FederatedState], FederatedState]
 
@@ -157,10 +169,15 @@ def federated_round(
     new_state = FederatedState(params, kept_heads, kept_clients, aggregator_state, server_state)
     return new_state, _metrics(total) | released | of_heads | of_clients
 
-  def communication(state: FederatedState) -> Communication:
-    bytes_of_update = tree_bytes(state.params)
-    return (Communication.equal(bytes_of_update, bytes_of_update).plus(heads.communication)
-            .plus(client_update.communication(state.params)))
+  def of_update(state: FederatedState) -> Communication:
+    return Communication.equal(tree_bytes(state.params), tree_bytes(state.params))
+
+  channels = joined(
+      {"backbone": of_update},
+      {name: lambda state, moved=moved: moved for name, moved in heads.channels.items()},
+      {name: lambda state, count=count: count(state.params)
+       for name, count in client_update.channels.items()})
+  metrics = joined(METRICS, aggregator.metrics, heads.metrics, client_update.metrics)
 
   def forget(state: FederatedState) -> FederatedState:
     return state._replace(aggregator=aggregator.forget(state.aggregator))
@@ -169,7 +186,20 @@ def federated_round(
     specs = jax.tree.map(lambda leaf: P(), state)
     return specs._replace(heads=heads.sharding(state.heads))
 
-  return FederatedRound(init, step, communication, forget, sharding)
+  return FederatedRound(init, step, channels, metrics, forget, sharding)
+
+
+METRICS = {
+    "loss": Measure("training loss"),
+    "chance_loss": Measure("that of chance"),
+    "accuracy": Measure("accuracy"),
+    "cosine": Measure("mean cosines with the true class"),
+    "examples": Measure("numbers of examples"),
+    "clients": Measure("numbers of clients"),
+    "clients_not_finite": Measure("clients whose update was not finite"),
+    "update_norm": Measure("update norms"),
+    "clipped_fraction": Measure("the clipped fraction"),
+}
 
 
 def _metrics(total: _Contribution) -> Metrics:

@@ -85,8 +85,8 @@ def scaffold(loss: Loss, optimizers: Optimizers, stages: Sequence[Stage],
           finish=lambda kept, entries, clients, ending: (
               memory.put(kept, entries, clients), {})),
       run=run,
-      communication=lambda params: Communication.equal(
-          tree_bytes(params["backbone"]), tree_bytes(params["backbone"])),
+      channels={"control variates": lambda params: Communication.equal(
+          tree_bytes(params["backbone"]), tree_bytes(params["backbone"]))},
       releases=(non_private(
           "control variates", "person", Adjacency.ADD_OR_REMOVE_ONE, "everyone",
           "SCAFFOLD: every silo sends its mean gradient and receives the mean of all, neither "

@@ -1,4 +1,4 @@
-"""The privacy statement of a run: privacy.json and PRIVACY.md.
+"""The privacy statement of a run, as privacy.json; `statement_page` makes PRIVACY.md of it.
 
 No number is given without its unit, adjacency and delta.
 """
@@ -6,23 +6,70 @@ No number is given without its unit, adjacency and delta.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import dp_accounting
 
+from fedjax_face.privacy import attacker, groups
 from fedjax_face.privacy import ledger as ledgers
 from fedjax_face.privacy.accounting import EpsilonReport
 from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.privacy.statement_page import epsilon_words, privacy_markdown
 
+__all__ = ["FILES", "GROUPS", "NOISE_KEYS", "delta_warning", "epsilon_words", "privacy_json",
+           "privacy_markdown"]
+
+GROUPS = (2, 5, 10)
+"""Numbers of units of one person of which the statement gives the epsilon, beside the largest."""
+
+
+class File(NamedTuple):
+  """What a run leaves: a pattern of names in its workdir, what to do with it, and why."""
+
+  pattern: str
+  handling: str
+  why: str
+
+
+FILES = (
+    File("PRIVACY.md, privacy.json", "publish", "this statement"),
+    File("config.json", "publish", "the config; guard it where it pins privacy.noise_seed, from "
+         "which the noise follows"),
+    File("figures/roc.png, figures/det.png", "publish",
+         "results on the evaluation people, who are not protected"),
+    File("checkpoints", "guard", "the model itself is what the channels above release, but beside "
+         "it stands what must not leave: class embeddings and control variates of silos, and "
+         "until the run has finished the noise of earlier rounds"),
+    File("metrics.csv, events.out.tfevents.*, wandb*", "guard",
+         "metrics measured on private data without noise"),
+    File("summary.json, figures/training.png, figures/overlap.png", "guard",
+         "drawn from such metrics, and from class embeddings where there are some"),
+    File("pretrained", "guard", "trained on the public set alone: as public as that set is"),
+    File("privacy_budget.json", "guard", "which entry of the privacy budget is this run's"),
+    File("secrets", "delete", "roots of noise and participation of a run that has not finished; "
+         "guard them until it has, when it deletes them itself. Delete copies and backups too"),
+)
+_DEVICE_ONLY = (
+    "a keyed hash (BLAKE2b) turns a root into 64-bit keys of Threefry-2x32, the 20-round "
+    "counter-based generator that draws the noise on the device. Threefry is made from a cipher "
+    "and passes statistical tests, but nobody has shown it to be cryptographically secure, and "
+    "whoever can try 2^64 keys can undo the noise of that key: against an attacker beyond that, or "
+    "one who breaks Threefry, no guarantee is given")
+_GENERATORS = (
+    "each round has a 64-bit noise key and a 256-bit seed of numpy's PCG64, which draws who takes "
+    "part and is a statistical generator too, not a cryptographic one; " + _DEVICE_ONLY)
 NOISE_KEYS = {
-    "operating_system": "noise, and who takes part in which round, come from the operating "
-                        "system's entropy (a 64-bit Threefry key); it is kept in the checkpoints "
-                        "of an unfinished run, which must stay secret, and erased at its end",
-    "devices": "noise comes from the operating system's entropy of each device (a 64-bit Threefry "
-               "key), which keeps it in its own noise.json and must keep it secret; who sends what "
-               "when follows from the config's seed and hides nothing",
+    "operating_system": "noise, and who takes part in which round, follow from two separate "
+                        "256-bit roots of the operating system's entropy, kept in secrets/ while "
+                        "the run is unfinished and deleted at its end; " + _GENERATORS,
+    "memory": "noise, and who takes part in which round, follow from two separate 256-bit roots of "
+              "the operating system's entropy, which the process held in memory and wrote nowhere; "
+              + _GENERATORS,
+    "devices": "the noise of each device follows from its own 256-bit root of the operating "
+               "system's entropy, which it keeps in its own noise.json and must keep secret; who "
+               "sends what when follows from the config's seed and hides nothing; " + _DEVICE_ONLY,
     "pinned": "noise and who takes part are pinned by seeds: no privacy is claimed against anyone "
               "who knows the seeds",
     "none": "none; nothing is noised, and the config's seed decides who takes part in which round",
@@ -30,7 +77,10 @@ NOISE_KEYS = {
 
 
 def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int], sampling: str,
-                 noise_keys: str) -> dict[str, Any]:
+                 noise_keys: str, units_per_person: Mapping[str, int] | None = None,
+                 mechanism: Mapping[str, float | str] | None = None, dealt: Sequence[str] = (),
+                 run: Mapping[str, Any] | None = None,
+                 budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
   """Everything that the statement says, as strict JSON types.
 
   Args:
@@ -39,6 +89,12 @@ def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int],
     population: unit -> number of such units that could have taken part.
     sampling: how the units of a step are chosen, in words.
     noise_keys: a key of `NOISE_KEYS`, e.g. "operating_system".
+    units_per_person: unit -> the most of them that one person has, where it may be several.
+    mechanism: clip norm, noise and sensitivity, by name.
+    dealt: how groups and silos were dealt, and other notes on who is where.
+    run: `algorithm`, `data` (`name`, `people`, `images`, `digest`, `digest_of`), `revision` and
+      `written`; None where the statement is not of a run.
+    budget: of `budget.statement`, where one is kept.
 
   Returns:
     A dict; an infinite epsilon is the string "infinite", one that no accountant gives is None.
@@ -51,13 +107,21 @@ def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int],
   missing = [unit for unit in ledger.units if unit not in population]
   if missing:
     raise ValueError(f"population has no entry for unit {missing[0]!r}")
+  several = units_per_person or {}
   return {
-      "units": [_unit(ledger, unit, delta, population[unit]) for unit in ledger.units],
+      "run": None if run is None else dict(run),
+      "units": [_unit(ledger, unit, delta, population[unit], noise_keys == "pinned",
+                      several.get(unit)) for unit in ledger.units],
       "sampling": sampling,
+      "mechanism": dict(mechanism or {}),
+      "dealt": list(dealt),
       "noise_keys": noise_keys,
       "noise_keys_in_words": NOISE_KEYS[noise_keys],
       "not_covered": list(ledger.not_covered),
       "public_datasets": list(ledger.public),
+      "budget": None if budget is None else dict(budget),
+      "files": [file._asdict() for file in FILES],
+      "verdicts": attacker.SOURCE,
       "accountants": f"dp_accounting {metadata.version('dp-accounting')}: RDP and PLD",
       "ledger": ledger.to_json(),
   }
@@ -74,44 +138,12 @@ def delta_warning(delta: float, unit: str, population: int) -> str | None:
           f"such a delta does not exclude that one {unit}'s data is revealed outright")
 
 
-def privacy_markdown(statement: Mapping[str, Any]) -> str:
-  """PRIVACY.md from what `privacy_json` returned."""
-  parts = ["# What this run protects", ""]
-  if not statement["units"]:
-    parts += ["Nothing is on the ledger: no release of this run carries a guarantee.", ""]
-  for unit in statement["units"]:
-    parts += _unit_markdown(unit)
-  parts += [
-      "## How", "",
-      f"* Sampling: {statement['sampling']}.",
-      f"* Secrets: {statement['noise_keys_in_words']}.",
-      f"* Accounting: {statement['accountants']}. Both are upper bounds and the smaller one holds. "
-      "PLD is computed on a grid that is rounded up.", "",
-      "## What is NOT covered", "",
-      *_bullets(statement["not_covered"], "Nothing was declared."), "",
-      "## Data treated as public (not protected)", "",
-      *_bullets(statement["public_datasets"], "None."), ""]
-  return "\n".join(parts)
-
-
-def epsilon_words(value: Any, note: str) -> str:
-  """An epsilon of the statement for a reader: "3.142", or why there is none."""
-  if value is None:
-    return f"not computed: {note}"
-  if value == "infinite":
-    return f"none (epsilon infinite): {note}"
-  return _rounded_up(value)
-
-
-def _rounded_up(value: float) -> str:
-  """Three decimals, never below the bound itself."""
-  return f"{math.ceil(value * 1000) / 1000:.3f}"
-
-
-def _unit(ledger: Ledger, unit: str, delta: float, population: int) -> dict[str, Any]:
+def _unit(ledger: Ledger, unit: str, delta: float, population: int, pinned: bool,
+          per_person: int | None) -> dict[str, Any]:
   adjacency = ledger.adjacency(unit)
   reasons = [f"{r.channel}: {r.note}" for r, times in ledger.entries
              if r.unit == unit and times and ledgers.is_non_private(r.event)]
+  total = ledger.epsilon(delta, unit)
   return {
       "unit": unit,
       "population": population,
@@ -119,10 +151,36 @@ def _unit(ledger: Ledger, unit: str, delta: float, population: int) -> dict[str,
       "adjacency_in_words": adjacency.words(unit),
       "delta": delta,
       "delta_warning": delta_warning(delta, unit, population),
-      "epsilon": _epsilon(ledger.epsilon(delta, unit), "; ".join(reasons)),
+      "epsilon": _epsilon(total, "; ".join(reasons)),
+      "verdict": attacker.verdict(total.best, delta, population, pinned)._asdict(),
+      "attacker": {
+          "false_positives": attacker.FALSE_POSITIVES,
+          "found_at_most": attacker.most_found(
+              ledger.event(unit), adjacency, total.best, delta),
+          "likelihood_factor": _number(_exp(total.best))},
+      "persons": _persons(ledger, unit, delta, per_person),
       "channels": [_channel(ledger, unit, channel, report)
                    for channel, report in ledger.per_channel(delta, unit).items()],
   }
+
+
+def _exp(epsilon: float) -> float:
+  return math.exp(epsilon) if epsilon < 700 else (epsilon if math.isnan(epsilon) else math.inf)
+
+
+def _persons(ledger: Ledger, unit: str, delta: float,
+             largest: int | None) -> dict[str, Any] | None:
+  """Epsilon of a person with k units, for some k and the largest; None where each has one."""
+  released = [(r, times) for r, times in ledger.entries if r.unit == unit]
+  if largest is None:
+    return None
+  epsilons = {}
+  for k in sorted({*GROUPS, largest}):
+    found = math.nan
+    if len(released) == 1 and released[0][0].covers == 1:
+      found = groups.group_epsilon(released[0][0].event, released[0][1], k, delta)
+    epsilons[str(k)] = _number(found)
+  return {"largest": largest, "epsilon": epsilons}
 
 
 def _channel(ledger: Ledger, unit: str, channel: str, report: EpsilonReport) -> dict[str, Any]:
@@ -137,7 +195,34 @@ def _channel(ledger: Ledger, unit: str, channel: str, report: EpsilonReport) -> 
       "steps": sum(times for _, times in releases),
       "events": sum(ledgers.events_used(times, r.covers) for r, times in releases),
       "event": [_event_words(r.event) for r, _ in releases],
+      "sampling_rate": [_sampling_rate(r.event) for r, _ in releases],
+      "noise_over_sensitivity": [_noise_multiplier(r.event) for r, _ in releases],
   }
+
+
+def _sampling_rate(event: dp_accounting.DpEvent) -> float | None:
+  """q of an event, 1 without sampling; None where there is no single one."""
+  match event:
+    case dp_accounting.PoissonSampledDpEvent():
+      return float(event.sampling_probability)
+    case dp_accounting.TruncatedSubsampledGaussianDpEvent():
+      return float(event.sampling_probability)
+    case dp_accounting.SampledWithoutReplacementDpEvent():
+      return event.sample_size / event.source_dataset_size
+    case dp_accounting.ComposedDpEvent():
+      return None
+  return 1.0
+
+
+def _noise_multiplier(event: dp_accounting.DpEvent) -> float | None:
+  """Noise over sensitivity of an event's Gaussian; None where it is of another kind."""
+  if isinstance(event, dp_accounting.GaussianDpEvent
+                | dp_accounting.TruncatedSubsampledGaussianDpEvent):
+    return float(event.noise_multiplier)
+  if isinstance(event, dp_accounting.PoissonSampledDpEvent
+                | dp_accounting.SampledWithoutReplacementDpEvent):
+    return _noise_multiplier(event.event)
+  return None
 
 
 def _event_words(event: dp_accounting.DpEvent) -> str:
@@ -153,47 +238,3 @@ def _number(value: float) -> float | str | None:
   if math.isnan(value):
     return None
   return "infinite" if math.isinf(value) else value
-
-
-def _unit_markdown(unit: Mapping[str, Any]) -> list[str]:
-  name, delta, total = unit["unit"], unit["delta"], unit["epsilon"]
-  condition = f"delta {delta:g}, {unit['adjacency'].replace('_', '-')}"
-  lines = [
-      f"## Each {name}, one of {unit['population']}", "",
-      f"**Epsilon of everything released about {_a(name)}, at {condition}: "
-      f"{epsilon_words(total['best'], total['note'])}**", "",
-      f"Protected: every single {name} of the training data, against anyone who sees all the "
-      "channels below and may know everybody else's data, but not the secrets named under How. "
-      f"Whether {unit['adjacency_in_words']} changes the probability of anything they can see by a "
-      "factor of at most e^epsilon, plus delta. What is true of the data as a whole is not "
-      "protected.", ""]
-  if isinstance(total["best"], str) or total["best"] is None:
-    lines[-2] = f"There is no finite bound for {_a(name)} on all channels together."
-  if unit["delta_warning"]:
-    lines += [f"**Warning:** {unit['delta_warning']}.", ""]
-  lines += [f"| channel | seen by | epsilon for {_a(name)} ({condition}) | RDP | PLD | steps | "
-            "privacy events | mechanism |", "|---|---|---|---|---|---|---|---|"]
-  for channel in unit["channels"]:
-    epsilon = channel["epsilon"]
-    lines.append(
-        f"| {channel['channel']} | {channel['seen_by']} "
-        f"| {epsilon_words(epsilon['best'], epsilon['note'])} | {_cell(epsilon['rdp'])} "
-        f"| {_cell(epsilon['pld'])} | {channel['steps']} | {channel['events']} "
-        f"| {channel['mechanism']}; each event {'; '.join(channel['event'])} |")
-  lines += ["", f"All channels together: RDP {_cell(total['rdp'])}, PLD {_cell(total['pld'])} "
-            f"({condition}, per {name}); {total['note']}.", ""]
-  return lines
-
-
-def _a(unit: str) -> str:
-  return f"an {unit}" if unit[0] in "aeiou" else f"a {unit}"
-
-
-def _cell(value: float | str | None) -> str:
-  if value is None:
-    return "not available"
-  return value if isinstance(value, str) else _rounded_up(value)
-
-
-def _bullets(sentences: list[str], none: str) -> list[str]:
-  return [f"* {sentence}" for sentence in sentences] or [none]

@@ -22,6 +22,12 @@ from fedjax_face.split.labels import LabelPolicy
 
 MODES = ("frozen_cached", "frozen_fresh", "trained_private", "trained_published")
 SEEN_BY = "server"
+LABELS_IN_CLEAR = ("labels are sent in clear, as pseudonyms: the server knows which images are of "
+                   "the same person")
+LOGIT_GRADIENTS_IN_CLEAR = ("labels stay on the device, but gradients of the logits are sent "
+                            "without noise, and their one negative entry is the label's")
+REPLIES = ("what the server sends back to a device is computed from what the devices have sent it, "
+           "and shows nothing beyond that")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,11 +133,9 @@ def not_covered(schedule: Schedule, labels: LabelPolicy, devices: int) -> tuple[
   sentences = ["which images of a device are in which message, and how many images it has, are "
                "seen by the server"]
   if labels.policy == "pseudonym":
-    sentences.append("labels are sent in clear, as pseudonyms: the server knows which images are "
-                     "of the same person")
+    sentences.append(LABELS_IN_CLEAR)
   elif labels.in_clear:
-    sentences.append("labels stay on the device, but gradients of the logits are sent without "
-                     "noise, and their one negative entry is the label's")
+    sentences.append(LOGIT_GRADIENTS_IN_CLEAR)
   elif devices > 1:
     sentences.append("every message names its device, and which people a device holds follows from "
                      "the config's seed: the server knows that a label is of one of them (with one "

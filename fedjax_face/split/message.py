@@ -51,6 +51,10 @@ def wire_bytes(message: Any) -> int:
              for leaf in jax.tree.leaves(message))
 
 
+LABEL_BYTES = 4
+"""Of a message, for each of its rows."""
+
+
 def message_bytes(shape: tuple[int, ...], batch: int) -> int:
   """Bytes of a `Message` of B activations of this shape: B (4 d + 8) + 4."""
   return batch * (4 * math.prod(shape) + 8) + 4

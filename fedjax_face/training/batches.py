@@ -57,7 +57,7 @@ def spans(start: int, rounds: int, size: int, every: Sequence[int] = ()) -> list
   return result
 
 
-def host_batch(cohort: Callable[[np.random.Generator, int], Cohort], root: tuple[int, ...],
+def host_batch(cohort: Callable[[np.random.Generator, int], Cohort], root: bytes,
                span: Span, size: int) -> Cohort:
   """Cohorts of a span, stacked to [size, K, ...]; unused rounds are zero."""
   drawn = [cohort(cohort_generator(root, r), r) for r in range(span.start, span.stop)]

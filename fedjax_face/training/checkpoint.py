@@ -3,7 +3,7 @@
 One folder per round, `checkpoints/00000040`, made under another name and renamed when complete:
 
     state/      Orbax, a flat mapping from the path of every array in the state to its value
-    meta.json   round, ledger, noise key of an unfinished run, digest of all of it
+    meta.json   round, ledger, digest of all of it; never the roots of the noise
 """
 
 from __future__ import annotations
@@ -36,18 +36,17 @@ class Checkpoint(NamedTuple):
     round: rounds done.
     state: the algorithm's state.
     ledger: `Ledger.to_json()`.
-    noise_words: root of the noise stream; None in the checkpoint of a finished run, which draws
-      no more noise and must not keep the key.
     config: `config.digest` of the run.
     releases: what one step releases, in words that differ where the mechanism differs.
+    finished: no round follows, so the roots of noise and participation are not needed any more.
   """
 
   round: int
   state: State
   ledger: Mapping[str, Any]
-  noise_words: tuple[int, ...] | None
   config: str
   releases: str
+  finished: bool = False
 
 
 def save(folder: str | os.PathLike, checkpoint: Checkpoint, keep: int = 2) -> None:
@@ -87,8 +86,8 @@ def keep_newest(folder: str | os.PathLike, keep: int) -> None:
 def _write(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
   arrays = {name: np.asarray(leaf) for name, leaf in _named(_plain(checkpoint.state)) if leaf.size}
   meta = {"round": checkpoint.round, "ledger": checkpoint.ledger,
-          "noise_words": checkpoint.noise_words, "config": checkpoint.config,
-          "releases": checkpoint.releases,
+          "config": checkpoint.config, "releases": checkpoint.releases,
+          "finished": checkpoint.finished,
           "arrays": sorted(arrays),
           "keys": {name: str(jax.random.key_impl(leaf)) for name, leaf in _named(checkpoint.state)
                    if _is_key(leaf)}}
@@ -120,14 +119,13 @@ def restore(folder: str | os.PathLike, template: State, warn: Warn) -> Checkpoin
   if outcome is None:
     return None
   meta, arrays = outcome
-  words = meta["noise_words"]
   return Checkpoint(
     meta["round"], _rebuild(arrays, meta["keys"], template), meta["ledger"],
-    None if words is None else tuple(words), meta["config"], meta["releases"])
+    meta["config"], meta["releases"], meta.get("finished", True))
 
 
-class _AnotherModel(ValueError):
-  """The checkpoint is whole but belongs to another state."""
+class _NotThisRun(ValueError):
+  """The checkpoint is whole, but of another state or of a run that cannot go on."""
 
 
 def _find(folder: pathlib.Path, template: State, warn: Warn) -> Any:
@@ -137,7 +135,7 @@ def _find(folder: pathlib.Path, template: State, warn: Warn) -> Any:
     path = folder / f"{number:08d}"
     try:
       found = _read(path, template)
-    except _AnotherModel as error:
+    except _NotThisRun as error:
       return ValueError(str(error))
     except Exception as error:  # any damage to a file: the next older checkpoint may be whole
       failures.append(f"{path}: {_reason(error)}")
@@ -152,6 +150,9 @@ def _read(path: pathlib.Path, template: State) -> tuple[dict[str, Any], dict[str
   meta = json.loads((path / "meta.json").read_text())
   if meta.pop("digest") != _digest(path, meta):
     raise ValueError("the files differ from those that were saved")
+  if meta.get("noise_words") is not None:
+    raise _NotThisRun(f"{path} holds the key of its noise, as an earlier version kept it: this run "
+                      "cannot go on, and the checkpoint must stay secret; choose another --workdir")
   with _orbax() as (ocp, checkpointer):
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in meta["arrays"]}
     arrays = checkpointer.restore(
@@ -159,8 +160,8 @@ def _read(path: pathlib.Path, template: State) -> tuple[dict[str, Any], dict[str
   wanted = {name: leaf for name, leaf in _named(jax.eval_shape(_plain, template)) if leaf.size}
   for name in sorted(set(wanted) | set(arrays)):
     if _spec(arrays.get(name)) != _spec(wanted.get(name)):
-      raise _AnotherModel(f"{path} holds another model: {name} is {_spec(arrays.get(name))} there "
-                          f"and {_spec(wanted.get(name))} in this config")
+      raise _NotThisRun(f"{path} holds another model: {name} is {_spec(arrays.get(name))} there "
+                        f"and {_spec(wanted.get(name))} in this config")
   return meta, arrays
 
 

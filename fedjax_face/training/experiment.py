@@ -21,7 +21,7 @@ from fedjax_face.training import checkpoint, loop
 from fedjax_face.training.config import as_dict, digest, flatten, validate
 from fedjax_face.training.families import family_of
 from fedjax_face.training.mesh import clients_mesh, is_main_process
-from fedjax_face.training.streams import noise_key
+from fedjax_face.training.streams import public_root
 
 RESIDENT_BYTES = 2 << 30  # "auto": a set of at most this size lives on the device
 
@@ -142,14 +142,15 @@ def pretrained(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike
   done = None if stage is None else _shared(stage, template, say)
   if done is None:
     say(f"pre-training on {public.name}: {own.rounds} rounds")
-    unused_noise = noise_key((0, 0))
+    root = public_root(own.seed)  # nothing is noised, and nothing rests on who takes part
     for progress in loop.train(
         algorithm, public.images, targets=public.targets, rounds=own.rounds, seed=own.seed,
-        noise_root=unused_noise, rounds_per_dispatch=own.training.rounds_per_dispatch, mesh=mesh,
+        noise_root=root, cohort_root=root,
+        rounds_per_dispatch=own.training.rounds_per_dispatch, mesh=mesh,
         resident=is_resident(own.training.get("resident", "auto"), public.images)):
       state = progress.state
     done = checkpoint.Checkpoint(own.rounds, jax.tree.map(np.asarray, state), Ledger().to_json(),
-                                 None, digest(own), "pretraining")
+                                 digest(own), "pretraining", finished=True)
     if stage is not None:
       _share(stage, done, say)
   if folder is not None:

@@ -16,7 +16,14 @@ from fedjax_face.federated.algorithm import Algorithm, Data, State
 from fedjax_face.training import batches
 from fedjax_face.training.batches import Batch, Span
 from fedjax_face.training.mesh import clients_mesh, replicate
-from fedjax_face.training.streams import BEFORE_ROUNDS, RootKeys, client_key, init_key
+from fedjax_face.training.streams import (
+    BEFORE_ROUNDS,
+    RoundKeys,
+    client_key,
+    init_key,
+    noise_words,
+    step_keys,
+)
 
 Dispatch = Callable[..., tuple[State, dict[str, jax.Array], jax.Array]]
 
@@ -55,8 +62,8 @@ def train(
     targets: Any = (),
     rounds: int,
     seed: int,
-    noise_root: jax.Array,
-    cohort_root: tuple[int, ...] | None = None,
+    noise_root: bytes,
+    cohort_root: bytes,
     state: State | None = None,
     start: int = 0,
     rounds_per_dispatch: int = 1,
@@ -74,8 +81,9 @@ def train(
     targets: arrays [N, ...] beside them (`Data.targets`).
     rounds: total number of rounds, counted from 0.
     seed: of initialisation and data order.
-    noise_root: root key of the privacy noise (`streams.noise_key`).
-    cohort_root: of who takes part (`streams.cohort_root`); default (seed,), which is no secret.
+    noise_root: of the privacy noise: `streams.secret_root`, or `streams.public_root` where nothing
+      rests on it.
+    cohort_root: of who takes part, likewise; a gain from sampling needs a secret one.
     state: to continue from at round `start`; None initialises it.
     start: first round to run.
     rounds_per_dispatch: most rounds between two returns to the host.
@@ -89,8 +97,8 @@ def train(
 
   Raises:
     NonFiniteState: naming the rounds.
-    ValueError: another noise multiplier than that of `algorithm.releases`, or an algorithm that
-      needs all images where they are not resident.
+    ValueError: another noise multiplier than that of `algorithm.releases`, an algorithm that needs
+      all images where they are not resident, or a step that measures what is not declared.
   """
   for name in ("noise_multiplier", "cluster_noise_multiplier", "gradient_noise_multiplier"):
     if hparams and hparams.get(name) != algorithm.hparams.get(name):
@@ -105,16 +113,16 @@ def train(
     state = initial_state(algorithm, seed, mesh)
   scalars = replicate({name: jnp.float32(value) for name, value in
                        (algorithm.hparams if hparams is None else hparams).items()}, mesh)
-  roots = replicate(RootKeys(client_key(seed), noise_root), mesh)
+  client_root = replicate(client_key(seed), mesh)
   rows = Data(images, targets)
   data = batches.resident_data(rows, mesh) if resident else None
   if algorithm.prepare is not None:
-    data = jax.jit(algorithm.prepare)(data, scalars, roots.at(BEFORE_ROUNDS))
+    keys = replicate(step_keys(seed, noise_root, BEFORE_ROUNDS), mesh)
+    data = jax.jit(algorithm.prepare)(data, scalars, keys)
   dispatch = compile_rounds(algorithm, mesh) if dispatch is None else dispatch
-  root = (seed,) if cohort_root is None else cohort_root
 
   def prepare(span: Span) -> Batch:
-    cohorts = batches.host_batch(algorithm.cohort, root, span, rounds_per_dispatch)
+    cohorts = batches.host_batch(algorithm.cohort, cohort_root, span, rounds_per_dispatch)
     return batches.device_batch(cohorts, span, None if resident else rows, mesh)
 
   spans = batches.spans(start, rounds, rounds_per_dispatch, stop_every)
@@ -122,8 +130,10 @@ def train(
     began = time.perf_counter()
     span = batch.span
     numbers = replicate(np.asarray(span, np.int32), mesh)
+    keys = RoundKeys(client_root, replicate(
+        noise_words(noise_root, range(span.start, span.start + rounds_per_dispatch)), mesh))
     state, metrics, finite = dispatch(
-      state, data, batch.cohorts, batch.rows, numbers, scalars, roots)
+      state, data, batch.cohorts, batch.rows, numbers, scalars, keys)
     count = span.stop - span.start
     per_round = {name: np.asarray(value)[:count] for name, value in metrics.items()}
     if not bool(finite):
@@ -145,7 +155,7 @@ def _placement(algorithm: Algorithm, mesh: Mesh) -> State:
 
 
 def compile_rounds(algorithm: Algorithm, mesh: Mesh) -> Dispatch:
-  """(state, data, cohorts, rows, span [2], hparams, roots) -> (state, metrics, all finite).
+  """(state, data, cohorts, rows, span [2], hparams, RoundKeys) -> (state, metrics, all finite).
 
   The number of rounds that run is a traced value, so a short last dispatch, another learning rate
   and a resumed run all use one compiled program. The state's memory is reused. Metrics are [R],
@@ -153,10 +163,11 @@ def compile_rounds(algorithm: Algorithm, mesh: Mesh) -> Dispatch:
   """
 
   @jax.jit  # traced once for the shapes of its metrics and for the loop
-  def one_round(index, state, data, cohorts, gathered, span, hparams, roots):
+  def one_round(index, state, data, cohorts, gathered, span, hparams, keys):
     cohort = jax.tree.map(lambda leaf: leaf[index], cohorts)
     rows = data if gathered is None else jax.tree.map(lambda leaf: leaf[index], gathered)
-    state, metrics = algorithm.step(state, rows, cohort, hparams, roots.at(span[0] + index))
+    state, metrics = algorithm.step(
+        state, rows, cohort, hparams, keys.at(index, span[0] + index))
     return jax.tree.map(_strongly_typed, (state, metrics))
 
   def run(state, *inputs):
@@ -167,6 +178,7 @@ def compile_rounds(algorithm: Algorithm, mesh: Mesh) -> Dispatch:
 
     cohorts, span = inputs[1], inputs[3]
     shapes = jax.eval_shape(one_round, jnp.int32(0), state, *inputs)[1]
+    algorithm.require_declared(shapes)
     empty = jax.tree.map(
       lambda leaf: jnp.zeros((cohorts.client.shape[0], *leaf.shape), leaf.dtype), shapes)
     state, metrics = jax.lax.fori_loop(jnp.int32(0), span[1] - span[0], body, (state, empty))

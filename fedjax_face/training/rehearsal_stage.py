@@ -26,7 +26,7 @@ from fedjax_face.training.candidates import with_passes
 from fedjax_face.training.evaluator import Evaluator
 from fedjax_face.training.experiment import is_resident
 from fedjax_face.training.rehearsal_plan import REHEARSAL, Parts, one_client_config
-from fedjax_face.training.streams import noise_key
+from fedjax_face.training.streams import ROOT_BYTES, expand, public_root
 
 NORM_CLIENTS = 16  # whose update norms give the quantiles of a setting
 
@@ -77,14 +77,13 @@ class Player:
     hparams = {name.removeprefix("hparams."): value for name, value in values.items()
                if name.startswith("hparams.")}
     epochs = values.get("cohort.epochs", self._config.cohort.epochs)
-    words = np.random.SeedSequence([self._config.seed, REHEARSAL, stream]).generate_state(2)
+    root = expand(public_root(self._config.seed), "rehearsal", stream, ROOT_BYTES)
     metrics: dict[str, np.ndarray] = {}
     for progress in loop.train(
         dataclasses.replace(self.algorithm, cohort=self._cohorts[epochs]), self._images,
-        rounds=stop, seed=self._config.seed, noise_root=noise_key(tuple(map(int, words))),
-        cohort_root=(self._config.seed, REHEARSAL, stream), state=jax.tree.map(jnp.copy, state),
-        start=start, rounds_per_dispatch=rounds_per_dispatch, mesh=self._mesh,
-        resident=self.algorithm.needs_all_images or is_resident(
+        rounds=stop, seed=self._config.seed, noise_root=root, cohort_root=root,
+        state=jax.tree.map(jnp.copy, state), start=start, rounds_per_dispatch=rounds_per_dispatch,
+        mesh=self._mesh, resident=self.algorithm.needs_all_images or is_resident(
             self._config.training.get("resident", "auto"), self._images),
         hparams=self.algorithm.hparams | hparams, dispatch=self._dispatch):
       state, metrics = progress.state, progress.metrics

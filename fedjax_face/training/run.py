@@ -16,24 +16,36 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from fedjax_face.federated.algorithm import State
+from fedjax_face.privacy import budget as budgets
+from fedjax_face.privacy.budget import Budget
 from fedjax_face.privacy.ledger import Ledger, is_non_private
-from fedjax_face.training import checkpoint, config, health, loop, references, summary
+from fedjax_face.training import (
+    budget_entry,
+    checkpoint,
+    config,
+    health,
+    loop,
+    references,
+    secret_roots,
+    summary,
+)
 from fedjax_face.training.checkpoint import Checkpoint
 from fedjax_face.training.evaluator import Outcome
 from fedjax_face.training.experiment import Experiment, build
 from fedjax_face.training.mesh import gathered, is_main_process, shard
 from fedjax_face.training.progress import Display
 from fedjax_face.training.records import BEFORE_ALL, CsvFile, TensorBoard, WeightsAndBiases
-from fedjax_face.training.streams import cohort_root, noise_key, noise_words
+from fedjax_face.training.streams import Roots, public_root
+from fedjax_face.training.training_set import described
 
 Values = dict[str, float]
 
 
 def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
-        public_stages: str | os.PathLike | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        public_stages: str | os.PathLike | None = None,
+        budget: Budget | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
   """Runs, or continues, the run that `options` describe in `workdir`.
 
   Args:
@@ -41,35 +53,39 @@ def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
     workdir: made if absent; holds everything that the run leaves.
     sources: what `experiment.load_sources(options)` returned, where several runs share it.
     public_stages: folder where runs that pre-train alike share what came of it.
+    budget: of the data set, in which the run is entered before it releases anything.
 
   Returns:
     summary.json and privacy.json.
 
   Raises:
-    ValueError: a config that is refused, a workdir of another run, a state that is not finite, or
-      rounds on end in which no update is.
+    ValueError: a config that is refused, a workdir of another run, a budget that is exhausted, lost
+      secrets, a state that is not finite, or rounds on end in which no update is.
     OSError: a file that cannot be read or written, in one line.
   """
   workdir = pathlib.Path(workdir).absolute()
   config.validate(options)
   config.check_same_run(options, workdir)
-  if _is_finished(workdir, options.rounds):
+  finished = _is_finished(workdir, options.rounds)
+  budget_entry.require_same(workdir, budget, finished)
+  if finished:
     return _read(workdir / "summary.json"), _read(workdir / "privacy.json")
   say = Display(options.rounds, 0, is_main_process()).say
   experiment = build(options, workdir, say, sources=sources, public_stages=public_stages)
-  before = _resume(experiment, workdir, say)
+  budget_entry.enter(experiment, workdir, budget)
+  before, roots = _resume(experiment, workdir, say)
   if is_main_process():
     workdir.mkdir(parents=True, exist_ok=True)
     config.record(options, workdir)
   clock, ledger = _Clock(), Ledger.from_json(before.ledger)
   watch = health.watch(experiment.algorithm, options)
   try:
-    state, outcome = _train(experiment, before, ledger, workdir, clock, watch)
+    state, outcome = _train(experiment, before, roots, ledger, workdir, clock, watch)
   except (loop.NonFiniteState, health.NoFiniteUpdate) as error:
-    _stopped(experiment, ledger, workdir, error, clock, watch)
+    _stopped(experiment, ledger, workdir, error, clock, watch, budget)
     raise
   return _finish(experiment, state, ledger, outcome, workdir, clock, watch,
-                 references.references(experiment))
+                 references.references(experiment), budget)
 
 
 class _Clock:
@@ -94,17 +110,17 @@ class _Clock:
     return {"compile": max(first - per_round * rounds, 0.0), "per_round": per_round, **total}
 
 
-def _resume(experiment: Experiment, workdir: pathlib.Path, say: Any) -> Checkpoint:
-  """The newest checkpoint, or the state before the first round."""
+def _resume(experiment: Experiment, workdir: pathlib.Path,
+            say: Any) -> tuple[Checkpoint, Roots | None]:
+  """The newest checkpoint or the state before the first round; the roots where rounds follow."""
   options, algorithm = experiment.config, experiment.algorithm
   releases, digest = repr(algorithm.releases), config.digest(options)
   template = jax.eval_shape(algorithm.init, jax.random.key(0))
   found = checkpoint.restore(workdir / "checkpoints", template, say)
-  seed = options.privacy.get("noise_seed")
   if found is None:
     state = loop.initial_state(algorithm, options.seed, experiment.mesh)
-    return _with_noise(Checkpoint(0, state, experiment.ledger.to_json(), None, digest, releases),
-                       seed, workdir, experiment.mesh)
+    return _begun(experiment, Checkpoint(0, state, experiment.ledger.to_json(), digest, releases,
+                                         finished=True), workdir)
   if found.config != digest:
     raise ValueError(f"{workdir}/checkpoints belong to another config; choose another --workdir")
   if found.round > options.rounds:
@@ -114,29 +130,44 @@ def _resume(experiment: Experiment, workdir: pathlib.Path, say: Any) -> Checkpoi
                      "asked for at first; choose another --workdir")
   if found.round:
     say(f"resuming after round {found.round} of {options.rounds}")
-  if found.noise_words is None and found.round < options.rounds:
-    found = _with_noise(found, seed, workdir, experiment.mesh)
-  return found._replace(state=shard(found.state, algorithm.sharding(template), experiment.mesh))
+  found = found._replace(state=shard(found.state, algorithm.sharding(template), experiment.mesh))
+  if found.round == options.rounds:
+    secret_roots.remove(workdir)
+    return found, None
+  return _begun(experiment, found, workdir)
 
 
-def _with_noise(before: Checkpoint, noise_seed: int | None, workdir: pathlib.Path,
-                mesh: Mesh) -> Checkpoint:
-  """Draws the root of the noise and saves it before anything is released.
+def _begun(experiment: Experiment, before: Checkpoint,
+           workdir: pathlib.Path) -> tuple[Checkpoint, Roots]:
+  """Keeps the roots, then a checkpoint that needs them, before anything is released.
 
   A run that is killed at once must go on with the same noise: other noise on the same rounds would
   be a second release.
   """
-  before = before._replace(noise_words=noise_words(noise_seed))
-  checkpoint.save(workdir / "checkpoints",
-                  before._replace(state=gathered(before.state, mesh)))
-  return before
+  roots = _roots(experiment, workdir, must_exist=not before.finished)
+  if before.finished:
+    before = before._replace(finished=False)
+    checkpoint.save(workdir / "checkpoints",
+                    before._replace(state=gathered(before.state, experiment.mesh)))
+  return before, roots
 
 
-def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: pathlib.Path,
-           clock: _Clock, watch: health.Watch) -> tuple[State, Outcome]:
+def _roots(experiment: Experiment, workdir: pathlib.Path, must_exist: bool) -> Roots:
+  """From the operating system, or as public as the config says."""
+  options = experiment.config
+  if _is_pinned(options):
+    return Roots(public_root(options.privacy.noise_seed), public_root(options.seed))
+  roots = secret_roots.obtain(workdir, must_exist)
+  if _claims_nothing(experiment):
+    return roots._replace(participation=public_root(options.seed))
+  return roots
+
+
+def _train(experiment: Experiment, before: Checkpoint, roots: Roots | None, ledger: Ledger,
+           workdir: pathlib.Path, clock: _Clock, watch: health.Watch) -> tuple[State, Outcome]:
   """Trains to the end; records every release in `ledger`."""
   options, state = experiment.config, before.state
-  if before.round == options.rounds or before.noise_words is None:
+  if roots is None:
     checkpoint.keep_newest(workdir / "checkpoints", 1)
     state = gathered(state, experiment.mesh)
     return state, experiment.evaluator.outcome(state)
@@ -153,8 +184,7 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
     for progress in loop.train(
         experiment.algorithm, experiment.sources.train.images,
         targets=experiment.sources.train.targets, rounds=options.rounds,
-        seed=options.seed, noise_root=noise_key(before.noise_words),
-        cohort_root=cohort_root(options.seed, before.noise_words, _claims_nothing(experiment)),
+        seed=options.seed, noise_root=roots.noise, cohort_root=roots.participation,
         state=state,
         start=before.round, rounds_per_dispatch=options.training.rounds_per_dispatch,
         stop_every=(saved_every, evaluated_every), resident=experiment.resident,
@@ -178,7 +208,8 @@ def _train(experiment: Experiment, before: Checkpoint, ledger: Ledger, workdir: 
       display.update(done, rows[-1][1])
   checkpoint.save(workdir / "checkpoints", before._replace(
     round=options.rounds, state=experiment.algorithm.forget(state), ledger=ledger.to_json(),
-    noise_words=None), keep=1)
+    finished=True), keep=1)
+  secret_roots.remove(workdir)
   return state, outcome
 
 
@@ -260,10 +291,10 @@ def _outputs(experiment: Experiment, start: int, workdir: pathlib.Path) -> Itera
 def _finish(experiment: Experiment, state: State, ledger: Ledger, outcome: Outcome,
             workdir: pathlib.Path, clock: _Clock,
             watch: health.Watch, compared: Mapping[str, references.Reference],
-            ) -> tuple[dict[str, Any], dict[str, Any]]:
+            budget: Budget | None) -> tuple[dict[str, Any], dict[str, Any]]:
   if not is_main_process():
     return {}, {}
-  privacy = _write_privacy(experiment, ledger, workdir)
+  privacy = _write_privacy(experiment, ledger, workdir, budget)
   done = summary.write_summary(
     workdir, status="finished", rounds=experiment.config.rounds, experiment=experiment,
     state=state, seconds=clock.seconds(), outcome=outcome, warnings=watch.lines,
@@ -273,25 +304,27 @@ def _finish(experiment: Experiment, state: State, ledger: Ledger, outcome: Outco
 
 def _stopped(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
              error: loop.NonFiniteState | health.NoFiniteUpdate, clock: _Clock,
-             watch: health.Watch) -> None:
+             watch: health.Watch, budget: Budget | None) -> None:
   """What the rounds before the stop released stays on record."""
   if is_main_process():
     shapes = jax.eval_shape(experiment.algorithm.init, jax.random.key(0))
-    _write_privacy(experiment, ledger, workdir)
+    _write_privacy(experiment, ledger, workdir, budget)
     summary.write_summary(
       workdir, status=f"stopped: {error}", rounds=error.done, experiment=experiment,
       state=shapes, seconds=clock.seconds(), warnings=watch.lines)
 
 
-def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path) -> dict[str, Any]:
+def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
+                   budget: Budget | None) -> dict[str, Any]:
   options, algorithm = experiment.config, experiment.algorithm
   population = algorithm.population
   if not isinstance(population, Mapping):
     population = dict.fromkeys(ledger.units, population)
   return summary.write_privacy(
     workdir, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
-    noise_keys=_noise_keys(experiment),
-    population=population)
+    noise_keys=_noise_keys(experiment), population=population,
+    data=described(experiment.sources.train),
+    budget=None if budget is None else budgets.statement(budget.path))
 
 
 def _is_finished(workdir: pathlib.Path, rounds: int) -> bool:

@@ -1,12 +1,16 @@
-"""Three separate random streams: initialisation, data order and noise.
+"""Separate random streams: initialisation, what clients draw, noise, and who takes part.
 
-Every draw is a function of (stream, round) and of nothing that happened before, so a run that
-was killed continues with exactly the draws that it would have made.
+Noise and participation follow from two roots of their own, 256 bits each. A keyed hash (BLAKE2b)
+expands a root, on the host, into what a round uses; what one round shows tells nothing of another.
+Every draw is a function of (root, round) and of nothing that happened before, so a run that was
+killed continues with exactly the draws that it would have made.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,25 +18,37 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_face.federated.algorithm import StepKeys
-from fedjax_face.training.mesh import broadcast
 
 BEFORE_ROUNDS = 2**31 - 1
 """Stands for the round in keys of what is drawn once, before the first round."""
 
+ROOT_BYTES = 32
+DEVICE_GENERATOR = "threefry2x32"
+_KEY_BYTES = 8  # of a Threefry-2x32 key
 _INIT, _CLIENT = 0, 1
-_COHORT = 0x636F686F  # keeps the host stream apart from other uses of the same seed
 
 
-class RootKeys(NamedTuple):
-  """Root of the client stream and of the noise stream; a step folds the round into both."""
+class Roots(NamedTuple):
+  """Roots of the noise and of who takes part, bytes of `ROOT_BYTES` each."""
+
+  noise: bytes
+  participation: bytes
+
+
+class RoundKeys(NamedTuple):
+  """What a dispatch needs for the keys of its rounds.
+
+  Attributes:
+    client: root key of what clients draw; the step folds the round into it.
+    noise: uint32 [R, 2], the noise key of each round.
+  """
 
   client: jax.Array
   noise: jax.Array
 
-  def at(self, round_index: jax.typing.ArrayLike) -> StepKeys:
-    """The keys of one round."""
-    return StepKeys(jax.random.fold_in(self.client, round_index),
-                    jax.random.fold_in(self.noise, round_index))
+  def at(self, index: jax.typing.ArrayLike, round_index: jax.typing.ArrayLike) -> StepKeys:
+    """The keys of one round, which is row `index` of the dispatch."""
+    return StepKeys(jax.random.fold_in(self.client, round_index), _device_key(self.noise[index]))
 
 
 def init_key(seed: int) -> jax.Array:
@@ -45,34 +61,58 @@ def client_key(seed: int) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), _CLIENT)
 
 
-def cohort_generator(root: tuple[int, ...], round_index: int) -> np.random.Generator:
-  """Host generator of one round: who takes part, and in which order examples come."""
-  return np.random.default_rng(np.random.SeedSequence([*root, round_index, _COHORT]))
+def secret_root() -> bytes:
+  """A new root from the operating system."""
+  return secrets.token_bytes(ROOT_BYTES)
 
 
-def cohort_root(seed: int, noise_words: tuple[int, ...], pinned: bool) -> tuple[int, ...]:
-  """Root of `cohort_generator`: as secret as the noise, on which the gain from sampling rests.
+def public_root(seed: int) -> bytes:
+  """A root that everybody can compute from the seed: no secret, and nothing may rest on it."""
+  return hashlib.blake2b(str(int(seed)).encode(), digest_size=ROOT_BYTES,
+                         person=b"public root").digest()
+
+
+def expand(root: bytes, use: str, number: int, size: int) -> bytes:
+  """`size` bytes of a root for one use and number: BLAKE2b with the root as its key.
 
   Args:
-    seed: of the config.
-    noise_words: of the run.
-    pinned: no secret is claimed, as the config pins the noise or nothing is noised, and `seed`
-      alone decides.
+    root: of `ROOT_BYTES`.
+    use: at most 16 bytes; other uses give unrelated bytes.
+    number: of the round (or device, step, ...), at least 0.
+    size: 1 to 64.
+
+  Raises:
+    ValueError: a root of another length.
   """
-  return (seed,) if pinned else (seed, *noise_words)
+  if not isinstance(root, bytes) or len(root) != ROOT_BYTES:
+    raise ValueError(f"a root has {ROOT_BYTES} bytes: expected one of streams.secret_root or "
+                     f"streams.public_root, got {type(root).__name__}")
+  return hashlib.blake2b(int(number).to_bytes(8, "little"), digest_size=size, key=root,
+                         person=use.encode()).digest()
 
 
-def noise_words(noise_seed: int | None) -> tuple[int, ...]:
-  """Two 32-bit words, a whole Threefry key: from the operating system, or pinned by a seed.
-
-  In a multi-process run every process gets the words of process 0.
-  """
-  if noise_seed is not None:
-    return tuple(int(w) for w in np.random.SeedSequence(noise_seed).generate_state(2))
-  drawn = broadcast(secrets.token_bytes(8))
-  return tuple(int(w) for w in np.frombuffer(drawn, "<u4"))
+def noise_words(root: bytes, rounds: Sequence[int]) -> np.ndarray:
+  """The device's noise keys of some rounds, uint32 [R, 2]."""
+  words = [np.frombuffer(expand(root, "noise", r, _KEY_BYTES), "<u4") for r in rounds]
+  return np.asarray(words, np.uint32).reshape(-1, 2)
 
 
-def noise_key(words: tuple[int, ...]) -> jax.Array:
-  """Root key of the noise stream from `noise_words`."""
-  return jax.random.wrap_key_data(jnp.asarray(words, jnp.uint32), impl="threefry2x32")
+def step_keys(seed: int, noise_root: bytes, round_index: int) -> StepKeys:
+  """The keys of one round, as the training loop makes them."""
+  return StepKeys(jax.random.fold_in(client_key(seed), round_index),
+                  _device_key(jnp.asarray(noise_words(noise_root, [round_index])[0])))
+
+
+def device_root_key(root: bytes, device: int) -> jax.Array:
+  """Root key of the noise of one device of a split run over the wire."""
+  return _device_key(jnp.asarray(np.frombuffer(expand(root, "device", device, _KEY_BYTES), "<u4")))
+
+
+def cohort_generator(root: bytes, round_index: int) -> np.random.Generator:
+  """Host generator of one round: who takes part, and in which order examples come."""
+  drawn = expand(root, "participation", round_index, ROOT_BYTES)
+  return np.random.default_rng(np.random.SeedSequence(int.from_bytes(drawn, "little")))
+
+
+def _device_key(words: jax.Array) -> jax.Array:
+  return jax.random.wrap_key_data(words, impl=DEVICE_GENERATOR)

@@ -141,11 +141,15 @@ def _sum_of_column(path: pathlib.Path, name: str) -> float:
 
 
 def write_privacy(workdir: pathlib.Path, *, ledger: Ledger, delta: float, algorithm: Algorithm,
-                  noise_keys: str, population: Mapping[str, int]) -> dict[str, Any]:
+                  noise_keys: str, population: Mapping[str, int], data: Mapping[str, Any],
+                  budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
   """Writes privacy.json and PRIVACY.md and returns what they say."""
   said = statement.privacy_json(
     ledger, delta=delta, population=population, sampling=algorithm.sampling,
-    noise_keys=noise_keys)
+    noise_keys=noise_keys, units_per_person=algorithm.units_per_person,
+    mechanism=algorithm.mechanism, dealt=algorithm.notes,
+    run={"algorithm": algorithm.name, "data": dict(data), "revision": git_revision(),
+         "written": datetime.datetime.now(datetime.UTC).date().isoformat()}, budget=budget)
   write_json(workdir / "privacy.json", said)
   write_atomically(workdir / "PRIVACY.md", statement.privacy_markdown(said))
   return said

@@ -54,6 +54,7 @@ def test_every_choice_trains_and_embeds(overrides):
   embedded = algorithm.embed(state, tiny.people().images[:3])
   np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, rtol=1e-5)
   assert algorithm.releases and algorithm.not_covered
+  assert set(metrics) == set(algorithm.metrics)
 
 
 def test_dp_fedemb_keeps_and_sends_no_head():

@@ -34,7 +34,8 @@ from fedjax_face.training.mesh import clients_mesh
 from tests.training.interruption import Killed, interrupt
 
 PEOPLE, SIDE = 8, 12
-ROOT = streams.noise_key((1, 2))
+ROOT = bytes(range(32))
+COHORTS = streams.public_root(0)
 
 
 class Tiny(nn.Module):
@@ -176,7 +177,8 @@ def record_of(algorithm, images, transcript, keys, **options):
   before = options.pop("state", None)
   states = [jax.tree.map(np.array, algorithm.init(streams.init_key(0)))]
   metrics = []
-  for progress in loop.train(algorithm, images, rounds=2, seed=0, noise_root=ROOT, mesh=mesh(),
+  for progress in loop.train(algorithm, images, rounds=2, seed=0, noise_root=ROOT,
+                             cohort_root=COHORTS, mesh=mesh(),
                              state=jax.tree.map(jnp.array, before), **options):
     states.append(jax.tree.map(np.array, progress.state))
     metrics.append(progress.metrics)
@@ -264,9 +266,8 @@ def test_the_device_part_takes_floats_that_are_normalised_already(sources):
 
 
 def prepared(algorithm, images, key=7):
-  roots = streams.RootKeys(jax.random.key(0), jax.random.key(key))
-  return jax.jit(algorithm.prepare)(Data(jnp.asarray(images)), algorithm.hparams,
-                                    roots.at(streams.BEFORE_ROUNDS))
+  keys = streams.step_keys(0, streams.public_root(key), streams.BEFORE_ROUNDS)
+  return jax.jit(algorithm.prepare)(Data(jnp.asarray(images)), algorithm.hparams, keys)
 
 
 def test_cached_activations_are_drawn_once_each_for_itself(sources):
@@ -408,7 +409,7 @@ def test_without_noise_and_clip_it_is_ordinary_training(sources, mode, labels, m
                      "hparams.device_learning_rate": 1e-3, "hparams.server_learning_rate": 1e-3})
   algorithm = build(chosen, sources)
   *_, progress = loop.train(algorithm, sources.train.images, rounds=2, seed=0, noise_root=ROOT,
-                            mesh=mesh())
+                            cohort_root=COHORTS, mesh=mesh())
   network = page.classifier(chosen, sources.train)
   images, truth = jnp.asarray(sources.train.images), jnp.asarray(sources.train.label)
   frozen = () if mode.startswith("trained") else ("conv1",)
@@ -429,7 +430,7 @@ def test_without_noise_and_clip_it_is_ordinary_training(sources, mode, labels, m
 
   moments = optimizer.init(params)
   for number in range(2):
-    cohort = algorithm.cohort(streams.cohort_generator((0,), number), number)
+    cohort = algorithm.cohort(streams.cohort_generator(COHORTS, number), number)
     assert cohort.mask[0].sum(1).tolist() == [6] * 6 + [4]
     for rows, mask in zip(cohort.examples[0], cohort.mask[0], strict=True):
       params, moments = ordinary(params, moments, rows, mask)
@@ -564,7 +565,7 @@ def able(sources):
                      "hparams.clip_norm": 50.0, "hparams.server_learning_rate": 0.02})
   *_, progress = loop.train(
       build(chosen, sources), sources.train.images, rounds=30, seed=0, noise_root=ROOT,
-      mesh=mesh(), rounds_per_dispatch=30)
+      cohort_root=COHORTS, mesh=mesh(), rounds_per_dispatch=30)
   return chosen, jax.tree.map(np.array, progress.state)
 
 

@@ -412,17 +412,19 @@ def test_publishing_from_the_current_backbone_needs_all_images_on_the_device():
   algorithm = build(**{"exchange.every": 1})
   with pytest.raises(ValueError, match="training.resident=true"):
     next(loop.train(algorithm, tiny.people().images, rounds=1, seed=0, resident=False,
-                    noise_root=streams.noise_key((0, 0)), mesh=tiny.one_device()))
+                    noise_root=streams.public_root(0),
+                    cohort_root=streams.public_root(0), mesh=tiny.one_device()))
 
 
 def test_a_run_that_is_interrupted_between_publications_ends_the_same():
   algorithm = build(composed, **{"exchange.every": 2, "privacy.epsilon": None,
                                  "hparams.noise_multiplier": 1.0})
-  images, keys = tiny.people().images, streams.noise_key((1, 2))
+  images, keys = tiny.people().images, streams.public_root(1)
 
   def trained(rounds, start=0, state=None):
     *_, last = loop.train(algorithm, images, rounds=rounds, start=start, state=state, seed=0,
-                          noise_root=keys, mesh=tiny.one_device(), rounds_per_dispatch=4)
+                          noise_root=keys, cohort_root=keys, mesh=tiny.one_device(),
+                          rounds_per_dispatch=4)
     return jax.tree.map(np.asarray, last.state)
 
   whole, part = trained(4), trained(2)

@@ -30,7 +30,8 @@ def trained(devices, chunk, page=fedgc, **overrides):
   algorithm = registry.build(config, sources, mesh,
                              None if page is fedgc else privacyface_tests.backbone())
   for progress in loop.train(algorithm, sources.train.images, rounds=3, seed=0, mesh=mesh,
-                             noise_root=streams.noise_key((0, 0)), rounds_per_dispatch=2):
+                             noise_root=streams.public_root(0),
+                             cohort_root=streams.public_root(0), rounds_per_dispatch=2):
     state = progress.state
   table = state.heads.class_embeddings
   assert len({tuple(map(str, shard.index)) for shard in table.addressable_shards}) == devices

@@ -21,6 +21,7 @@ from tests.split.edge_toys import Call
 from tests.split.tiny_edge import data, make_parts
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+NOISE_ROOT = bytes(range(32))
 CONFIG = [f"--config={ROOT}/configs/dp_activations.py", "--compilation_cache=off"]
 
 
@@ -76,14 +77,14 @@ def test_two_devices_and_what_they_leave(parts, port, tmp_path, capsys):
   rows = (server / "metrics.csv").read_text().splitlines()
   assert rows[0] == "round,loss,train_accuracy" and [row[0] for row in rows[1:]] == list("1234")
   end = end_state(server, server_part(parts.parts))
-  assert end.round == 4 and end.noise_words is None
+  assert end.round == 4
   privacy = json.loads((server / "privacy.json").read_text())
   assert {unit["unit"] for unit in privacy["units"]} == {"image", "person"}
   assert "a sentence" in (server / "PRIVACY.md").read_text()
   crossed = read_transcript(tmp_path / "transcript")
   assert [c.step for c in crossed.select("to_server", "activations")] == [0, 0, 1, 1, 2, 2, 3, 3]
   noise = tmp_path / "device_0/noise.json"
-  assert (tmp_path / "device_0").stat().st_mode & 0o077 == 0
+  assert (tmp_path / "device_0").stat().st_mode & 0o077 == noise.stat().st_mode & 0o077 == 0
   assert json.loads(noise.read_text())["device"] == 0
   assert not list(server.rglob("noise*"))
   known = json.loads((server / "devices.json").read_text())
@@ -226,7 +227,7 @@ def test_a_device_that_stops_between_passes_counts_those_that_it_began(begun, pa
                                                                        tmp_path, capfd):
   parts.parts = make_parts("frozen_fresh", devices=1)
   (tmp_path / "device_0").mkdir()
-  journal = device.Journal(tmp_path / "device_0/noise.json", 0, lambda: (5, 6))
+  journal = device.Journal(tmp_path / "device_0/noise.json", 0, lambda: NOISE_ROOT)
   assert [journal.claim("send", step) for step in range(begun)] == [True] * begun
   assert take_part(tmp_path, port, 0, "--patience=0.2").result() == 2
   assert steps_on_the_statement(tmp_path / "device_0") == {passes}
@@ -256,8 +257,8 @@ def test_noise_never_meets_other_values(parts, port, tmp_path, capfd):
 
 
 def test_what_stands_for_the_noise_root_does_not_reveal_it(tmp_path):
-  journals = [device.Journal(tmp_path / f"{k}.json", k, lambda: (5, 6)) for k in (0, 1)]
-  other = device.Journal(tmp_path / "2.json", 0, lambda: (5, 7))
+  journals = [device.Journal(tmp_path / f"{k}.json", k, lambda: NOISE_ROOT) for k in (0, 1)]
+  other = device.Journal(tmp_path / "2.json", 0, lambda: bytes(32))
   shown = [journals[0].shown("ab"), journals[0].shown("cd"), journals[1].shown("ab"),
            other.shown("ab")]
   assert len(set(shown)) == 4 and shown[0] == journals[0].shown("ab")
@@ -291,15 +292,15 @@ def test_mistakes_are_one_line(program, given, words, parts, tmp_path, capfd):
 
 def test_the_journal_claims_a_step_once_and_for_all(tmp_path):
   path = tmp_path / "noise.json"
-  first = device.Journal(path, 1, lambda: (5, 6))
+  first = device.Journal(path, 1, lambda: NOISE_ROOT)
   assert [first.claim("send", step) for step in (0, 2, 2, 1)] == [True, True, False, False]
   assert [first.claim("update", step) for step in (1, 1)] == [True, False]
   again = device.Journal(path, 1, lambda: pytest.fail("drawn again"))
-  assert again.noise_words == (5, 6) and again.steps_begun == 3
+  assert again.root == NOISE_ROOT and again.steps_begun == 3
   assert [again.claim("send", step) for step in (2, 3)] == [False, True]
   assert [again.claim("update", step) for step in (1, 2)] == [False, True]
   with pytest.raises(ValueError, match="is of device 1, not 0"):
-    device.Journal(path, 0, lambda: (1, 2))
+    device.Journal(path, 0, lambda: NOISE_ROOT)
   path.write_text(path.read_text()[:-9])
   with pytest.raises(ValueError, match="is damaged.*the run cannot go on"):
-    device.Journal(path, 1, lambda: (1, 2))
+    device.Journal(path, 1, lambda: NOISE_ROOT)

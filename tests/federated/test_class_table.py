@@ -43,7 +43,8 @@ def test_places_pack_silos_without_gaps_and_fill_up_to_the_devices():
   where = class_table.places(OWNER, dim=2, devices=4)
   np.testing.assert_array_equal(where.owner, [0, 0, 0, 1, 2, 2] + [-1] * 58)
   np.testing.assert_array_equal(where.rows, [[0, 1, 2], [3, 64, 64], [4, 5, 64]])
-  assert where.communication() == Communication(16, 20, 24, 28)
+  assert where.channels() == {"class embeddings": Communication(0, 20, 0, 28),
+                              "corrections": Communication(16, 0, 24, 0)}
 
 
 @pytest.mark.parametrize("devices, rows", [(1, 64), (4, 64), (64, 64), (3, 192), (128, 128)])
@@ -59,7 +60,7 @@ def test_a_silo_sees_its_own_classes_and_no_others():
   own = heads.memory.own(table, jnp.array([2, -1, 0]))
   np.testing.assert_array_equal(own.class_embeddings[..., 0], [[5, 6, 0], [0, 0, 0], [1, 2, 3]])
   assert heads.memory.common(table) == ()
-  assert heads.communication == Communication.equal(0, 0)
+  assert heads.channels == {}
 
 
 def test_entries_go_back_to_their_rows_and_an_empty_slot_changes_nothing():

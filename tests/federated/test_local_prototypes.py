@@ -11,7 +11,7 @@ from fedjax_face.federated.client import ClientBatches
 from fedjax_face.federated.local_prototypes import LINEAR_SCALE, prototype_head
 from fedjax_face.models.heads import COSINE_INIT_STD
 from fedjax_face.training.loop import initial_state
-from fedjax_face.training.streams import RootKeys, cohort_generator
+from fedjax_face.training.streams import cohort_generator, public_root, step_keys
 from tests.algorithms import tiny
 
 LENGTH = COSINE_INIT_STD * np.sqrt(2)
@@ -90,7 +90,7 @@ def algorithm(**overrides):
 def mean_update(chosen, cohort, images):
   """What one round does to the backbone, flat."""
   state = initial_state(chosen, 0, tiny.one_device())
-  keys = RootKeys(jax.random.key(1), jax.random.key(2)).at(0)
+  keys = step_keys(1, public_root(2), 0)
   after, _ = jax.jit(chosen.step)(
       state, chosen_data(images), cohort, {k: jnp.float32(v) for k, v in chosen.hparams.items()},
       keys)
@@ -116,7 +116,7 @@ def test_one_person_moves_one_clipped_update_and_no_more(head_name, classes):
   chosen = algorithm(**{"model.head": head_name, "cohort.classes": classes,
                         "hparams.server_learning_rate": 1.0})
   data = tiny.sources().train
-  cohort = chosen.cohort(cohort_generator((3,), 0), 0)
+  cohort = chosen.cohort(cohort_generator(public_root(3), 0), 0)
   member = data.person[cohort.examples[0][cohort.mask[0]][0]]
   outsider = next(p for p in range(12) if not (data.person[cohort.examples] == p).any())
   before = mean_update(chosen, cohort, data.images)
@@ -129,7 +129,7 @@ def test_one_person_moves_one_clipped_update_and_no_more(head_name, classes):
 def test_a_client_alone_trains_as_beside_others():
   """The update of a client is the same whatever images the other client of the round holds."""
   chosen, data = algorithm(), tiny.sources().train
-  cohort = chosen.cohort(cohort_generator((3,), 0), 0)
+  cohort = chosen.cohort(cohort_generator(public_root(3), 0), 0)
   other = data.person[cohort.examples[1][cohort.mask[1]][0]]
   alone = cohort._replace(client=np.array([cohort.client[0], -1], np.int32),
                           mask=cohort.mask & np.array([True, False])[:, None, None])
@@ -149,7 +149,7 @@ def test_nothing_more_is_released_sent_or_kept():
 
 def test_cohorts_count_the_first_pass():
   chosen = algorithm(**{"cohort.epochs": 3, "cohort.max_examples": 0})
-  cohort = chosen.cohort(cohort_generator((3,), 0), 0)
+  cohort = chosen.cohort(cohort_generator(public_root(3), 0), 0)
   users = Users.from_person(tiny.sources().train.person)
   np.testing.assert_array_equal(cohort.first_pass, [2 * users.counts[0]] * 2)
   for k in range(2):

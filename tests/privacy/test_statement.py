@@ -96,7 +96,7 @@ def test_delta_must_be_below_one_over_the_population(population, warned):
 def test_pinned_noise_is_no_protection():
   text = statement.privacy_markdown(made(book(), noise_keys="pinned"))
   assert "no privacy is claimed against anyone who knows the seed" in text
-  with pytest.raises(ValueError, match="noise_keys must be one of operating_system, devices, "):
+  with pytest.raises(ValueError, match="noise_keys must be one of operating_system, memory, "):
     made(book(), noise_keys="seed 3")
 
 
@@ -115,3 +115,86 @@ def test_empty_ledger_claims_nothing():
   text = statement.privacy_markdown(made(Ledger()))
   assert "no release of this run carries a guarantee" in text
   assert "Nothing was declared." in text
+
+
+RUN = {"algorithm": "dp_fedemb", "revision": "abc", "written": "2026-01-02",
+       "data": {"name": "faces", "people": 7000, "images": 21000, "digest": "00ff",
+                "digest_of": "people, labels and pixels"}}
+
+
+def of_photographs(steps=10, largest=7):
+  source = Ledger()
+  source.record(Release("model", "image", ADD, dp_accounting.PoissonSampledDpEvent(
+      0.1, dp_accounting.GaussianDpEvent(2.0)), "everyone", note="DP-SGD"), steps)
+  return statement.privacy_json(
+      source, delta=1e-6, population={"image": 5000}, sampling="coins",
+      noise_keys="operating_system", units_per_person={"image": largest},
+      mechanism={"clip norm C": 0.5}, dealt=["two groups"])
+
+
+def test_the_first_paragraph_says_which_data_when_by_what_and_how_good():
+  said = statement.privacy_json(book(), delta=1e-5, population={"person": 7000}, sampling="-",
+                                noise_keys="operating_system", run=RUN)
+  first = statement.privacy_markdown(said).split("\n\n")[1]
+  for words in ("dp_fedemb trained on faces: 7,000 people, 21,000 images", "digest of people",
+                "labels and pixels: 00ff", "2026-01-02", "revision abc", "**Protection of each person: strong**",
+                "Ponomareva"):
+    assert words in first
+
+
+def test_epsilon_is_said_as_a_bound_on_an_attacker():
+  data = made(book())
+  (unit,) = data["units"]
+  share = unit["attacker"]["found_at_most"]
+  assert 0.01 < share < 0.0272 + 1e-5   # below e^1 times 1 %
+  text = statement.privacy_markdown(data)
+  assert re.search(r"wrong on 1% of those who are not in, at most 2\.\d %", text)
+  assert "2.72 times (e^epsilon)" in text and "delta 1e-05" in text
+
+
+def test_without_a_bound_the_attacker_may_find_everybody():
+  (unit,) = made(book(leak=True))["units"]
+  assert unit["attacker"]["found_at_most"] == 1 and unit["verdict"]["word"] == "none"
+
+
+def test_a_person_on_several_photographs_has_an_epsilon_of_each_number():
+  data = of_photographs()
+  persons = data["units"][0]["persons"]
+  assert persons["largest"] == 7 and list(persons["epsilon"]) == ["2", "5", "7", "10"]
+  values = [data["units"][0]["epsilon"]["best"], *persons["epsilon"].values()]
+  assert values == sorted(values)
+  text = statement.privacy_markdown(data)
+  assert "The unit is an image, not a person" in text
+  assert re.search(r"\| 7 \| \d+\.\d{3} \|", text)
+  assert made(book())["units"][0]["persons"] is None
+
+
+def test_add_or_remove_is_meant_at_a_public_number():
+  text = statement.privacy_markdown(of_photographs())
+  assert "The number of images, 5000, is treated as public" in text and "not how many" in text
+
+
+def test_what_adds_up_is_said_with_and_without_a_budget():
+  assert "No privacy budget was kept" in statement.privacy_markdown(made(book()))
+  runs = [{"name": "first", "started": "2026-01-01", "revision": "abc", "digest": "00",
+           "epsilon": {"person": 1.0}}] * 2
+  budget = {"data": "faces", "delta": 1e-6, "limit": 4.0, "total": {"person": 1.5}, "runs": runs}
+  text = statement.privacy_markdown(made(book()) | {"budget": budget})
+  assert ("Running total of faces, two run(s): epsilon 1.500 for each person at delta 1e-06, of a "
+          "limit of 4") in text
+  assert text.count("| first | 2026-01-01 | abc | 00 | 1.000 for each person at delta 1e-06 |") == 2
+
+
+def test_secrets_are_named_as_to_be_deleted_and_the_generator_as_what_it_is():
+  text = statement.privacy_markdown(made(book()))
+  assert re.search(r"\| secrets \| delete \| .*backups too", text)
+  assert "Threefry-2x32" in text and "nobody has shown it to be cryptographically secure" in text
+  assert "256-bit" in text and "2^64" in text
+
+
+def test_a_researcher_finds_noise_sampling_and_how_people_were_dealt():
+  text = statement.privacy_markdown(of_photographs())
+  assert "| clip norm C | 0.5 |" in text and "* Dealt: two groups." in text
+  assert "| 10 | 10 | 2 | 0.1 |" in text   # steps, events, noise over sensitivity, q
+  assert text.index("# For researchers") < text.index("# Appendix: accounting")
+  assert "PoissonSampled" not in text[:text.index("# Appendix: accounting")]

@@ -120,7 +120,7 @@ def test_there_are_no_other_devices(device):
 def save_server(algorithm, folder):
   """A checkpoint of a server after three steps, and the state in it."""
   server = jax.tree.map(np.asarray, algorithm.init(jax.random.key(1)).server)
-  checkpoint.save(folder / "checkpoints", checkpoint.Checkpoint(3, server, [], None, "", ""))
+  checkpoint.save(folder / "checkpoints", checkpoint.Checkpoint(3, server, [], "", ""))
   return server
 
 

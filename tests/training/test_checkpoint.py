@@ -15,10 +15,10 @@ def state_of(seed):
   return toy_algorithm().init(jax.random.key(seed))
 
 
-def saved(folder, round_number, words=(5, 6), **options):
+def saved(folder, round_number, finished=False, **options):
   ledger = Ledger()
   ledger.record(toy_algorithm().releases[0], round_number)
-  whole = Checkpoint(round_number, state_of(round_number), ledger.to_json(), words, "c", "r")
+  whole = Checkpoint(round_number, state_of(round_number), ledger.to_json(), "c", "r", finished)
   checkpoint.save(folder, whole, **options)
   return whole
 
@@ -55,15 +55,23 @@ def test_keeps_the_newest_two_and_clears_abandoned_ones(tmp_path):
   assert sorted(os.listdir(tmp_path)) == ["00000002", "00000003"]
 
 
-def test_final_checkpoint_leaves_no_noise_key_anywhere(tmp_path):
-  words = (123456789, 987654321)
-  saved(tmp_path, 1, words)
-  saved(tmp_path, 2, words)
-  saved(tmp_path, 3, None, keep=1)
-  assert os.listdir(tmp_path) == ["00000003"]
-  for file in files(tmp_path):
-    assert b"123456789" not in file.read_bytes()
-    assert np.uint32(123456789).tobytes() not in file.read_bytes()
+@pytest.mark.parametrize("finished", [True, False])
+def test_whether_the_run_has_finished_is_kept(tmp_path, finished):
+  saved(tmp_path, 1, finished)
+  assert restored(tmp_path).finished == finished
+
+
+def test_a_checkpoint_that_holds_the_key_of_its_noise_is_refused(tmp_path):
+  """As an earlier version wrote them: the run cannot go on with other noise on the same rounds."""
+  saved(tmp_path, 1)
+  path = tmp_path / "00000001/meta.json"
+  meta = json.loads(path.read_text())
+  meta |= {"noise_words": [5, 6]}
+  meta.pop("digest")
+  path.write_text(json.dumps(meta | {"digest": checkpoint._digest(path.parent, meta)}))
+  with pytest.raises(ValueError, match="holds the key of its noise.*another --workdir") as error:
+    restored(tmp_path)
+  assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("damage", [

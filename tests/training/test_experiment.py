@@ -92,7 +92,7 @@ def test_who_comes_second_leaves_the_stage_of_the_first(played, tmp_path):
   runs, _ = played
   (stage, *_) = runs.stages.iterdir()
   shutil.copytree(stage, tmp_path / "stage")
-  own = experiment.checkpoint.Checkpoint(1, {"x": np.ones(2)}, {}, None, "", "")
+  own = experiment.checkpoint.Checkpoint(1, {"x": np.ones(2)}, {}, "", "")
   said = []
   experiment._share(tmp_path / "stage", own, said.append)
   assert not said and [path.name for path in tmp_path.iterdir()] == ["stage"]

@@ -8,7 +8,7 @@ from fedjax_face.training import loop, streams
 from fedjax_face.training.mesh import clients_mesh
 from tests.training.toys import IMAGES, toy_algorithm
 
-NOISE = streams.noise_key((1, 2))
+NOISE = bytes(range(32))
 
 
 def one_device():
@@ -17,6 +17,7 @@ def one_device():
 
 def run(algorithm, **options):
   options = {"rounds": 7, "seed": 3, "noise_root": NOISE, "mesh": one_device()} | options
+  options |= {"cohort_root": streams.public_root(options["seed"])}
   history = []
   for progress in loop.train(algorithm, IMAGES, **options):
     state = jax.tree.map(np.asarray, progress.state._replace(
@@ -33,8 +34,8 @@ def by_hand(algorithm, rounds, seed=3):
   """The same rounds, one at a time, without the loop."""
   state = algorithm.init(streams.init_key(seed))
   for r in range(rounds):
-    cohort = algorithm.cohort(streams.cohort_generator((seed,), r), r)
-    keys = streams.RootKeys(streams.client_key(seed), NOISE).at(jnp.int32(r))
+    cohort = algorithm.cohort(streams.cohort_generator(streams.public_root(seed), r), r)
+    keys = streams.step_keys(seed, NOISE, r)
     state, _ = algorithm.step(state, Data(jnp.asarray(IMAGES)), cohort, algorithm.hparams, keys)
   return state
 
@@ -91,7 +92,7 @@ def test_weak_types_do_not_compile_twice():
 def test_noise_and_data_order_are_separate_streams():
   algorithm = toy_algorithm()
   targets = lambda h: np.concatenate([m["target"] for _, m, _ in h])
-  first, other_noise = run(algorithm), run(algorithm, noise_root=streams.noise_key((1, 3)))
+  first, other_noise = run(algorithm), run(algorithm, noise_root=bytes(32))
   np.testing.assert_array_equal(targets(first), targets(other_noise))
   assert not np.array_equal(first[-1][2].weights, other_noise[-1][2].weights)
   assert not np.array_equal(targets(first), targets(run(algorithm, seed=4)))

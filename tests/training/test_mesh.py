@@ -15,24 +15,24 @@ from fedjax_face.training.mesh import broadcast, clients_mesh, connect, shard_cl
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 PROGRAM = """
-import sys
+import pathlib, sys
 import numpy as np, jax
-from fedjax_face.training import loop, mesh, streams
+from fedjax_face.training import loop, mesh, secret_roots, streams
 from tests.training.toys import IMAGES, toy_algorithm
 out, processes, process, port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 if processes > 1:
   mesh.connect(f"127.0.0.1:{port}", processes, process)
 devices = mesh.clients_mesh()
 assert devices.size == int(sys.argv[5]), devices
-words = streams.noise_words(7)
+root = streams.public_root(7)
 for resident in (True, False):
   for progress in loop.train(toy_algorithm(devices), IMAGES, rounds=5, seed=3, mesh=devices,
-                             noise_root=streams.noise_key(words), rounds_per_dispatch=2,
-                             resident=resident):
+                             noise_root=root, cohort_root=root,
+                             rounds_per_dispatch=2, resident=resident):
     weights = np.asarray(progress.state.weights)
   np.save(f"{out}.{process}.{resident}.npy", weights)
-from_os = streams.noise_words(None)
-np.save(f"{out}.{process}.words.npy", np.asarray(from_os, np.uint32))
+from_os = secret_roots.obtain(pathlib.Path(f"{out}.workdir"), must_exist=False)
+np.save(f"{out}.{process}.roots.npy", np.frombuffer(b"".join(from_os), np.uint8))
 """
 
 
@@ -66,7 +66,7 @@ def test_devices_and_processes_agree_with_one_device(tmp_path):
     np.testing.assert_allclose(weights(tmp_path / "four", 0, resident), one, rtol=1e-5)
     for process in (0, 1):
       np.testing.assert_allclose(weights(tmp_path / "two", process, resident), one, rtol=1e-5)
-  drawn = [np.load(tmp_path / f"two.{process}.words.npy") for process in (0, 1)]
+  drawn = [np.load(tmp_path / f"two.{process}.roots.npy") for process in (0, 1)]
   np.testing.assert_array_equal(*drawn)
 
 

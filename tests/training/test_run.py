@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import fnmatch
 import json
+import shutil
 import types
 
 import jax
@@ -11,7 +13,10 @@ import numpy as np
 import pytest
 
 from fedjax_face.evaluation.protocols import Metric
+from fedjax_face.privacy import budget as budgets
+from fedjax_face.privacy import statement
 from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.budget import Budget
 from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.training import checkpoint, config, loop, run, streams
 from fedjax_face.training.evaluator import Outcome
@@ -19,6 +24,8 @@ from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.mesh import clients_mesh
 from tests.training.interruption import Killed, interrupt
 from tests.training.toys import IMAGES, toy_algorithm
+
+PEOPLE = np.arange(len(IMAGES), dtype=np.int32)
 
 
 class ToyEvaluator:
@@ -43,7 +50,8 @@ def toy_experiment(monkeypatch):
   algorithm = toy_algorithm()
 
   def build(given, workdir, say, sources=None, public_stages=None):
-    train = types.SimpleNamespace(images=IMAGES, targets=())
+    train = types.SimpleNamespace(name="toys", images=IMAGES, targets=(), label=PEOPLE,
+                                  person=PEOPLE)
     sources = sources or types.SimpleNamespace(notes=(), train=train)
     ledger = Ledger()
     ledger.declare_not_covered("the loss")
@@ -55,6 +63,13 @@ def toy_experiment(monkeypatch):
   return build
 
 
+def statement_of(workdir):
+  """privacy.json without its date."""
+  said = json.loads((workdir / "privacy.json").read_text())
+  del said["run"]["written"]
+  return json.dumps(said)
+
+
 def outcome_of(workdir):
   """Everything that must not depend on interruptions."""
   template = jax.eval_shape(toy_algorithm().init, jax.random.key(0))
@@ -62,7 +77,7 @@ def outcome_of(workdir):
   state = jax.tree.map(lambda a: a.tobytes(), last.state._replace(
       key=np.asarray(jax.random.key_data(last.state.key))))
   return (state, json.dumps(last.ledger), last.round, (workdir / "metrics.csv").read_bytes(),
-          (workdir / "privacy.json").read_bytes(), (workdir / "config.json").read_bytes(),
+          statement_of(workdir), (workdir / "config.json").read_bytes(),
           *(json.loads((workdir / "summary.json").read_text())[name]
             for name in ("metrics", "references", "gains")))
 
@@ -143,44 +158,119 @@ def test_tensorboard_has_a_step_0(tmp_path):
   assert [event.step for event in events.Scalars("first_")] == [0, 4, 8, 10]  # has no "@"
 
 
-@pytest.mark.parametrize("call", [2, 4], ids=["before_the_first_checkpoint", "after_it"])
-def test_noise_of_an_interrupted_run_is_kept_and_that_of_a_finished_one_is_not(
+SECRET = {"privacy": {"delta": 1e-3, "noise_seed": None}}
+
+
+def interrupted(given, workdir, monkeypatch, call):
+  with monkeypatch.context() as patch:
+    interrupt(patch, run.CsvFile, "write_rows", call, True)
+    with pytest.raises(Killed):
+      run.run(given, workdir)
+
+
+@pytest.mark.parametrize("call", [1, 2, 4], ids=[
+    "before_the_first_round", "before_the_first_checkpoint", "after_it"])
+def test_roots_of_an_interrupted_run_are_kept_and_those_of_a_finished_one_are_not(
     tmp_path, monkeypatch, call):
-  given = options(privacy={"delta": 1e-3, "noise_seed": None})
-  template = jax.eval_shape(toy_algorithm().init, jax.random.key(0))
-  words = lambda: checkpoint.restore(
-      tmp_path / "checkpoints", template, pytest.fail).noise_words
-  with monkeypatch.context() as patch:
-    interrupt(patch, run.CsvFile, "write_rows", call, True)
-    with pytest.raises(Killed):
-      run.run(given, tmp_path)
-  first = words()
-  assert len(first) == 2 and len(set(first)) == 2
-  with monkeypatch.context() as patch:
-    interrupt(patch, run.CsvFile, "write_rows", call, True)
-    with pytest.raises(Killed):
-      run.run(given, tmp_path)
-  assert words() == first
+  given, folder = options(**SECRET), tmp_path / "secrets"
+  kept = lambda: [(folder / name).read_text() for name in ("noise", "participation")]
+  interrupted(given, tmp_path, monkeypatch, call)
+  first = kept()
+  assert len(set(first)) == 2 and {len(bytes.fromhex(root)) for root in first} == {32}
+  assert folder.stat().st_mode & 0o777 == 0o700
+  assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+  for path in (tmp_path / "checkpoints").rglob("*"):
+    assert path.is_dir() or not any(
+        held in path.read_bytes() for root in first
+        for held in (root.strip().encode(), bytes.fromhex(root), bytes.fromhex(root)[:8])), path
+  interrupted(given, tmp_path, monkeypatch, call)
+  assert kept() == first
   run.run(given, tmp_path)
-  assert words() is None
+  assert not folder.exists()
   said = json.loads((tmp_path / "privacy.json").read_text())
   assert said["noise_keys"] == "operating_system"
   for path in tmp_path.rglob("*"):
-    assert path.is_dir() or str(first[0]).encode() not in path.read_bytes(), path
+    assert path.is_dir() or first[0].strip().encode() not in path.read_bytes(), path
 
 
-def test_who_takes_part_is_as_secret_as_the_noise_unless_pinned():
-  draw = lambda root: streams.cohort_generator(root, 3).integers(2**62)
-  pinned = [streams.cohort_root(5, words, True) for words in ((1, 2), (3, 4))]
-  secret = [streams.cohort_root(5, words, False) for words in ((1, 2), (3, 4))]
-  assert draw(pinned[0]) == draw(pinned[1])
-  assert len({draw(pinned[0]), draw(secret[0]), draw(secret[1])}) == 3
+@pytest.mark.parametrize("name", ["noise", "participation"])
+def test_a_lost_root_stops_a_run_that_was_begun(tmp_path, monkeypatch, name):
+  interrupted(options(**SECRET), tmp_path, monkeypatch, 4)
+  lost = tmp_path / "secrets" / name
+  kept = lost.read_text()
+  lost.unlink()
+  with pytest.raises(ValueError, match=f"secrets/{name} is missing: .*second release") as error:
+    run.run(options(**SECRET), tmp_path)
+  assert "\n" not in str(error.value)
+  lost.write_text(kept)
+  lost.chmod(0o600)
+  run.run(options(**SECRET), tmp_path)
 
 
-def test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(toy_experiment):
+def test_roots_are_lost_with_their_folder_and_not_drawn_anew(tmp_path, monkeypatch):
+  interrupted(options(**SECRET), tmp_path, monkeypatch, 1)
+  shutil.rmtree(tmp_path / "secrets")
+  with pytest.raises(ValueError, match="secrets/noise is missing"):
+    run.run(options(**SECRET), tmp_path)
+  assert not (tmp_path / "secrets").exists()
+
+
+@pytest.mark.parametrize("place, mode", [
+    ("secrets", 0o755), ("secrets/noise", 0o644), ("secrets/participation", 0o640)])
+def test_roots_that_others_can_read_are_refused(tmp_path, monkeypatch, place, mode):
+  interrupted(options(**SECRET), tmp_path, monkeypatch, 4)
+  (tmp_path / place).chmod(mode)
+  with pytest.raises(ValueError, match=f"{place} is open to others.*mode {mode:04o}"):
+    run.run(options(**SECRET), tmp_path)
+
+
+def test_a_damaged_root_is_refused(tmp_path, monkeypatch):
+  interrupted(options(**SECRET), tmp_path, monkeypatch, 4)
+  (tmp_path / "secrets/noise").write_text("00ff\n")
+  with pytest.raises(ValueError, match="secrets/noise is damaged: expected 64 hexadecimal"):
+    run.run(options(**SECRET), tmp_path)
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_the_removal_leaves_no_roots(
+    tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    interrupt(patch, run.secret_roots, "remove", 1, True)
+    with pytest.raises(Killed):
+      run.run(options(**SECRET), tmp_path)
+  assert (tmp_path / "secrets").exists()
+  run.run(options(**SECRET), tmp_path)
+  assert not (tmp_path / "secrets").exists()
+
+
+def test_rounds_that_are_added_later_have_roots_of_their_own(tmp_path, monkeypatch):
+  seen = []
+  obtain = run.secret_roots.obtain
+  monkeypatch.setattr(run.secret_roots, "obtain",
+                      lambda *given: seen.append(obtain(*given)) or seen[-1])
+  run.run(options(rounds=4, **SECRET), tmp_path)
+  run.run(options(rounds=8, **SECRET), tmp_path)
+  assert len({root for roots in seen for root in roots}) == 4
+
+
+def test_a_pinned_run_keeps_no_secret_and_follows_from_its_seeds(tmp_path, toy_experiment):
+  experiment = toy_experiment(options(), None, print)
+  roots = run._roots(experiment, tmp_path, must_exist=True)
+  assert roots == (streams.public_root(11), streams.public_root(0))
+  assert not (tmp_path / "secrets").exists()
+
+
+def test_who_takes_part_follows_from_a_root_of_its_own(tmp_path, toy_experiment):
+  given = options(**SECRET)
+  first, second = (run._roots(toy_experiment(given, None, print), tmp_path / name, False)
+                   for name in ("a", "b"))
+  assert len({*first, *second, streams.public_root(0)}) == 5
+
+
+def test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(
+    toy_experiment, tmp_path):
   given = options(privacy={"delta": 1e-3, "noise_seed": None})
   built, promising = toy_experiment(given, None, print), toy_algorithm()
-  silent = non_private("backbone", "person", Adjacency.REPLACE_ONE, "everyone", "no noise")
+  silent = non_private("weights", "person", Adjacency.REPLACE_ONE, "everyone", "no noise")
   with_releases = lambda *releases: built._replace(
       algorithm=dataclasses.replace(promising, releases=releases))
   for experiment, nothing in ((with_releases(silent), True),
@@ -188,12 +278,15 @@ def test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(toy_exp
                               (with_releases(*promising.releases), False)):
     assert run._claims_nothing(experiment) == nothing
     assert run._noise_keys(experiment) == ("none" if nothing else "operating_system")
+    roots = run._roots(experiment, tmp_path / str(nothing), False)
+    assert (roots.participation == streams.public_root(0)) == nothing
 
 
 def test_another_noise_multiplier_than_that_of_the_releases_is_refused(toy_experiment):
   algorithm = toy_experiment.algorithm
   with pytest.raises(ValueError, match="noise_multiplier=9.0, but the releases"):
-    next(loop.train(algorithm, IMAGES, rounds=1, seed=0, noise_root=streams.noise_key((1, 2)),
+    next(loop.train(algorithm, IMAGES, rounds=1, seed=0, noise_root=streams.public_root(1),
+                    cohort_root=streams.public_root(0),
                     hparams=algorithm.hparams | {"noise_multiplier": 9.0}))
 
 
@@ -247,3 +340,59 @@ def test_an_evaluation_never_writes_over_what_training_measured(tmp_path, monkey
   monkeypatch.setattr(ToyEvaluator, "values", lambda self, state: {"loss": 0.0})
   with pytest.raises(RuntimeError, match="training and evaluation both call a metric loss"):
     run.run(options(), tmp_path)
+
+
+def test_what_a_run_leaves_is_in_the_table_of_files(tmp_path, monkeypatch):
+  """Every name in a workdir is matched by a pattern of the statement, half-way and at the end."""
+  patterns = [pattern for file in statement.FILES for pattern in file.pattern.split(", ")]
+  listed = lambda: {path.name for path in tmp_path.iterdir()
+                    if not any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)}
+  interrupted(options(**SECRET), tmp_path, monkeypatch, 4)
+  assert not listed() and (tmp_path / "secrets").exists()
+  run.run(options(**SECRET), tmp_path)
+  assert not listed()
+
+
+BUDGET = "budget.json"
+
+
+def totals(folder):
+  return budgets.statement(folder / BUDGET)
+
+
+def test_a_run_is_entered_before_it_releases_and_once(tmp_path, monkeypatch):
+  budget = Budget(tmp_path / BUDGET)
+  with monkeypatch.context() as patch:
+    interrupt(patch, run.secret_roots, "obtain", 1, True)
+    with pytest.raises(Killed):
+      run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  first = totals(tmp_path)
+  assert len(first["runs"]) == 1 and not (tmp_path / "w/secrets").exists()
+  with pytest.raises(ValueError, match="is entered in a privacy budget: give --privacy_budget"):
+    run.run(options(**SECRET), tmp_path / "w")
+  _, privacy = run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  assert totals(tmp_path) == first == privacy["budget"]
+  unit, = privacy["units"]
+  assert first["total"]["person"] == pytest.approx(unit["epsilon"]["best"])
+  assert "Running total of toys, one run(s)" in (tmp_path / "w/PRIVACY.md").read_text()
+  assert run.run(options(**SECRET), tmp_path / "w", budget=budget)[1] == privacy
+  run.run(options(**SECRET, rounds=12), tmp_path / "w", budget=budget)
+  assert len(totals(tmp_path)["runs"]) == 1
+  assert totals(tmp_path)["total"]["person"] > first["total"]["person"]
+
+
+def test_an_exhausted_budget_stops_the_run_before_anything_is_written(tmp_path):
+  cost = run.run(options(), tmp_path / "a")[1]["units"][0]["epsilon"]["best"]
+  budget = Budget(tmp_path / BUDGET, 1.1 * cost)
+  run.run(options(), tmp_path / "b", budget=budget)
+  before = (tmp_path / BUDGET).read_bytes()
+  with pytest.raises(ValueError, match="is exhausted for each person") as error:
+    run.run(options(), tmp_path / "c", budget=budget)
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "c").exists() and (tmp_path / BUDGET).read_bytes() == before
+
+
+def test_a_run_that_finished_without_a_budget_is_in_none(tmp_path):
+  run.run(options(), tmp_path / "w")
+  with pytest.raises(ValueError, match="has finished without --privacy_budget"):
+    run.run(options(), tmp_path / "w", budget=Budget(tmp_path / BUDGET))

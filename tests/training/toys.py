@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from fedjax_face.data.cohorts import Cohort
-from fedjax_face.federated.algorithm import Algorithm, Communication
+from fedjax_face.federated.algorithm import Algorithm, Communication, Measure
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release
 
@@ -62,4 +62,6 @@ def toy_algorithm(mesh=None, clients=4, traces=None, blow_up_at=-1):
       releases=(Release("weights", "person", Adjacency.REPLACE_ONE,
                         dp_accounting.GaussianDpEvent(2.0), "everyone"),),
       not_covered=(), embed=lambda state, images: jnp.ones((len(images), 2)),
-      communication=lambda state: Communication.equal(16, 16), sampling="all", population=12)
+      channels={"weights": lambda state: Communication.equal(16, 16)},
+      metrics={"loss": Measure("training loss"), "target": Measure("targets")},
+      sampling="all", population=12)

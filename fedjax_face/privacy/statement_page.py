@@ -1,0 +1,231 @@
+"""PRIVACY.md, for two readers: first whoever answers for the data, then a researcher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_COUNT = {1: "one", 2: "two", 3: "three"}
+_MEANS = {
+    "add_or_remove_one": "whether the data of {a_unit} are among the training data",
+    "replace_one": "whether the training data hold the data of {a_unit} or any other data in their "
+                   "place",
+    "zero_out": "whether the contribution of {a_unit} was in or replaced by zero",
+}
+_PUBLIC_NUMBER = (
+    "The number of {unit}s, {population}, is treated as public. Add-or-remove here means: one "
+    "{unit}'s data are there or not, while this number, and all that is computed from it (sampling "
+    "probabilities, what sums are divided by), stay as published. Hidden is whose data they are, "
+    "not how many {unit}s there are.")
+
+
+def privacy_markdown(statement: Mapping[str, Any]) -> str:
+  """PRIVACY.md from what `statement.privacy_json` returned."""
+  lines = ["# What this run protects", "", _opening(statement), ""]
+  for unit in statement["units"]:
+    lines += [_meaning(unit), ""]
+  lines += ["## What adds up", "", *_what_adds_up(statement), "",
+            "## Who is one person", "", *_who(statement), "",
+            "## What is NOT covered", "",
+            *_bullets(statement["not_covered"], "Nothing was declared."), "",
+            "## Data treated as public (not protected)", "",
+            *_bullets(statement["public_datasets"], "None."), "",
+            "## Files: publish, guard, delete", "",
+            *_table(("file", "what to do", "why"),
+                    [(f["pattern"], f["handling"], f["why"]) for f in statement["files"]]), "",
+            "# For researchers", ""]
+  for unit in statement["units"]:
+    lines += _of_unit(unit)
+  return "\n".join([*lines, *_how(statement), *_appendix(statement)])
+
+
+def epsilon_words(value: Any, note: str) -> str:
+  """An epsilon of the statement for a reader: "3.142", or why there is none."""
+  if value is None:
+    return f"not computed: {note}"
+  if value == "infinite":
+    return f"none (epsilon infinite): {note}"
+  return _rounded_up(value)
+
+
+def _opening(statement: Mapping[str, Any]) -> str:
+  """Which run, on which data, when and by what; and the verdict for each unit."""
+  run, said = statement["run"], []
+  if run is not None:
+    data = run["data"]
+    said.append(
+        f"This is about the model that {run['algorithm']} trained on {data['name']}: "
+        f"{data['people']:,} people, {data['images']:,} images (digest of {data['digest_of']}: "
+        f"{data['digest']}). Written on {run['written']} by revision {run['revision']}.")
+  if not statement["units"]:
+    said.append("Nothing is on the ledger: no release of this run carries a guarantee.")
+  for unit in statement["units"]:
+    verdict = unit["verdict"]
+    said.append(f"**Protection of each {unit['unit']}: {verdict['word']}**, for "
+                f"{verdict['why']}.")
+  if statement["noise_keys"] == "pinned":
+    said.append("The seeds of this run are pinned: no privacy is claimed against anyone who knows "
+                "them, and what follows is true only of others.")
+  said.append(f"(The words are {statement['verdicts']}.)")
+  return " ".join(said)
+
+
+def _meaning(unit: Mapping[str, Any]) -> str:
+  """What epsilon and delta say of an attacker."""
+  name, total, attacker = unit["unit"], unit["epsilon"], unit["attacker"]
+  what = _MEANS[unit["adjacency"]].format(a_unit=_a(name))
+  wrong = f"{attacker['false_positives']:.0%}"
+  if isinstance(total["best"], str) or total["best"] is None:
+    return (f"There is no finite bound for {_a(name)} on all channels together: an attacker who "
+            f"sees them all may be able to tell {what}, without any error. The reason: "
+            f"{epsilon_words(total['best'], total['note'])}.")
+  said = (f"An attacker who sees everything that was released, knows the data of everybody else "
+          f"and not the secrets named below, tries to tell {what}. If the attacker is wrong on "
+          f"{wrong} of those who are not in, at most {_percent(attacker['found_at_most'])} of those who "
+          f"are in can be found (without any release: {wrong}). This follows from epsilon "
+          f"{_rounded_up(total['best'])} at delta {unit['delta']:g} for each {name}, "
+          f"{_dashed(unit)}: nothing that can be seen becomes more than "
+          f"{_factor(attacker['likelihood_factor'])} times (e^epsilon) as probable by one {name}, "
+          f"but for a probability of delta. What is true of the data as a whole is not protected.")
+  if unit["delta_warning"]:
+    said += f"\n\n**Warning:** {unit['delta_warning']}."
+  return said
+
+
+def _what_adds_up(statement: Mapping[str, Any]) -> list[str]:
+  lines = [
+      "Every further run on the same people, with another seed, config or method, adds to what is "
+      "known of them: two runs that release as much as this one have together at most twice its "
+      "epsilon at twice its delta. Trials that were looked at and thrown away count too."]
+  budget = statement["budget"]
+  if budget is None:
+    return [*lines, "", "No privacy budget was kept (--privacy_budget FILE): other runs on these "
+            "people are not counted here."]
+  for unit, epsilon in budget["total"].items():
+    limit = "" if budget["limit"] is None else f", of a limit of {budget['limit']:g}"
+    lines += ["", f"**Running total of {budget['data']}, {_number(len(budget['runs']))} run(s): "
+              f"epsilon {_cell(epsilon)} for each {unit} at delta {budget['delta']:g}{limit}.** "
+              "Runs are entered in full before they begin."]
+  rows = [(run.get("name", ""), run.get("started", ""), run.get("revision", ""), run["digest"],
+           ", ".join(f"{_cell(e)} for each {u} at delta {budget['delta']:g}"
+                     for u, e in run["epsilon"].items())) for run in budget["runs"]]
+  return [*lines, "", *_table(("run", "entered on", "revision", "digest of the data",
+                               "epsilon of the run alone"), rows)]
+
+
+def _who(statement: Mapping[str, Any]) -> list[str]:
+  lines = [
+      "* Somebody who is in the data under several identities counts as several people: k of them "
+      "together have at most k times the epsilon, at a larger delta.",
+      "* Relatives and others who look alike are not one person. What a model learns of many may "
+      "tell something of anyone, whether in the data or not.",
+      "* Somebody who is also in a public or in the evaluation set is protected only as far as the "
+      "training data go: those sets are used without noise."]
+  for unit in statement["units"]:
+    if unit["adjacency"] == "add_or_remove_one":
+      lines.append("* " + _PUBLIC_NUMBER.format(**unit))
+    if persons := unit["persons"]:
+      name = unit["unit"]
+      lines += [
+          f"* The unit is {_a(name)}, not a person. A person with k {name}s, all added or removed "
+          f"together, at delta {unit['delta']:g} (group privacy: a mixture of Gaussians over the "
+          f"number of them that a step samples, composed over the steps; the most that one person "
+          f"has here is {persons['largest']}):", "",
+          *_table((f"{name}s of a person", "epsilon of the person"),
+                  [(k, _cell(e)) for k, e in persons["epsilon"].items()]), ""]
+  return lines
+
+
+def _of_unit(unit: Mapping[str, Any]) -> list[str]:
+  name, total = unit["unit"], unit["epsilon"]
+  condition = f"delta {unit['delta']:g}, {_dashed(unit)}"
+  rows = []
+  for channel in unit["channels"]:
+    epsilon = channel["epsilon"]
+    rows.append((
+        channel["channel"], channel["seen_by"], epsilon_words(epsilon["best"], epsilon["note"]),
+        _cell(epsilon["rdp"]), _cell(epsilon["pld"]), channel["steps"], channel["events"],
+        _listed(channel["noise_over_sensitivity"]), _listed(channel["sampling_rate"]),
+        channel["mechanism"]))
+  return [
+      f"## Each {name}, one of {unit['population']}", "",
+      f"**Epsilon of everything released about {_a(name)}, at {condition}: "
+      f"{epsilon_words(total['best'], total['note'])}**", "",
+      f"Neighbouring data sets: {unit['adjacency_in_words']}.", "",
+      *_table(("channel", "seen by", f"epsilon for {_a(name)} ({condition})", "RDP", "PLD", "steps",
+               "privacy events", "noise / sensitivity", "sampling rate q", "mechanism"), rows), "",
+      f"All channels together: RDP {_cell(total['rdp'])}, PLD {_cell(total['pld'])} "
+      f"({condition}, per {name}); {total['note']}.", ""]
+
+
+def _how(statement: Mapping[str, Any]) -> list[str]:
+  mechanism = statement["mechanism"]
+  return ["## How", "",
+          *(_table(("quantity", "value"), [(k, f"{v:.6g}" if isinstance(v, float) else v)
+                                           for k, v in mechanism.items()])
+            + [""] if mechanism else []),
+          f"* Sampling: {statement['sampling']}.",
+          *(f"* Dealt: {note}." for note in statement["dealt"]),
+          f"* Secrets: {statement['noise_keys_in_words']}.", ""]
+
+
+def _appendix(statement: Mapping[str, Any]) -> list[str]:
+  lines = [
+      "# Appendix: accounting", "",
+      f"{statement['accountants']}. Both are upper bounds and the smaller one holds. PLD is "
+      "computed on a grid that is rounded up. A noise multiplier is noise over the sensitivity under "
+      "the stated adjacency. The attacker's bound is read off the same privacy loss distribution.", ""]
+  for unit in statement["units"]:
+    for channel in unit["channels"]:
+      lines.append(f"* {channel['channel']}, per {unit['unit']}, {channel['events']} events, each "
+                   f"{'; '.join(channel['event'])}")
+  return [*lines, ""]
+
+
+def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
+  line = lambda cells: "| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |"
+  return [line(header), "|" + "---|" * len(header), *map(line, rows)]
+
+
+def _listed(values: Sequence[float | None]) -> str:
+  return ", ".join("-" if value is None else f"{value:.6g}" for value in values)
+
+
+def _rounded_up(value: float) -> str:
+  """Three decimals, never below the bound itself."""
+  return f"{math.ceil(value * 1000) / 1000:.3f}"
+
+
+def _percent(share: float) -> str:
+  """One decimal of a percentage, never below the bound itself."""
+  return f"{min(math.ceil(share * 1000) / 10, 100):.1f} %"
+
+
+def _factor(value: float | str | None) -> str:
+  """Two decimals, never below the number itself."""
+  if not isinstance(value, float):
+    return "any number of"
+  return f"{math.ceil(value * 100) / 100:.2f}" if value < 1e6 else f"{value * 1.01:.1e}"
+
+
+def _number(count: int) -> str:
+  return _COUNT.get(count, str(count))
+
+
+def _dashed(unit: Mapping[str, Any]) -> str:
+  return unit["adjacency"].replace("_", "-")
+
+
+def _a(unit: str) -> str:
+  return f"an {unit}" if unit[0] in "aeiou" else f"a {unit}"
+
+
+def _cell(value: float | str | None) -> str:
+  if value is None:
+    return "not available"
+  return value if isinstance(value, str) else _rounded_up(value)
+
+
+def _bullets(sentences: Sequence[str], none: str) -> list[str]:
+  return [f"* {sentence}" for sentence in sentences] or [none]

@@ -1,0 +1,98 @@
+"""Enters a run in the privacy budget of its data set before it releases anything."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import pathlib
+import pickle
+import secrets
+
+from fedjax_face.privacy import budget as budgets
+from fedjax_face.privacy.budget import Budget, Entry
+from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.training.experiment import Experiment
+from fedjax_face.training.mesh import broadcast, is_main_process
+from fedjax_face.training.records import write_json
+from fedjax_face.training.summary import git_revision
+from fedjax_face.training.training_set import described
+
+MARKER = "privacy_budget.json"
+
+
+def require_same(workdir: pathlib.Path, budget: Budget | None, finished: bool) -> None:
+  """Refuses a run that goes on without the budget that it was entered in.
+
+  Args:
+    workdir: of the run.
+    budget: given now, or None.
+    finished: it releases nothing more; a budget given now must hold it.
+
+  Raises:
+    ValueError: in one line.
+  """
+  run = _marked(workdir)
+  if budget is None and run is not None and not finished:
+    raise ValueError(f"{workdir} is entered in a privacy budget: give --privacy_budget FILE again")
+  if budget is not None and finished:
+    if run is None:
+      raise ValueError(f"{workdir} has finished without --privacy_budget: what it released is in "
+                       "no such file; it adds to the total all the same")
+    budgets.require_entered(budget.path, run)
+
+
+def enter(experiment: Experiment, workdir: pathlib.Path, budget: Budget | None) -> None:
+  """Enters everything that the run may release, to its last round; process 0 does it for all.
+
+  Raises:
+    ValueError: as `budget.enter`.
+    OSError: files that cannot be read or written.
+  """
+  if budget is None:
+    return
+  failure: Exception | None = None
+  if is_main_process():
+    try:
+      _enter(experiment, workdir, budget)
+    except (ValueError, OSError) as error:
+      failure = error
+  failure = pickle.loads(broadcast(pickle.dumps(failure)))
+  if failure is not None:
+    raise failure
+
+
+def _enter(experiment: Experiment, workdir: pathlib.Path, budget: Budget) -> None:
+  options, data = experiment.config, described(experiment.sources.train)
+  whole = Ledger.from_json(experiment.ledger.to_json())
+  for release in experiment.algorithm.releases:
+    whole.record(release, options.rounds)
+  run, known = _marked(workdir), True
+  if run is None:
+    run, known = secrets.token_hex(8), False
+    # First, so that a run that is killed between the two files is not entered twice.
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / MARKER, {"run": run})
+  said = {"name": workdir.name, "algorithm": experiment.algorithm.name,
+          "started": datetime.datetime.now(datetime.UTC).date().isoformat(),
+          "revision": git_revision()}
+  entry = Entry(run, data["name"], data["digest"], options.privacy.delta, said, whole)
+  try:
+    budgets.enter(budget, entry)
+  except (ValueError, OSError):
+    if not known:
+      (workdir / MARKER).unlink()
+      with contextlib.suppress(OSError):
+        workdir.rmdir()  # where nothing else is in it
+    raise
+
+
+def _marked(workdir: pathlib.Path) -> str | None:
+  path = workdir / MARKER
+  if not path.exists():
+    return None
+  try:
+    return str(json.loads(path.read_text())["run"])
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"{path} is damaged ({error}): which entry of the privacy budget is this "
+                     "run's is not known") from None

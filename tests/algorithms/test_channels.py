@@ -1,0 +1,107 @@
+"""Every method: what its channels move is released or said, and what it measures is declared."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import composed
+from fedjax_face.algorithms import registry
+from fedjax_face.data import closed_set, region_sources
+from fedjax_face.data import sources as data_sources
+from fedjax_face.federated.algorithm import Data
+from fedjax_face.models import registry as models
+from fedjax_face.training import streams
+from tests.algorithms import (
+    test_algorithms,
+    test_dp_activations,
+    test_privacyface,
+    test_silos,
+    tiny,
+    tiny_faces,
+)
+
+
+@pytest.fixture(autouse=True)
+def small_backbone(monkeypatch):
+  monkeypatch.setitem(models.BACKBONES, "one_layer", tiny.OneLayer)
+
+
+def _faces(name):
+  config = tiny_faces.config(**{"algorithm": name} | (
+      {} if name == "dp_hyperface" else {"hparams.noise_multiplier": None}))
+  with tiny_faces.registered():
+    sources = region_sources.load(config.data.to_dict(), config.seed)
+    return registry.build(config, sources, tiny.one_device()), sources.train
+
+
+def _silos(**overrides):
+  return test_silos.build(**overrides), tiny.people()
+
+
+METHODS = {
+    "dp_fedemb": lambda: (test_algorithms.build(), tiny.people()),
+    "adaptive": lambda: (test_algorithms.build(**{
+        "privacy.aggregator": "adaptive", "privacy.count_stddev_per_client": 0.5}), tiny.people()),
+    "fedavg": lambda: (test_algorithms.build(algorithm="fedavg"), tiny.people()),
+    "centralized": lambda: (test_algorithms.build(
+        algorithm="centralized", **{"hparams.noise_multiplier": None}), tiny.people()),
+    "fedpe": lambda: _silos(algorithm="fedpe"),
+    "fedgc": _silos,
+    "fedaws": lambda: _silos(**{"algorithm": "fedaws", "correction.form": "hinge"}),
+    "scaffold": lambda: _silos(**{"algorithm": "fedpe", "local.drift": "scaffold"}),
+    "privacyface": lambda: (test_privacyface.build(), tiny.people()),
+    "composed": lambda: (test_privacyface.build(composed), tiny.people()),
+    "dp_hyperface": lambda: _faces("dp_hyperface"),
+    "hyperface": lambda: _faces("hyperface"),
+}
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+  return METHODS[request.param]()
+
+
+def test_a_forgotten_release_is_refused_by_the_name_of_its_channel(method):
+  algorithm, _ = method
+  moved = [release for release in algorithm.releases if release.channel in algorithm.channels]
+  assert moved
+  for forgotten in moved:
+    rest = tuple(release for release in algorithm.releases if release is not forgotten)
+    with pytest.raises(ValueError, match=f"channel '{forgotten.channel}'"):
+      dataclasses.replace(algorithm, releases=rest)
+
+
+def test_a_step_measures_what_is_declared(method):
+  algorithm, train = method
+  state = jax.eval_shape(algorithm.init, jax.random.key(0))
+  cohort = algorithm.cohort(np.random.default_rng(0), 0)
+  data = Data(jnp.asarray(train.images), jax.tree.map(jnp.asarray, getattr(train, "targets", ())))
+  keys = streams.step_keys(0, streams.public_root(0), 0)
+  _, metrics = jax.eval_shape(algorithm.step, state, data, cohort, algorithm.hparams, keys)
+  algorithm.require_declared(metrics)
+  assert set(metrics) == set(algorithm.metrics)
+  for name, measure in algorithm.metrics.items():
+    named = any(measure.words in sentence for sentence in algorithm.not_covered)
+    assert named == (measure.covered_by is None), name
+
+
+@pytest.mark.parametrize("overrides, uncovered", [
+    ({}, {"labels"}),
+    ({"split.labels": "u_shaped"}, {"logits", "logit_gradients"}),
+    ({"split.labels": "u_shaped", "split.label_noise_multiplier": 1.0}, {"logits"}),
+    ({"split.labels": "randomized_response", "split.label_epsilon": 1.0}, set()),
+    ({"split.mode": "trained_published"}, {"labels", "activation_gradients"}),
+], ids=lambda value: str(value))
+def test_what_crosses_the_cut_is_released_or_said(overrides, uncovered, monkeypatch):
+  monkeypatch.setitem(data_sources.PUBLIC, "made", test_dp_activations.made)
+  monkeypatch.setitem(models.BACKBONES, "tiny", test_dp_activations.Tiny)
+  chosen = test_dp_activations.config(**{"split.labels_in_clear": True} | overrides)
+  sources = closed_set.load(chosen.data.to_dict(), 0)
+  algorithm = test_dp_activations.build(chosen, sources)
+  assert set(algorithm.uncovered) == uncovered
+  assert set(algorithm.channels) - uncovered <= {r.channel for r in algorithm.releases}
+  for sentence in algorithm.uncovered.values():
+    assert sentence in algorithm.not_covered
