@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import math
 import pathlib
 import sys
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ import rich.table
 from fedjax_face.privacy import accounting, calibration, planning, statement
 from fedjax_face.privacy.planning import Plan, Simulation
 from fedjax_face.report import figures
+from fedjax_face.training.records import write_json
 
 LENET_PARAMETERS = 453_632
 _TABLE = (0.01, 0.1, 1.0, 10.0)             # populations of the table, times N
@@ -39,9 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     simulation = _simulation(options)
     _check(options, simulation)
+    _prepare(options.output_dir)
     plans = _plans(options, simulation, console)
     curves = _curves(options, simulation, plans, console)
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     print(f"plan: {error}", file=sys.stderr)
     return 2
   console.print(_table(plans, options, simulation))
@@ -84,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
 def _simulation(options: argparse.Namespace) -> Simulation:
   given, value = calibration.require_exactly_one(
       noise_multiplier=options.noise_multiplier, noise_on_mean=options.noise_on_mean)
-  if not options.clip_norm > 0:
-    raise ValueError(f"clip_norm must be positive, got {options.clip_norm}")
+  if not 0 < options.clip_norm < math.inf:
+    raise ValueError(f"clip_norm must be positive and finite, got {options.clip_norm}")
   if given == "noise_on_mean":
     value *= options.virtual_clients / options.clip_norm
   return Simulation(options.virtual_clients, options.users_per_client, value, options.rounds,
@@ -93,13 +96,27 @@ def _simulation(options: argparse.Namespace) -> Simulation:
 
 
 def _check(options: argparse.Namespace, simulation: Simulation) -> None:
-  if not options.target_epsilon > 0:
-    raise ValueError(f"target_epsilon must be positive, got {options.target_epsilon}")
+  if not 0 < options.target_epsilon < math.inf:
+    raise ValueError(f"target_epsilon must be positive and finite, got {options.target_epsilon}")
   if not 0 < options.delta < 1:
     raise ValueError(f"delta must be in (0, 1), got {options.delta}")
   if options.parameters < 1:
     raise ValueError(f"parameters must be at least 1, got {options.parameters}")
   planning.run_event(simulation, options.population, simulation.virtual_clients)
+
+
+def _prepare(folder: pathlib.Path) -> None:
+  """Makes the folder and tries to write in it, before anything is computed for it."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    raise ValueError(f"--output_dir={folder}: expected a folder that can be written "
+                     f"({error.strerror})") from error
+  for name in ("plan.json", "epsilon_vs_population.png"):
+    if (folder / name).is_dir():
+      raise ValueError(f"--output_dir={folder}: {name} is a folder; expected a file or nothing")
 
 
 def _populations(options: argparse.Namespace, simulation: Simulation,
@@ -124,15 +141,15 @@ def _plans(options: argparse.Namespace, simulation: Simulation,
 
 def _curves(options: argparse.Namespace, simulation: Simulation, plans: Sequence[Plan],
             console: rich.console.Console) -> dict[int, list[tuple[int, float]]]:
-  """K -> (N, epsilon by PLD) over the populations that hold K clients; K simulated and planned."""
+  """K -> (N, epsilon) over the populations that hold K clients; K simulated and planned."""
   sizes = {simulation.virtual_clients, *(p.virtual_clients for p in plans if p.meets_target)}
   curves: dict[int, list[tuple[int, float]]] = {}
   with console.status("") as status:
     for clients in sorted(sizes):
       status.update(f"figure: {clients:,} virtual clients")
       points = [
-          (n, accounting.epsilon_by("pld", planning.run_event(simulation, n, clients),
-                                    options.delta, simulation.adjacency))
+          (n, accounting.smallest_finite(planning.run_event(simulation, n, clients),
+                                         options.delta, simulation.adjacency))
           for n in _populations(options, simulation, _FIGURE)
           if n >= clients * simulation.users_per_client]
       if points:
@@ -184,9 +201,9 @@ def _write(options: argparse.Namespace, simulation: Simulation, plans: Sequence[
       "simulation": dataclasses.asdict(simulation),
       "smallest_cohorts": [dataclasses.asdict(p) for p in plans],
       "curves": [{"virtual_clients": k, "population": [n for n, _ in points],
-                  "pld": [epsilon for _, epsilon in points]} for k, points in curves.items()],
+                  "epsilon": [epsilon for _, epsilon in points]} for k, points in curves.items()],
   }
-  (options.output_dir / "plan.json").write_text(json.dumps(record, indent=2) + "\n")
+  write_json(options.output_dir / "plan.json", record)
   _draw(curves, options, simulation)
 
 
@@ -197,11 +214,18 @@ def _draw(curves: dict[int, list[tuple[int, float]]], options: argparse.Namespac
   for clients, points in curves.items():
     noise = simulation.noise_multiplier * clients / simulation.virtual_clients
     known = dict(points)
-    lines[f"K = {clients:,}, z = {noise:.3g}"] = [known.get(n, np.nan) for n in populations]
+    if math.isinf(points[-1][1]):
+      continue                    # no guarantee even in the largest population
+    lines[f"K = {clients:,}, z = {noise:.3g}"] = [_drawn(known.get(n, np.nan)) for n in populations]
   drawing = figures.population_planning(
       populations, lines, target=options.target_epsilon, delta=options.delta, unit="user",
       adjacency=simulation.adjacency.value.replace("_", "-"))
   figures.save(drawing, options.output_dir / "epsilon_vs_population.png")
+
+
+def _drawn(epsilon: float) -> float:
+  """What a logarithmic axis can show: nan for no guarantee, and never next to 0."""
+  return max(epsilon, 1e-6) if epsilon < math.inf else math.nan
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from dp_accounting.pld import common as pld_common
 from dp_accounting.pld import pld_pmf, pld_privacy_accountant, privacy_loss_distribution
 from dp_accounting.rdp import rdp_privacy_accountant
 
-from fedjax_face.privacy import curves
+from fedjax_face.privacy import curves, time_limit
 from fedjax_face.privacy.adjacency import Adjacency
 
 RDP_ORDERS = np.array(
@@ -31,8 +31,12 @@ RDP_ORDERS = np.array(
 
 _ACCURACY = 0.002           # variance that the grid may add, as a share of the true loss variance
 _COARSEST, _DEFAULT = 2e-3, 1e-4
-_LARGEST_GRID = 4e6         # points
+_LARGEST_GRID = 1e6         # points
+_WIDEST = 0.5               # of a grid interval; beyond, nobody needs the digits of epsilon
 _TAIL = 10.0                # standard deviations kept of the Gaussian loss
+
+# Noise multipliers outside are accounted for as these: less noise as none, more as the largest.
+SMALLEST_NOISE, LARGEST_NOISE = 1e-6, 1e6
 
 _FIXED_SIZE = dp_accounting.SampledWithoutReplacementDpEvent
 _POISSON_REASON = ("Poisson sampling is accounted under add-or-remove-one or zero-out, "
@@ -45,10 +49,10 @@ class EpsilonReport:
   """Epsilon by both accountants; every finite value is a valid upper bound on its own.
 
   Attributes:
-    rdp: by Renyi DP; nan where that accountant cannot handle the event.
-    pld: by privacy loss distribution, discretised pessimistically; nan where it cannot.
+    rdp: by Renyi DP; nan where that accountant cannot handle the event, inf if it finds no bound.
+    pld: by privacy loss distribution, discretised pessimistically; nan and inf likewise.
     best: the smaller of the two that exist; nan when neither does, inf when nothing is promised.
-    note: which accountant gave `best`, and the reason for each nan.
+    note: which accountant gave `best`, and the reason for each nan or bound given up.
   """
 
   rdp: float
@@ -64,10 +68,15 @@ def epsilon(event: DpEvent, delta: float, adjacency: Adjacency) -> EpsilonReport
     ValueError: delta outside (0, 1).
   """
   _check_delta(delta)
-  rdp_reason, pld_reason = (unsupported(event, adjacency, a) for a in ("rdp", "pld"))
-  rdp = math.nan if rdp_reason else epsilon_by("rdp", event, delta, adjacency)
-  pld = math.nan if pld_reason else epsilon_by("pld", event, delta, adjacency)
-  return report(rdp, pld, rdp_reason, pld_reason)
+  values, reasons = [], []
+  for accountant in ("rdp", "pld"):
+    reason = unsupported(event, adjacency, accountant)
+    value = math.nan
+    if not reason:
+      value, reason = _bound(accountant, event, delta, adjacency)
+    values.append(value)
+    reasons.append(reason)
+  return report(*values, *reasons)
 
 
 def report(rdp: float, pld: float, rdp_reason: str | None = None,
@@ -86,7 +95,7 @@ def report(rdp: float, pld: float, rdp_reason: str | None = None,
 
 
 def epsilon_by(accountant: str, event: DpEvent, delta: float, adjacency: Adjacency) -> float:
-  """Epsilon by one accountant, "rdp" or "pld".
+  """Epsilon by one accountant, "rdp" or "pld"; inf where it finds no bound in the time it has.
 
   Raises:
     ValueError: unknown accountant, delta outside (0, 1), or an event it cannot account for.
@@ -95,11 +104,41 @@ def epsilon_by(accountant: str, event: DpEvent, delta: float, adjacency: Adjacen
   reason = unsupported(event, adjacency, accountant)
   if reason:
     raise ValueError(f"accountant {accountant!r} cannot account for {event}: {reason}")
-  if accountant == "rdp":
-    return epsilon_from_rdp(rdp_curve(event, adjacency), delta)
-  merged = merge_gaussians(event)
-  composed = PldAccountant(adjacency, discretisation(merged)).compose(merged)
-  return float(composed.get_epsilon(delta))
+  return _bound(accountant, event, delta, adjacency)[0]
+
+
+def smallest_finite(event: DpEvent, delta: float, adjacency: Adjacency) -> float:
+  """Epsilon by PLD where that is finite, else by RDP: a valid bound at the price of one.
+
+  PLD is the tighter one wherever it has a bound; for a tiny delta or a huge epsilon it has none.
+
+  Raises:
+    ValueError: delta outside (0, 1), or an event that neither can account for.
+  """
+  able = [name for name in ("pld", "rdp") if not unsupported(event, adjacency, name)]
+  value = math.inf
+  for accountant in able or ["pld"]:
+    value = epsilon_by(accountant, event, delta, adjacency)
+    if math.isfinite(value):
+      break
+  return value
+
+
+def _bound(accountant: str, event: DpEvent, delta: float,
+           adjacency: Adjacency) -> tuple[float, str | None]:
+  """(epsilon of an event that the accountant supports, why it gave up if it did)."""
+  try:
+    with time_limit.limited(f"epsilon by {accountant.upper()}"):
+      if accountant == "rdp":
+        return epsilon_from_rdp(rdp_curve(event, adjacency), delta), None
+      merged = merge_gaussians(event)
+      interval = discretisation(merged)
+      if interval > _WIDEST:
+        return math.inf, "the privacy loss is too large for its grid"
+      composed = PldAccountant(adjacency, interval).compose(merged)
+      return float(composed.get_epsilon(delta)), None
+  except time_limit.TookTooLong:
+    return math.inf, f"it took more than {time_limit.SECONDS:.0f} s"
 
 
 def unsupported(event: DpEvent, adjacency: Adjacency, accountant: str) -> str | None:
@@ -157,10 +196,14 @@ def _sampled_gaussian_pld(
 
 
 def merge_gaussians(event: DpEvent) -> DpEvent:
-  """Replaces several Gaussian releases on ONE sample by their joint Gaussian, exactly.
+  """Replaces several Gaussian releases on ONE sample by their joint Gaussian.
 
   Multipliers z_i act as (sum z_i^-2)^(-1/2) (McMahan et al. 2018, arXiv 1812.06210, section 3), so
-  both accountants can treat, for example, an update and a noisy count of the same cohort.
+  both accountants can treat, for example, an update and a noisy count of the same cohort. Exact but
+  for multipliers out of the accountants' range, which give way to one with less noise.
+
+  Raises:
+    ValueError: a multiplier that is negative or not a number.
   """
   if isinstance(event, dp_accounting.SelfComposedDpEvent):
     return dp_accounting.SelfComposedDpEvent(merge_gaussians(event.event), event.count)
@@ -169,18 +212,47 @@ def merge_gaussians(event: DpEvent) -> DpEvent:
   if isinstance(event, dp_accounting.PoissonSampledDpEvent | _FIXED_SIZE):
     precision = _gaussian_precision(event.event)
     if precision is not None:
-      multiplier = precision**-0.5 if precision else math.inf
-      inner = dp_accounting.GaussianDpEvent(multiplier if math.isfinite(precision) else 0.0)
+      inner = _gaussian(precision)
+      if isinstance(inner, dp_accounting.NoOpDpEvent):
+        return inner
       if isinstance(event, _FIXED_SIZE):
         return _FIXED_SIZE(event.source_dataset_size, event.sample_size, inner)
       return dp_accounting.PoissonSampledDpEvent(event.sampling_probability, inner)
+  if isinstance(event, dp_accounting.GaussianDpEvent):
+    return _gaussian(_precision(event.noise_multiplier), event)
+  if isinstance(event, dp_accounting.TruncatedSubsampledGaussianDpEvent):
+    inner = _gaussian(_precision(event.noise_multiplier))
+    if isinstance(inner, dp_accounting.NoOpDpEvent):
+      return inner
+    if inner.noise_multiplier == 0:
+      return dp_accounting.NonPrivateDpEvent()
+    return dp_accounting.TruncatedSubsampledGaussianDpEvent(
+        event.dataset_size, event.sampling_probability, event.truncated_batch_size,
+        inner.noise_multiplier)
   return event
+
+
+def _precision(noise_multiplier: float) -> float:
+  """z^-2, infinite below the smallest multiplier that is told from none."""
+  if not noise_multiplier >= 0:
+    raise ValueError(f"noise multiplier {noise_multiplier}: expected a number, at least 0")
+  return math.inf if noise_multiplier < SMALLEST_NOISE else noise_multiplier**-2
+
+
+def _gaussian(precision: float, event: DpEvent | None = None) -> DpEvent:
+  """The Gaussian of this z^-2, `event` if in range; nothing at all where its noise is infinite."""
+  if precision == 0:
+    return dp_accounting.NoOpDpEvent()
+  multiplier = 0.0 if math.isinf(precision) else precision**-0.5
+  if event is not None and multiplier and multiplier <= LARGEST_NOISE:
+    return event
+  return dp_accounting.GaussianDpEvent(min(multiplier, LARGEST_NOISE))
 
 
 def _gaussian_precision(event: DpEvent) -> float | None:
   """Sum of z^-2 over a nest of Gaussian events; None if anything else is in it."""
   if isinstance(event, dp_accounting.GaussianDpEvent):
-    return event.noise_multiplier**-2 if event.noise_multiplier > 0 else math.inf
+    return _precision(event.noise_multiplier)
   if isinstance(event, dp_accounting.SelfComposedDpEvent):
     inner = _gaussian_precision(event.event)
     return None if inner is None else event.count * inner
@@ -252,6 +324,7 @@ class RdpAccountant(rdp_privacy_accountant.RdpAccountant):
     super().__init__(RDP_ORDERS, adjacency.relation)
 
   def _maybe_compose(self, event: DpEvent, count: int, do_compose: bool) -> Any:
+    time_limit.check()
     match event:
       case dp_accounting.TruncatedSubsampledGaussianDpEvent():
         return _refused(event, "truncated Poisson sampling has no RDP bound")
@@ -281,6 +354,7 @@ class PldAccountant(pld_privacy_accountant.PLDAccountant):
 
   def _maybe_compose(self, event: DpEvent, count: int, do_compose: bool) -> Any:
     replace_one = _is_replace_one(self)
+    time_limit.check()
     match event:
       case _FIXED_SIZE() if not replace_one:
         return _refused(event, _FIXED_SIZE_REASON)
@@ -325,8 +399,18 @@ def _poisson_gaussian_rdp_curve(sampling_rate: float, noise_multiplier: float) -
   exact.compose(dp_accounting.PoissonSampledDpEvent(
       sampling_rate, dp_accounting.GaussianDpEvent(noise_multiplier)))
   curve[whole] = exact.rdp
-  curve[~whole] = [curves.poisson_gaussian_rdp(sampling_rate, noise_multiplier, order)
-                   for order in RDP_ORDERS[~whole]]
+  for i in np.flatnonzero(~whole):
+    time_limit.check()
+    curve[i] = curves.poisson_gaussian_rdp(sampling_rate, noise_multiplier, RDP_ORDERS[i])
+  return _between_whole_orders(curve, whole)
+
+
+def _between_whole_orders(curve: np.ndarray, whole: np.ndarray) -> np.ndarray:
+  """Fills nan from whole orders: (order - 1) RDP is convex and 0 at order 1, so chords bound it."""
+  missing = np.isnan(curve)
+  known = np.append(1.0, RDP_ORDERS[whole])
+  scaled = np.append(0.0, (RDP_ORDERS[whole] - 1) * curve[whole])
+  curve[missing] = np.interp(RDP_ORDERS[missing], known, scaled) / (RDP_ORDERS[missing] - 1)
   return curve
 
 

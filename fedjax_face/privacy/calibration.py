@@ -38,10 +38,11 @@ def calibrate_noise(
 
   Args:
     make_event: noise multiplier (relative to the sensitivity) -> event of the whole run.
-    target_epsilon: > 0.
+    target_epsilon: > 0, finite.
     delta: in (0, 1).
     adjacency: the relation under which the guarantee is meant.
-    accountant: "pld" (tighter) or "rdp"; None: the tighter one that can account for the event.
+    accountant: "pld" (tighter) or "rdp"; None: PLD where it can account for the event and finds a
+      bound, else RDP.
     progress: called with (candidate multiplier, its epsilon) after every evaluation.
     largest_noise: where the search gives up.
 
@@ -49,21 +50,16 @@ def calibrate_noise(
     z with epsilon(z) <= target_epsilon < epsilon(z - 0.001), given that epsilon falls with z.
 
   Raises:
-    ValueError: the target is not positive, the accountant cannot account for the event, or the
-      target is out of reach (the message says what can be reached).
+    ValueError: the target is not positive and finite, the accountant cannot account for the event,
+      or the target is out of reach (the message says what can be reached).
   """
-  if not target_epsilon > 0:
-    raise ValueError(f"target_epsilon must be positive, got {target_epsilon}")
-
-  if accountant is None:
-    example = make_event(min(1.0, largest_noise))
-    able = [name for name in ("pld", "rdp")
-            if not accounting.unsupported(example, adjacency, name)]
-    accountant = able[0] if able else "pld"
+  if not 0 < target_epsilon < math.inf:
+    raise ValueError(f"target_epsilon must be positive and finite, got {target_epsilon}")
 
   def evaluate(steps: int) -> float:
-    noise = steps / _PER_UNIT
-    value = accounting.epsilon_by(accountant, make_event(noise), delta, adjacency)
+    noise, event = steps / _PER_UNIT, make_event(steps / _PER_UNIT)
+    value = (accounting.smallest_finite(event, delta, adjacency) if accountant is None else
+             accounting.epsilon_by(accountant, event, delta, adjacency))
     if progress is not None:
       progress(noise, value)
     return value

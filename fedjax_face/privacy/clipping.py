@@ -45,7 +45,11 @@ class UpdateClip:
     return 1.0
 
   def __call__(self, update: Any, clip_norm: jax.typing.ArrayLike) -> tuple[Any, jax.Array]:
-    """(update of norm at most clip_norm, its norm before clipping); NaN and inf become 0."""
+    """(f32 update of norm at most clip_norm, its norm before clipping); NaN and inf become 0.
+
+    Norm and scaling are those of 32-bit numbers, whatever the update comes in.
+    """
+    update = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), update)
     return clipping.clip_pytree(update, clip_norm)
 
 

@@ -43,7 +43,7 @@ class Transcript(NamedTuple):
 def bounded(rows: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
   """(rows of norm at most 1, zero unless real and finite; which rows these are)."""
   real = real & jnp.isfinite(rows).all(-1)
-  rows = jnp.where(real[..., None], rows, 0)
+  rows = jnp.where(real[..., None], rows.astype(jnp.float32), 0)
   return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1), real
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special
 
 _TAIL = 15.0                # standard deviations beyond which the quadrature stops
+_LARGEST_GRID = 200_000     # points of the quadrature
 
 
 def gaussian_delta(epsilon_: np.ndarray | float, noise_multiplier: float) -> np.ndarray:
@@ -67,10 +68,13 @@ def poisson_gaussian_rdp(sampling_rate: float, noise_multiplier: float,
 
   log E_{x ~ N(0, z^2)} [(1 - q + q exp((2x - 1) / 2z^2))^order] / (order - 1)  (Mironov, Talwar,
   Zhang 2019). dp_accounting's series for fractional orders does not converge for small orders and
-  small noise, where the best order lies; the trapezoid rule converges geometrically here.
+  small noise, where the best order lies; the trapezoid rule converges geometrically here. So little
+  noise that the rule would take too many points gives nan.
   """
   q, z = sampling_rate, noise_multiplier
   step = min(z, z * z) / 4
+  if order + 2 * _TAIL * z > _LARGEST_GRID * step:
+    return math.nan
   x = np.arange(-_TAIL * z, order + _TAIL * z, step)
   ratio = np.logaddexp(math.log1p(-q), math.log(q) + (2 * x - 1) / (2 * z * z))
   density = -x * x / (2 * z * z) + math.log(step / (z * math.sqrt(2 * math.pi)))

@@ -9,6 +9,11 @@ far larger than what it saw; then even the layer's own per-unit gradient is not 
 
 with a row for each region and place of the unit. Each layer takes the cheaper way.
 
+The norm of one backward pass bounds the gradient of another, weighted one. That holds only if both
+round alike, so every product of the loss, forward and backward, is one of full float32: with the
+shorter factors that accelerators take by default (TF32, bfloat16) a clipped gradient would exceed
+its bound.
+
 Sources: Goodfellow, arXiv 1510.01799 (dense layers); Li et al., ICLR 2022, section 4 (positions);
 Bu, Mao and Xu, NeurIPS 2022 (convolutions, the choice by layer).
 """
@@ -67,7 +72,8 @@ def ghost_norms(
       miss; the message names it.
   """
   leaves, structure = jax.tree.flatten(params)
-  loose = _loose_leaves(loss, params, rows)
+  with _full_precision():
+    loose = _loose_leaves(loss, params, rows)
 
   def forward(leaves: list[jax.Array], zeros: jax.Array):
     def of_loose(values: list[jax.Array]) -> jax.Array:
@@ -77,18 +83,24 @@ def ghost_norms(
 
     return _with_jacobian(of_loose, [leaves[i] for i in loose])
 
-  zeros = jnp.zeros((units, max(groups) + 1))
-  losses, vjp, jacobians = jax.vjp(forward, leaves, zeros, has_aux=True)
+  zeros = jnp.zeros((units, max(groups) + 1), jnp.float32)
+  with _full_precision():
+    losses, vjp, jacobians = jax.vjp(forward, leaves, zeros, has_aux=True)
 
   def backward(weights: jax.Array) -> tuple[Any, jax.Array]:
-    gradient, squared = vjp(weights)
+    with _full_precision():  # custom derivatives are traced only now
+      gradient, squared = vjp(weights)
     for i, jacobian in zip(loose, jacobians, strict=True):
-      per_region = jnp.einsum("lnt,nt->nl", jacobian, weights)
+      per_region = (jacobian * weights).sum(2).T
       per_unit = per_region.reshape(units, -1, per_region.shape[1]).sum(1)
-      squared = squared.at[:, groups[i]].add(jnp.square(per_unit).sum(1))
+      squared = squared.at[:, groups[i]].add(_squared(per_unit).sum(1))
     return jax.tree.unflatten(structure, gradient), squared
 
   return GhostNorms(losses, backward)
+
+
+def _full_precision():
+  return jax.default_matmul_precision("highest")
 
 
 def known_layers() -> tuple[str, ...]:
@@ -143,7 +155,7 @@ def _materialised(layer, own, x, dy) -> dict[str, jax.Array]:
   def one_unit(seen):
     x, dy = seen
     _, vjp = jax.vjp(lambda own: layer.apply({"params": own}, x), own)
-    return {name: jnp.square(g).sum() for name, g in vjp(dy)[0].items()}
+    return {name: _squared(g).sum() for name, g in vjp(dy)[0].items()}
 
   over_units = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
   return over_units(one_unit, (x, dy))
@@ -174,8 +186,12 @@ def _convolution(layer, own, x, dy) -> dict[str, jax.Array]:
 
 def _gram(x: jax.Array) -> jax.Array:
   """[U, ..., C] -> [U, P, P], inner products between all places of a unit."""
-  flat = x.reshape(x.shape[0], -1, x.shape[-1])
-  return jnp.einsum("upc,uqc->upq", flat, flat)
+  flat = x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
+  return jnp.einsum("upc,uqc->upq", flat, flat, precision=jax.lax.Precision.HIGHEST)
+
+
+def _squared(x: jax.Array) -> jax.Array:
+  return jnp.square(x.astype(jnp.float32))
 
 
 def _window_gram(x, window, strides, size) -> jax.Array:
@@ -185,7 +201,7 @@ def _window_gram(x, window, strides, size) -> jax.Array:
   """
   units, regions, height, width, _ = x.shape
   pixels = _gram(x).reshape(units, *(regions, height, width) * 2)
-  total = jnp.zeros((units, *(regions, *size) * 2), x.dtype)
+  total = jnp.zeros((units, *(regions, *size) * 2), pixels.dtype)
   for top in range(window[0]):
     for left in range(window[1]):
       down = slice(top, top + (size[0] - 1) * strides[0] + 1, strides[0])
@@ -201,7 +217,7 @@ def _from_grams(own, seen, dy) -> dict[str, jax.Array]:
   if "bias" not in own:
     return {"kernel": kernel}
   bias = dy.reshape(dy.shape[0], -1, dy.shape[-1]).sum(1)
-  return {"kernel": kernel, "bias": jnp.square(bias).sum(-1)}
+  return {"kernel": kernel, "bias": _squared(bias).sum(-1)}
 
 
 _RULES: dict[type[nn.Module], Callable[..., dict[str, jax.Array]]] = {

@@ -41,7 +41,8 @@ def _from_streaming_matrix(
 ) -> Noise:
   def add(total, state, stddev, key):
     independent = optax.tree.random_like(key, total, jax.random.normal)
-    correlated, state = matrix.multiply_next(independent, state)
+    with jax.default_matmul_precision("highest"):  # the noise that the sensitivity belongs to
+      correlated, state = matrix.multiply_next(independent, state)
     noisy = jax.tree.map(lambda t, n: (t + stddev * n).astype(t.dtype), total, correlated)
     return noisy, state
 
@@ -109,9 +110,10 @@ def _min_separation_sensitivity(
   are exactly `min_separation` apart (McMahan et al. 2024, arXiv 2405.13763, Theorem 2).
   """
   impulse = jnp.zeros(rounds).at[0].set(1.0)
-  _, response = jax.lax.scan(
-      lambda state, x: matrix.multiply_next(x, state)[::-1], matrix.init_multiply(impulse[0]),
-      impulse)
+  with jax.default_matmul_precision("highest"):
+    _, response = jax.lax.scan(
+        lambda state, x: matrix.multiply_next(x, state)[::-1], matrix.init_multiply(impulse[0]),
+        impulse)
   response = np.asarray(response, np.float64)
   column = scipy.linalg.solve_toeplitz((response, np.eye(1, rounds)[0] * response[0]),
                                        np.eye(1, rounds)[0])

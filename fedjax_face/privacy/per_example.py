@@ -289,7 +289,7 @@ def _one_unit(loss: Loss, clip: GradientClip, views: int) -> ClippedGradientSum:
     leaves, structure = jax.tree.flatten(gradients)
     groups = clip.groups(params)
     scales, norm, adds = _scales(_squared_norms(leaves, groups), clip, clip_norm, mask.any())
-    clipped = [jnp.where(adds, jnp.einsum("k,k...->k...", scales[:, group], leaf), 0)
+    clipped = [jnp.where(adds, _times(scales[:, group], leaf), 0)
                for leaf, group in zip(leaves, groups, strict=True)]
     total = jnp.where(adds, (weight * losses).sum(0), 0)
     return ClippedSum(jax.tree.unflatten(structure, _over_tasks(clipped, clip)), norm, total)
@@ -299,10 +299,16 @@ def _one_unit(loss: Loss, clip: GradientClip, views: int) -> ClippedGradientSum:
 
 def _squared_norms(leaves: list[jax.Array], groups: Sequence[int]) -> jax.Array:
   """[K, G] of leaves [K, ...]."""
-  squared = jnp.zeros((leaves[0].shape[0], max(groups) + 1))
+  squared = jnp.zeros((leaves[0].shape[0], max(groups) + 1), jnp.float32)
   for leaf, group in zip(leaves, groups, strict=True):
-    squared = squared.at[:, group].add(jnp.square(leaf).reshape(leaf.shape[0], -1).sum(1))
+    own = jnp.square(leaf.astype(jnp.float32)).reshape(leaf.shape[0], -1).sum(1)
+    squared = squared.at[:, group].add(own)
   return squared
+
+
+def _times(scales: jax.Array, leaf: jax.Array) -> jax.Array:
+  """[K] times [K, ...], entry by entry: as a matrix product the factors could be rounded."""
+  return scales.reshape(-1, *(1,) * (leaf.ndim - 1)) * leaf
 
 
 def _over_tasks(leaves: list[jax.Array], clip: GradientClip) -> list[jax.Array]:
@@ -356,7 +362,9 @@ def _ghost_pass(loss, clip, params, batch, mask, keep, views, clip_norm):
 
   def clipped_gradients(scales: jax.Array, selections: jax.Array) -> Any:
     """Sum over units and selected tasks; a backward pass for each group of scales [U, K, G]."""
-    by_group = [jax.tree.leaves(backward(spread(scales[:, :, g] @ selections))[0])
+    of_tasks = lambda g: jnp.matmul(
+        scales[:, :, g], selections, precision=jax.lax.Precision.HIGHEST)
+    by_group = [jax.tree.leaves(backward(spread(of_tasks(g)))[0])
                 for g in range(len(clip.shares))]
     return jax.tree.unflatten(jax.tree.structure(params),
                               [by_group[group][i] for i, group in enumerate(groups)])

@@ -19,6 +19,9 @@ from fedjax_face.privacy import accounting
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
 
+# Noise on the sum over the clip norm: less promises nothing, more drowns everything.
+NOISE_RANGE = (1e-4, 1e6)
+LARGEST_COUNT = 10**12      # people, clients or rounds
 SAMPLING = {"fixed": Adjacency.REPLACE_ONE, "poisson": Adjacency.ADD_OR_REMOVE_ONE}
 
 
@@ -42,9 +45,12 @@ class Simulation:
   sampling: str
 
   def __post_init__(self) -> None:
-    for name in ("virtual_clients", "users_per_client", "noise_multiplier", "rounds"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+    for name in ("virtual_clients", "users_per_client", "rounds"):
+      _check_count(name, getattr(self, name))
+    smallest, largest = NOISE_RANGE
+    if not smallest <= self.noise_multiplier <= largest:
+      raise ValueError(f"noise_multiplier must be between {smallest:g} and {largest:g}, got "
+                       f"{self.noise_multiplier:g}")
     if self.sampling not in SAMPLING:
       raise ValueError(f"sampling must be one of {', '.join(SAMPLING)}, got {self.sampling!r}")
 
@@ -89,8 +95,9 @@ def run_event(simulation: Simulation, population: int,
   """All rounds of a run with `virtual_clients` and the simulation's noise on the mean.
 
   Raises:
-    ValueError: a round would need more users than there are.
+    ValueError: a round would need more users than there are, or there are too many to count.
   """
+  _check_count("population", population)
   users = virtual_clients * simulation.users_per_client
   if users > population:
     raise ValueError(f"virtual_clients={virtual_clients} of users_per_client="
@@ -127,17 +134,18 @@ def smallest_cohort(simulation: Simulation, population: int, target_epsilon: flo
     population: N, at least the simulation's users per round.
     target_epsilon: > 0.
     delta: in (0, 1).
-    progress: called with (K, epsilon by PLD) after every evaluation.
+    progress: called with (K, epsilon) after every evaluation.
 
   Raises:
-    ValueError: a population smaller than one simulated round, or a target that is not positive.
+    ValueError: a population smaller than one simulated round, or a target that is not positive and
+      finite.
   """
-  if not target_epsilon > 0:
-    raise ValueError(f"target_epsilon must be positive, got {target_epsilon}")
+  if not 0 < target_epsilon < math.inf:
+    raise ValueError(f"target_epsilon must be positive and finite, got {target_epsilon}")
 
   def meets(virtual_clients: int) -> bool:
-    epsilon = accounting.epsilon_by(
-        "pld", run_event(simulation, population, virtual_clients), delta, simulation.adjacency)
+    epsilon = accounting.smallest_finite(
+        run_event(simulation, population, virtual_clients), delta, simulation.adjacency)
     if progress is not None:
       progress(virtual_clients, epsilon)
     return epsilon <= target_epsilon
@@ -187,3 +195,9 @@ def noise_norm_warning(ratio: float) -> str | None:
 
 def _noise_multiplier(simulation: Simulation, virtual_clients: int) -> float:
   return simulation.noise_multiplier * virtual_clients / simulation.virtual_clients
+
+
+def _check_count(name: str, value: int) -> None:
+  if not 0 < value <= LARGEST_COUNT:
+    raise ValueError(f"{name} must be between 1 and {LARGEST_COUNT:.0e}"
+                     if value > 0 else f"{name} must be positive, got {value}")

@@ -48,12 +48,13 @@ class ActivationClip:
       clip_norm: C > 0, may be traced; infinite: nothing is clipped.
 
     Returns:
-      float [B, ...] of norm at most C.
+      f32 [B, ...] of norm at most C.
 
     Raises:
       ValueError: C is not positive (unless traced).
     """
     require_clip_norm(clip_norm)
+    activations = jnp.asarray(activations, jnp.float32)
     activations = jnp.where(jnp.isfinite(activations), activations, 0)
     if self.non_negative:
       activations = jax.nn.relu(activations)

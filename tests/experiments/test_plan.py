@@ -38,7 +38,7 @@ def test_table_json_and_figure(tmp_path, capsys):
   assert chosen["pld"] <= 6 and chosen["meets_target"]
   assert chosen["noise_multiplier"] / chosen["virtual_clients"] == pytest.approx(.05)
   for curve in record["curves"]:
-    assert curve["pld"] == sorted(curve["pld"], reverse=True)
+    assert curve["epsilon"] == sorted(curve["epsilon"], reverse=True)
   image = (tmp_path / "plan" / "epsilon_vs_population.png").read_bytes()
   assert image.startswith(b"\x89PNG")
 
@@ -59,12 +59,39 @@ def test_noise_on_mean_is_the_same_question(tmp_path):
     ({"target_epsilon": "0"}, "target_epsilon must be positive"),
     ({"clip_norm": "0"}, "clip_norm must be positive"),
     ({"parameters": "0"}, "parameters must be at least 1, got 0"),
-    ({"rounds": "0"}, "rounds must be positive")])
+    ({"rounds": "0"}, "rounds must be positive"),
+    ({"rounds": "1" + 400 * "0"}, "rounds must be between 1 and 1e+12"),
+    ({"population": "1" + 400 * "0"}, "population must be between 1 and 1e+12"),
+    ({"target_epsilon": "inf"}, "target_epsilon must be positive and finite, got inf"),
+    ({"clip_norm": "inf"}, "clip_norm must be positive and finite, got inf"),
+    ({"noise_multiplier": "inf"}, "noise_multiplier must be between 0.0001 and 1e+06, got inf"),
+    ({"noise_multiplier": "1e-300"}, "noise_multiplier must be between 0.0001 and 1e+06"),
+    ({"noise_multiplier": "1e300"}, "noise_multiplier must be between 0.0001 and 1e+06")])
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, changes, message):
   assert run(tmp_path, **changes) == 2
   error = capsys.readouterr().err
   assert message in error and error.count("\n") == 1
   assert not (tmp_path / "plan").exists()
+
+
+@pytest.mark.parametrize("occupied", ["plan", "plan/plan.json/x"])
+def test_the_output_folder_is_tried_before_anything_is_computed(
+    tmp_path, capsys, monkeypatch, occupied):
+  monkeypatch.setattr(plan.planning, "smallest_cohort", lambda *_: pytest.fail("computed"))
+  (tmp_path / occupied).parent.mkdir(parents=True, exist_ok=True)
+  (tmp_path / occupied).write_text("")
+  assert run(tmp_path) == 2
+  error = capsys.readouterr().err
+  assert "plan: --output_dir=" in error and "expected a f" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("noise", ["1e-4", "1e6"])
+def test_tiny_and_huge_noise_are_planned_and_written_as_strict_json(tmp_path, noise):
+  assert run(tmp_path, noise_multiplier=noise) == 0
+  def refuse(constant):
+    raise AssertionError(constant)
+  record = json.loads((tmp_path / "plan" / "plan.json").read_text(), parse_constant=refuse)
+  assert record["smallest_cohorts"][0]["meets_target"] == (noise == "1e6")
 
 
 def test_help_names_every_option(capsys):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import dp_accounting
 import numpy as np
 import pytest
 from scipy import special
 
-from fedjax_face.privacy import accounting, curves
+from fedjax_face.privacy import accounting, curves, time_limit
 from fedjax_face.privacy.adjacency import Adjacency
 
 ADD, REPLACE, ZERO = Adjacency.ADD_OR_REMOVE_ONE, Adjacency.REPLACE_ONE, Adjacency.ZERO_OUT
@@ -216,3 +217,83 @@ def test_adjacency_words_and_relations():
   assert REPLACE.words("person") == "one person's data is replaced by any other data"
   assert {a.relation for a in Adjacency} == set(dp_accounting.NeighboringRelation)
   assert ZERO.relation is dp_accounting.NeighboringRelation.REPLACE_SPECIAL
+
+
+def gaussian_events(noise):
+  return ((poisson(noise, .03, 200), ADD), (fixed_size(noise, 100, 10, 3), REPLACE),
+          (Gaussian(noise), ADD), (Truncated(6800, .03, 320, noise), ADD))
+
+
+@pytest.mark.parametrize("noise", [0., 1e-300, 1e-8])
+def test_less_noise_than_can_be_told_from_none_promises_nothing(noise):
+  for event, adjacency in gaussian_events(noise):
+    assert accounting.epsilon(event, 1e-5, adjacency).best == math.inf
+
+
+@pytest.mark.parametrize("noise, lowest, highest", [(1e-3, 9e7, 2.1e8), (.02, 3e4, 5e5)])
+def test_little_noise_is_a_large_epsilon_by_rdp(noise, lowest, highest):
+  """200 rounds without sampling cost 100 / z^2 and a bit."""
+  report = accounting.epsilon(poisson(noise, .03, 200), 1e-5, ADD)
+  assert lowest < report.rdp == report.best < highest
+  assert report.pld == math.inf
+  assert "PLD not available: the privacy loss is too large for its grid" in report.note
+
+
+def test_chords_of_the_rdp_curve_bound_it():
+  orders = accounting.RDP_ORDERS
+  whole = orders == np.round(orders)
+  exact = accounting.rdp_curve(dp_accounting.PoissonSampledDpEvent(.03, Gaussian(.5)), ADD)
+  chords = accounting._between_whole_orders(np.where(whole, exact, np.nan), whole)
+  assert np.all(chords >= exact * (1 - 1e-9))
+  np.testing.assert_array_equal(chords[whole], exact[whole])
+
+
+@pytest.mark.parametrize("noise", [1e7, 1e200, math.inf])
+def test_huge_noise_costs_next_to_nothing(noise):
+  for event, adjacency in gaussian_events(noise):
+    assert 0 <= accounting.epsilon(event, 1e-5, adjacency).best < 1e-4
+
+
+@pytest.mark.parametrize("noise", [-1., math.nan])
+def test_noise_that_is_no_number(noise):
+  with pytest.raises(ValueError, match="noise multiplier .*: expected a number, at least 0"):
+    accounting.epsilon(poisson(noise, .03, 200), 1e-5, ADD)
+
+
+def test_of_two_valid_bounds_the_finite_one():
+  """At so small a delta the mass that PLD cuts off counts as a loss without bound."""
+  event = poisson(1.7, .03, 200)
+  report = accounting.epsilon(event, 1e-15, ADD)
+  assert report.pld == math.inf
+  assert accounting.smallest_finite(event, 1e-15, ADD) == report.rdp == report.best < 4
+  assert accounting.smallest_finite(event, 1e-5, ADD) == accounting.epsilon_by(
+      "pld", event, 1e-5, ADD)
+
+
+def test_an_evaluation_that_takes_too_long_is_given_up_and_says_so(monkeypatch):
+  monkeypatch.setattr(time_limit, "SECONDS", -1.)
+  report = accounting.epsilon(poisson(.9, .031, 20), 1e-5, ADD)
+  assert report.rdp == report.pld == report.best == math.inf
+  assert report.note == ("no finite guarantee; RDP not available: it took more than -1 s; "
+                         "PLD not available: it took more than -1 s")
+
+
+def test_a_line_of_progress_while_an_evaluation_lasts(monkeypatch):
+  said = threading.Event()
+  lines = []
+  def warning(text, *values):
+    lines.append(text % values)
+    said.set()
+  monkeypatch.setattr(time_limit, "FIRST_LINE", .01)
+  monkeypatch.setattr(time_limit.logging, "warning", warning)
+  with time_limit.limited("epsilon by PLD", 60):
+    assert said.wait(30)
+    time_limit.check()
+  assert lines[0].startswith("epsilon by PLD: ") and lines[0].endswith("given up after 60 s")
+
+
+def test_an_inner_limit_does_not_lift_the_outer_one():
+  with time_limit.limited("outer", -1.), time_limit.limited("inner", 60.):
+    with pytest.raises(time_limit.TookTooLong):
+      time_limit.check()
+  time_limit.check()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import dp_accounting
 import pytest
 
@@ -60,10 +62,27 @@ def test_event_that_the_accountant_cannot_handle():
     calibration.calibrate_noise(lambda z: dp_accounting.UnsupportedDpEvent(), 1.0, 1e-5, ADD)
 
 
-@pytest.mark.parametrize("target", [0., -1.])
+@pytest.mark.parametrize("target", [0., -1., math.inf, math.nan])
 def test_target_must_be_positive(target):
-  with pytest.raises(ValueError, match="target_epsilon must be positive"):
+  with pytest.raises(ValueError, match="target_epsilon must be positive and finite"):
     calibration.calibrate_noise(releases(1), target, 1e-5, ADD)
+
+
+def test_a_delta_that_only_rdp_reaches():
+  """PLD is infinite there; RDP gives 2 with a little more noise than it takes for 2.84."""
+  def event(noise):
+    return dp_accounting.SelfComposedDpEvent(
+        dp_accounting.PoissonSampledDpEvent(.03, dp_accounting.GaussianDpEvent(noise)), 200)
+  noise = calibration.calibrate_noise(event, 2.84, 1e-15, ADD)
+  rdp = lambda z: accounting.epsilon_by("rdp", event(z), 1e-15, ADD)
+  assert rdp(noise) <= 2.84 < rdp(noise - .001)
+
+
+def test_a_huge_target_takes_few_evaluations_and_little_noise():
+  seen = []
+  noise = calibration.calibrate_noise(releases(3), 1e6, 1e-5, ADD,
+                                      progress=lambda z, epsilon: seen.append(epsilon))
+  assert noise < .01 and len(seen) < 20
 
 
 def test_require_exactly_one():

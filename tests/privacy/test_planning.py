@@ -86,7 +86,10 @@ def test_out_of_reach_returns_everybody(sampling):
 
 @pytest.mark.parametrize("changes, message", [
     ({"virtual_clients": 0}, "virtual_clients must be positive, got 0"),
-    ({"noise_multiplier": 0.}, "noise_multiplier must be positive"),
+    ({"noise_multiplier": 0.}, "noise_multiplier must be between 0.0001 and 1e.06, got 0"),
+    ({"noise_multiplier": float("inf")}, "noise_multiplier must be between .* got inf"),
+    ({"noise_multiplier": float("nan")}, "noise_multiplier must be between .* got nan"),
+    ({"rounds": 10**400}, "rounds must be between 1 and 1e.12"),
     ({"rounds": -1}, "rounds must be positive"),
     ({"sampling": "shuffle"}, "sampling must be one of fixed, poisson, got 'shuffle'")])
 def test_bad_simulation(changes, message):
@@ -97,3 +100,9 @@ def test_bad_simulation(changes, message):
 def test_population_smaller_than_a_round():
   with pytest.raises(ValueError, match="need 256 users, population=255"):
     planning.smallest_cohort(simulation(), 255, 8., 1e-5)
+
+
+def test_so_little_noise_that_nothing_is_promised_ends():
+  plan = planning.smallest_cohort(simulation(noise_multiplier=1e-4, rounds=20), 2_000, 8., 1e-5)
+  assert plan.meets_target is False and plan.virtual_clients == 250
+  assert plan.pld == float("inf") and 1e6 < plan.rdp < float("inf")
