@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Algorithm, Data, State
 from fedjax_face.training import batches
 from fedjax_face.training.batches import Batch, Span
@@ -111,10 +112,10 @@ def train(
   if algorithm.prepare is not None:
     data = jax.jit(algorithm.prepare)(data, scalars, roots.at(BEFORE_ROUNDS))
   dispatch = compile_rounds(algorithm, mesh) if dispatch is None else dispatch
-  root = (seed,) if cohort_root is None else cohort_root
+  draws = Draws.of((seed,) if cohort_root is None else cohort_root)
 
   def prepare(span: Span) -> Batch:
-    cohorts = batches.host_batch(algorithm.cohort, root, span, rounds_per_dispatch)
+    cohorts = batches.host_batch(algorithm.cohort, draws, span, rounds_per_dispatch)
     return batches.device_batch(cohorts, span, None if resident else rows, mesh)
 
   spans = batches.spans(start, rounds, rounds_per_dispatch, stop_every)

@@ -20,7 +20,6 @@ BEFORE_ROUNDS = 2**31 - 1
 """Stands for the round in keys of what is drawn once, before the first round."""
 
 _INIT, _CLIENT = 0, 1
-_COHORT = 0x636F686F  # keeps the host stream apart from other uses of the same seed
 
 
 class RootKeys(NamedTuple):
@@ -45,13 +44,10 @@ def client_key(seed: int) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), _CLIENT)
 
 
-def cohort_generator(root: tuple[int, ...], round_index: int) -> np.random.Generator:
-  """Host generator of one round: who takes part, and in which order examples come."""
-  return np.random.default_rng(np.random.SeedSequence([*root, round_index, _COHORT]))
-
-
 def cohort_root(seed: int, noise_words: tuple[int, ...], pinned: bool) -> tuple[int, ...]:
-  """Root of `cohort_generator`: as secret as the noise, on which the gain from sampling rests.
+  """Root of `Draws.of`, of who takes part and in which order: as secret as the noise.
+
+  The gain from sampling rests on it.
 
   Args:
     seed: of the config.

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Data
 from fedjax_face.training import loop, streams
 from fedjax_face.training.mesh import clients_mesh
@@ -33,7 +34,7 @@ def by_hand(algorithm, rounds, seed=3):
   """The same rounds, one at a time, without the loop."""
   state = algorithm.init(streams.init_key(seed))
   for r in range(rounds):
-    cohort = algorithm.cohort(streams.cohort_generator((seed,), r), r)
+    cohort = algorithm.cohort(Draws.of((seed,)), r)
     keys = streams.RootKeys(streams.client_key(seed), NOISE).at(jnp.int32(r))
     state, _ = algorithm.step(state, Data(jnp.asarray(IMAGES)), cohort, algorithm.hparams, keys)
   return state

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from fedjax_face.draws import Draws
 from fedjax_face.evaluation.protocols import Metric
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger, non_private
@@ -170,7 +171,7 @@ def test_noise_of_an_interrupted_run_is_kept_and_that_of_a_finished_one_is_not(
 
 
 def test_who_takes_part_is_as_secret_as_the_noise_unless_pinned():
-  draw = lambda root: streams.cohort_generator(root, 3).integers(2**62)
+  draw = lambda root: Draws.of(root).bits(np.zeros(1, np.uint64), "takes part", 3)[0]
   pinned = [streams.cohort_root(5, words, True) for words in ((1, 2), (3, 4))]
   secret = [streams.cohort_root(5, words, False) for words in ((1, 2), (3, 4))]
   assert draw(pinned[0]) == draw(pinned[1])
