@@ -62,11 +62,11 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
 
   import jax
   import jax.numpy as jnp
-  import numpy as np
 
   from configs import dp_activations as configs
   from fedjax_face.algorithms import dp_activations as page
   from fedjax_face.algorithms.parts import Ingredients
+  from fedjax_face.draws import Draws
   from fedjax_face.federated.algorithm import Data
   from fedjax_face.training.mesh import clients_mesh
   from fedjax_face.training.streams import BEFORE_ROUNDS, public_root, step_keys
@@ -80,7 +80,7 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
   assert algorithm.prepare is not None
   data = jax.jit(algorithm.prepare)(Data(jnp.asarray(given.train.images)), algorithm.hparams,
                                     step_keys(0, public_root(0), BEFORE_ROUNDS))
-  cohort = jax.tree.map(jnp.asarray, algorithm.cohort(np.random.default_rng(0), 0))
+  cohort = jax.tree.map(jnp.asarray, algorithm.cohort(Draws.of(0), 0))
   state = jax.jit(algorithm.init)(jax.random.key(0))
   passes = config.training.rounds_per_dispatch
   split = jax.jit(lambda state, *data: jax.lax.scan(

@@ -3,7 +3,8 @@ r"""DP-FedEmb (Xu et al., CVPR 2023): user-level private image embeddings.
 python -m experiments.train --config=configs/dp_fedemb.py:VARIANT --workdir=runs/VARIANT
 
 VARIANT is synthetic (default), heads, femnist, lfw, folder, digiface, emnist, gld or inaturalist;
-what each reached and cost is in the docstring of its function. The baselines are overrides of the same file:
+what each reached and cost is in the docstring of its function. The baselines are overrides of the
+same file:
 
   non-private           --config.privacy.aggregator=mean --config.privacy.epsilon=None \
                         --config.hparams.server_learning_rate=0.2
@@ -28,7 +29,8 @@ _FEW_PEOPLE = 0.002
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   """The config of a variant."""
   variants = {"synthetic": synthetic, "heads": heads, "femnist": femnist, "lfw": lfw,
-              "folder": folder, "digiface": digiface, "emnist": emnist, "gld": gld, "inaturalist": inaturalist}
+              "folder": folder, "digiface": digiface, "emnist": emnist, "gld": gld,
+              "inaturalist": inaturalist}
   if variant not in variants:
     raise ValueError(f"dp_fedemb has no variant {variant!r}: {', '.join(variants)}")
   return variants[variant]()

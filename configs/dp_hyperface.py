@@ -73,6 +73,7 @@ def base() -> ml_collections.ConfigDict:
           "unit": "image",               # image | region | person
           "batch_size": 256,             # units of a step, on average
           "capacity": 320,               # most units of a step
+          "sampling_probability": placeholder(float),  # default: batch_size over their number
           "regions_per_unit": 3,
           "views": 1,                    # augmented views of a region
           "units_at_once": 32,

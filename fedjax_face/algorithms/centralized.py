@@ -12,6 +12,7 @@ import numpy as np
 from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
+from fedjax_face.draws import Draws, part_identities
 from fedjax_face.federated import client
 from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm
 from fedjax_face.federated.round import METRICS
@@ -46,6 +47,7 @@ def pooled_training(name: str, given: Ingredients, rows: np.ndarray) -> Algorith
   config, images = given.config, len(rows)
   parts.refuse_noise(config, f"algorithm={name}")
   labels, label_of_row = np.unique(given.train.label[rows], return_inverse=True)
+  identity = part_identities(given.train.identities)[rows]
   model = parts.model(config, given.train, len(labels))
   training = client.local_training(
       model.loss, client.optimizers(config.local.optimizer), client.JOINT)
@@ -61,9 +63,13 @@ def pooled_training(name: str, given: Ingredients, rows: np.ndarray) -> Algorith
     params = {"backbone": backbone, "head": model.init_head(head_key)}
     return CentralizedState(params, training.init(params, hparams))
 
-  def cohort(rng: np.random.Generator, round_number: int) -> Cohort:
-    del round_number
-    drawn = rng.choice(images, steps * batch_size, replace=steps * batch_size > images)
+  def cohort(draws: Draws, round_number: int) -> Cohort:
+    wanted = steps * batch_size
+    if wanted > images:
+      drawn = draws.generator(0, "with replacement", round_number).integers(images, size=wanted)
+    else:
+      chosen = draws.first(identity, wanted, "takes part", round_number)
+      drawn = chosen[draws.order(identity[chosen], "order", round_number)]
     shape = (devices, steps, batch_size // devices)
     return Cohort(
         examples=rows[drawn].astype(np.int32).reshape(shape),

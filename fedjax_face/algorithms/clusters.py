@@ -52,7 +52,7 @@ def cluster_exchange(given: Ingredients, table: Table) -> Exchange:
   if not given.train.persons_are_labels:
     raise ValueError("exchange: a cluster stands for people, so every person needs one class")
   every = _rounds_between(config)
-  _check(options, config.hparams, int(table.places.real.sum(axis=1).min()))
+  _check(options, config.hparams, table.places.real.shape[1])
   mechanism = _mechanism(given, table)
   if options.rows == "class_embeddings":
     mechanism = mechanism._replace(
@@ -65,11 +65,11 @@ def cluster_exchange(given: Ingredients, table: Table) -> Exchange:
       needs_all_images=options.rows == "prototypes" and options.every > 0)
 
 
-def _check(options: Any, hparams: Any, fewest: int) -> None:
-  """Raises ValueError for a value out of range; `fewest` people are in the smallest silo."""
+def _check(options: Any, hparams: Any, largest: int) -> None:
+  """Raises ValueError for a value out of range; `largest` people are in the largest silo."""
   whole = lambda value, low, high: (
       isinstance(value, int) and not isinstance(value, bool) and low <= value <= high)
-  for name, most, of in (("clusters", fewest, " (people of the smallest silo)"),
+  for name, most, of in (("clusters", largest, " (people of the largest silo)"),
                          ("iterations", 1000, ""), ("candidates", 1 << 20, "")):
     if not whole(options[name], 1, most):
       raise ValueError(f"exchange.{name}={options[name]!r}: expected 1 to {most}{of}")

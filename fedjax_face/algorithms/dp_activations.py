@@ -16,6 +16,7 @@ from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.draws import Draws, part_identities
 from fedjax_face.federated.algorithm import Algorithm, Communication, Data, Measure
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import per_example
@@ -167,7 +168,7 @@ class SplitSystem(NamedTuple):
     clip_norm: C.
     device: public parameters that the device part starts with, and keeps where it is frozen.
     init_server: key -> parameters of the server part.
-    cohort: (host generator, round) -> Cohort of examples [devices, messages, batch].
+    cohort: (draws, round) -> Cohort of examples [devices, messages, batch].
     devices: K.
     device_of_person: int [P].
     schedule: how often images are sent.
@@ -182,7 +183,7 @@ class SplitSystem(NamedTuple):
   clip_norm: float
   device: Any
   init_server: Callable[[jax.Array], Any]
-  cohort: Callable[[np.random.Generator, int], Cohort]
+  cohort: Callable[[Draws, int], Cohort]
   devices: int
   device_of_person: np.ndarray
   schedule: accounting.Schedule
@@ -284,24 +285,31 @@ def _public_activations(given: Ingredients, split: SplitNetwork, device: Any,
 
 
 def _devices(config: Any, train: FaceDataset):
-  """Which device holds each person, and the messages of a pass."""
+  """Which device holds each person, and the messages of a pass.
+
+  Devices hold equal numbers of people, by rank: a replaced person's replacement goes where that
+  person was, and the claim is for replace-one alone.
+  """
   devices, batch = config.split.devices, config.split.batch_size
   if not 1 <= devices <= train.num_persons:
     raise ValueError(f"split.devices={devices}: expected 1 to {train.num_persons}, the number of "
                      "people")
   if batch < 1:
     raise ValueError(f"split.batch_size={batch}: expected at least 1")
-  people = int(train.person.max()) + 1
-  owner = np.random.default_rng([config.seed, devices]).permutation(people) % devices
+  persons, first = np.unique(train.person, return_index=True)
+  order = Draws.of((config.seed, devices)).order(train.identities[first], "device")
+  owner = np.zeros(int(train.person.max()) + 1, np.int64)
+  owner[persons[order]] = np.arange(len(persons)) % devices
+  identity = part_identities(train.identities)
   rows_of = [np.flatnonzero(owner[train.person] == device) for device in range(devices)]
   count = -(-max(map(len, rows_of)) // batch)
 
-  def cohort(rng: np.random.Generator, round_number: int) -> Cohort:
-    del round_number
+  def cohort(draws: Draws, round_number: int) -> Cohort:
     examples = np.zeros((devices, count * batch), np.int32)
     mask = np.zeros_like(examples, bool)
-    for device, (rows, own) in enumerate(zip(rows_of, rng.spawn(devices), strict=True)):
-      examples[device, :len(rows)], mask[device, :len(rows)] = own.permutation(rows), True
+    for device, rows in enumerate(rows_of):
+      order = draws.order(identity[rows], "order", round_number)
+      examples[device, :len(rows)], mask[device, :len(rows)] = rows[order], True
     shape = (devices, count, batch)
     return Cohort(examples.reshape(shape), train.label[examples].astype(np.int32).reshape(shape),
                   mask.reshape(shape), np.full(devices, train.num_labels, np.int32),

@@ -122,7 +122,8 @@ def _training(
       step=step,
       hparams=hparams,
       releases=(release,),
-      not_covered=(*NOT_COVERED, *(() if given.train.persons_known else (PERSONS_UNKNOWN,))),
+      not_covered=(*sampling.not_covered, *NOT_COVERED,
+                   *(() if given.train.persons_known else (PERSONS_UNKNOWN,))),
       predict=lambda state, images: network.apply(
           {"params": whole(state.average["network"])}, pixels.normalise(images)),
       start=lambda state: whole(state.average["network"]),
@@ -209,7 +210,8 @@ def gradient_clip(options: Any) -> GradientClip:
 def _sampling(given: Ingredients) -> dp_sgd.UnitSampling:
   options = given.config.cohort
   return dp_sgd.poisson_units(
-      given.train.units(options.unit), options.unit, expected=options.batch_size,
+      given.train.units(options.unit), given.train.unit_identities(options.unit), options.unit,
+      probability=options.get("sampling_probability"), expected=options.batch_size,
       capacity=options.capacity, rows=options.regions_per_unit, views=options.views,
       devices=given.mesh.size)
 
@@ -227,10 +229,10 @@ def _loss(given: Ingredients, weighting: TaskWeighting):
   return loss
 
 
-def _augment(given: Ingredients) -> dp_sgd.Augment:
+def _augment(given: Ingredients) -> dp_sgd.Augment | None:
   """Random mirror images with their labels, if `model.flip`."""
   if not given.config.model.flip:
-    return lambda data, key: data
+    return None
   mirror_of = {21: multi_task.AFLW_MIRROR, 5: multi_task.FIVE_POINT_MIRROR}
   landmarks = given.train.targets["landmarks"].shape[1]
   if landmarks not in mirror_of:
@@ -238,9 +240,9 @@ def _augment(given: Ingredients) -> dp_sgd.Augment:
                      f"{', '.join(map(str, mirror_of))}")
   frame = given.config.data.regions.get("frame", "corner")
 
-  def augment(data: Data, key: jax.Array) -> Data:
+  def augment(data: Data, keys: jax.Array) -> Data:
     images, targets = multi_task.random_mirror(
-        data.images, Targets(**data.targets), mirror_of[landmarks], key, frame)
+        data.images, Targets(**data.targets), mirror_of[landmarks], keys, frame)
     return Data(images, targets._asdict())
 
   return augment
@@ -277,8 +279,6 @@ PERSONS_UNKNOWN = (
 NOT_COVERED = (
     "The trainer holds the photographs, their labels and their gradients: it is trusted, and what "
     "is protected is what it publishes.",
-    "The number of units is taken as public: the sampling probability and the limit of a step rest "
-    "on it, and are the same with and without any one unit.",
     "The constant predictor beside the results is that of the training set, without noise.",
     "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
     "Hyperparameters chosen by looking at results on the same data are not accounted for.",

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dp_accounting
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from fedjax_face.data import pixels
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.silos import Silos, partition
+from fedjax_face.draws import Draws
 from fedjax_face.federated import aggregators, client
 from fedjax_face.federated.aggregators import Aggregator
 from fedjax_face.federated.embedding_model import EmbeddingModel, embedding_model, no_augmentation
@@ -60,15 +60,16 @@ def participants(given: Ingredients) -> Participation:
   config = given.config
   if not config.get("silos"):
     return participation(config.cohort, given.train)
+  claims = config.privacy.epsilon is not None or config.hparams.noise_multiplier is not None
   return silo_participation(config.cohort, given.train, silos(given), given.mesh.size,
-                            config.training.clients_per_chunk)
+                            config.training.clients_per_chunk, private=claims)
 
 
 def silos(given: Ingredients) -> Silos:
   """The split of the training people that the config's `silos` section and `seed` describe."""
   config = given.config
   options = dict(config.silos)
-  return partition(options, given.train, np.random.default_rng([config.seed, _SILOS]))
+  return partition(options, given.train, Draws.of((config.seed, _SILOS)))
 
 
 def client_model(given: Ingredients, who: Participation) -> EmbeddingModel:

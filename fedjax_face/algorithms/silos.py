@@ -14,7 +14,9 @@ from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.federated import embedding_algorithm
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.algorithms.prototypes import of_public_backbone
+from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.silos import class_rows
+from fedjax_face.draws import identity_of
 from fedjax_face.federated import class_table
 from fedjax_face.federated.algorithm import Algorithm, ClassRows
 from fedjax_face.federated.class_table import ClassPlaces
@@ -106,12 +108,14 @@ def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadS
     raise ValueError(f"model.head_init {start!r} is not one of {', '.join(_STARTS)}")
   who = parts.participants(given)
   model = parts.client_model(given, who)
-  held = class_rows(parts.silos(given).silo, given.train.label)
-  places = class_table.places(held.owner, config.model.embedding_dim, given.mesh.size)
+  silos = parts.silos(given)
+  held = class_rows(silos.silo, given.train.label, silos.num_silos)
+  places = class_table.places(held.owner, silos.num_silos, config.model.embedding_dim,
+                              given.mesh.size)
   row_of_label = np.zeros(given.train.num_labels, np.int32)
   row_of_label[held.label] = np.arange(len(held.label))
-  table = Table(_init_classes(given, model, row_of_label, len(held.owner)), places, row_of_label,
-                model.embed, model.prototype_head if start == "local_prototypes" else None)
+  table = Table(_init_classes(given, model, held.label), places, row_of_label, model.embed,
+                model.prototype_head if start == "local_prototypes" else None)
   return embedding_algorithm(
       name, given, model, who,
       client_update=parts.client_update(config, model, who),
@@ -124,14 +128,38 @@ def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadS
       not_covered=(*NOT_COVERED, *not_covered))
 
 
-def _init_classes(given: Ingredients, model: EmbeddingModel, row_of_label: np.ndarray, size: int
-                  ) -> InitHead:
-  """Class embeddings as the head starts them, or (`model.head_init=prototypes`) each person's
-  prototype under the public backbone, as long as a cosine head starts class embeddings.
+def _init_classes(given: Ingredients, model: EmbeddingModel, labels: np.ndarray) -> InitHead:
+  """Class embeddings of the labels [C] as a head of one class starts them, or
+  (`model.head_init=prototypes`) each person's prototype under the public backbone, as long as a
+  cosine head starts class embeddings.
+
+  Each is drawn from the identity of the first person who has the label: where another leaves, they
+  stay as they were.
   """
-  if given.config.model.head_init != "prototypes":
-    return parts.model(given.config, given.train, size).init_head
-  means = of_public_backbone(
-      given, model.embed, given.train.images, row_of_label[given.train.label], size)
-  length = COSINE_INIT_STD * math.sqrt(means.shape[1])
-  return lambda key: {"params": {"class_embeddings": length * means}}
+  if given.config.model.head_init == "prototypes":
+    row_of_label = np.zeros(given.train.num_labels, np.int32)
+    row_of_label[labels] = np.arange(len(labels))
+    means = of_public_backbone(
+        given, model.embed, given.train.images, row_of_label[given.train.label], len(labels))
+    length = COSINE_INIT_STD * math.sqrt(means.shape[1])
+    return lambda key: {"params": {"class_embeddings": length * means}}
+  init_one = parts.model(given.config, given.train, 1).init_head
+  identity = _identity_of_labels(given.train)[labels]
+  words = jnp.asarray(np.stack([identity >> np.uint64(32), identity & np.uint64(2**32 - 1)], -1),
+                      jnp.uint32)
+
+  def init(key: jax.Array) -> Any:
+    of_class = lambda pair: init_one(jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1]))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(of_class)(words))
+
+  return init
+
+
+def _identity_of_labels(dataset: FaceDataset) -> np.ndarray:
+  """uint64 [L]: of each label that has images, from its name or, without names, its person."""
+  identity = np.zeros(dataset.num_labels, np.uint64)
+  if dataset.names:
+    return identity_of(dataset.names)
+  label, first = np.unique(dataset.label, return_index=True)
+  identity[label] = dataset.identities[first]
+  return identity

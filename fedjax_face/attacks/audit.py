@@ -29,6 +29,7 @@ from jax_privacy import auditing
 from fedjax_face.data import cohorts
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.draws import Draws
 from fedjax_face.federated import heads
 from fedjax_face.federated.aggregators import Aggregator, Sums
 from fedjax_face.federated.algorithm import Data, StepKeys
@@ -127,16 +128,15 @@ def draw(who: Participation, start: int, rounds: int, trials: int, seed: int) ->
 
   Populations that differ in the canary get the same cohorts from the same seed, but for the canary.
   """
-  host = np.random.default_rng(seed)
-  drawn = cohorts.stack(
-      [who.cohort(host, start + r) for _ in range(trials) for r in range(rounds)])
+  drawn = cohorts.stack([who.cohort(draws, start + r) for draws in (
+      Draws.of((seed, trial)) for trial in range(trials)) for r in range(rounds)])
   return jax.tree.map(lambda leaf: leaf.reshape(trials, rounds, *leaf.shape[1:]), drawn)
 
 
 def first_turn(who: Participation, user: int, seed: int) -> int:
   """The first round, modulo `rounds_per_event`, in which the user can take part."""
-  host = np.random.default_rng(seed)
-  cohorts_ = ((r, who.cohort(host, r)) for r in itertools.count())
+  draws = Draws.of(seed)
+  cohorts_ = ((r, who.cohort(draws, r)) for r in itertools.count())
   return next(r for r, cohort in cohorts_
               if (cohort.mask & (cohort.examples == user)).any()) % who.rounds_per_event
 

@@ -19,6 +19,7 @@ from fedjax_face.data.decode import OnBad, ReadReport, check_on_bad, settle
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY, Photographs
 from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES
 from fedjax_face.data.tfds_photographs import EncodedImages, image_size
+from fedjax_face.draws import identity_of
 
 _DATABASE, _IMAGES = "aflw.sqlite", "flickr"
 _GENDER = {"m": 0, "f": 1}
@@ -92,7 +93,7 @@ def read_aflw(root: str | pathlib.Path, *, limit: int | None = None,
   number = np.repeat(np.arange(len(files), dtype=np.int32), [len(of_file[f]) for f in files])
   faces = [face for file in files for face in of_file[file].values()]
   return Photographs(name="aflw", images=images, image=number, persons_known=False,
-                     **_labels(faces)), report
+                     identity=identity_of(files), **_labels(faces)), report
 
 
 class Aflw(tfds.core.GeneratorBasedBuilder):

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset, compact
 from fedjax_face.data.sources import Sources, check_public, whole_set
+from fedjax_face.draws import Draws, part_identities
 
 
 def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
@@ -30,7 +31,7 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
     raise ValueError(f"data.test_fraction={fraction!r}: expected a number between 0 and 1")
   whole, notes = whole_set("data", options)
   whole = compact(whole)
-  test = _held_out(whole, fraction, np.random.default_rng(rng_seed))
+  test = _held_out(whole, fraction, Draws.of(rng_seed))
   sources = Sources(whole.select(~test), whole.select(test), notes=notes)
   if not public:
     return sources
@@ -38,11 +39,12 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
   return sources._replace(public=compact(other), notes=(*notes, *more, *check_public(other, whole)))
 
 
-def _held_out(whole: FaceDataset, fraction: float, rng: np.random.Generator) -> np.ndarray:
+def _held_out(whole: FaceDataset, fraction: float, draws: Draws) -> np.ndarray:
   """bool [N]: of every person about `fraction` of the images, at least one and not all."""
-  test = np.zeros(len(whole), bool)
+  test, identity = np.zeros(len(whole), bool), part_identities(whole.identities)
   for person in range(whole.num_persons):
-    rows = rng.permutation(np.flatnonzero(whole.person == person))
+    rows = np.flatnonzero(whole.person == person)
+    rows = rows[draws.order(identity[rows], "evaluation")]
     if len(rows) < 2:
       raise ValueError(f"{whole.name}: person {person} has {len(rows)} image; expected at least 2, "
                        "one on each side")

@@ -1,23 +1,24 @@
 """Who takes part in a round, and which examples each client trains on, as index arrays.
 
 Three steps, all on the host: sample users, assign them to virtual clients, draw each client's
-batches. What one user can change is confined to the client that holds the user: every decision
-about a user comes from that user's place in a random stream of the round, and every decision
-about a client's examples from a generator of that client's own. So with the same round generator,
-appending a user to the population (Poisson, independent) or replacing a user's examples (fixed
-size, grouped) leaves every other client's arrays bit-identical. The privacy accounting rests on it.
+batches. Every draw about a user comes from that user's identity and the round, every draw about an
+example from the identity of its person (`fedjax_face.draws`, which also says what neighbouring
+populations are). So what one user can change is confined to the client that holds the user: with
+the same root, a user more or less (Poisson, independent), wherever among the others, or another
+user's examples in a user's place (fixed size, grouped) leaves every other client's arrays
+bit-identical, but for padding. The privacy accounting rests on it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from fedjax_face.data.users import Users
+from fedjax_face.draws import Draws
 
 
 class Cohort(NamedTuple):
@@ -31,6 +32,8 @@ class Cohort(NamedTuple):
     client: int32 [K], id of the silo or virtual client, -1 = empty slot.
     first_pass: int32 [K], examples of the first pass over the client's data, which come first; None
       where every example is visited once.
+    draw: uint32 [K, S, B], a number of each example's own in this round, from its identity, which
+      its augmentation is drawn from; None where no example draws anything by itself.
   """
 
   examples: np.ndarray
@@ -39,6 +42,7 @@ class Cohort(NamedTuple):
   num_classes: np.ndarray
   client: np.ndarray
   first_pass: np.ndarray | None = None
+  draw: np.ndarray | None = None
 
 
 class Assignment(NamedTuple):
@@ -58,8 +62,8 @@ class Assignment(NamedTuple):
 class Sampler(Protocol):
   """Chooses the users of a round."""
 
-  def sample(self, rng: np.random.Generator, round: int, num_users: int) -> np.ndarray:
-    """int32 [M], ascending user numbers below `num_users`."""
+  def sample(self, draws: Draws, round: int, identity: np.ndarray) -> np.ndarray:
+    """int32 [M], ascending numbers of users, whose identities are uint64 [U]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +75,10 @@ class FixedSize:
   def __post_init__(self):
     _check_positive("FixedSize size", self.size)
 
-  def sample(self, rng: np.random.Generator, round: int, num_users: int) -> np.ndarray:
+  def sample(self, draws: Draws, round: int, identity: np.ndarray) -> np.ndarray:
     """See `Sampler`."""
-    del round
-    return _draw(_stream(rng), np.arange(num_users, dtype=np.int32), self.size, "the population")
+    members = np.arange(len(identity))
+    return _first(draws, round, identity, members, self.size, "the population")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,19 +90,20 @@ class Poisson:
   def __post_init__(self):
     _check_probability("Poisson probability", self.probability)
 
-  def sample(self, rng: np.random.Generator, round: int, num_users: int) -> np.ndarray:
+  def sample(self, draws: Draws, round: int, identity: np.ndarray) -> np.ndarray:
     """See `Sampler`."""
-    del round
-    return np.flatnonzero(_stream(rng).random(num_users) < self.probability).astype(np.int32)
+    chosen = draws.coins(identity, self.probability, "takes part", round)
+    return np.flatnonzero(chosen).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class CyclicFixedSize:
   """`size` users of one group per round, so that a user rests `min_separation` rounds.
 
-  The population is partitioned once, by a permutation of `partition_seed`, into `min_separation`
-  groups whose sizes differ by at most one; round t draws uniformly without replacement from group
-  t mod min_separation. Stateless: a resumed run draws the same users.
+  The population is partitioned once, in an order drawn from the public `partition_seed`, into
+  `min_separation` groups whose sizes differ by at most one: by rank, so under replace-one only.
+  Round t draws uniformly without replacement from group t mod min_separation. Stateless: a resumed
+  run draws the same users.
   """
 
   size: int
@@ -109,20 +114,21 @@ class CyclicFixedSize:
     _check_positive("CyclicFixedSize size", self.size)
     _check_positive("CyclicFixedSize min_separation", self.min_separation)
 
-  def sample(self, rng: np.random.Generator, round: int, num_users: int) -> np.ndarray:
+  def sample(self, draws: Draws, round: int, identity: np.ndarray) -> np.ndarray:
     """See `Sampler`."""
-    order, start = _permuted_groups(self.partition_seed, self.min_separation, num_users)
-    group = round % self.min_separation
-    members = order[start[group]:start[group + 1]]
-    return _draw(_stream(rng), members, self.size, f"group {group} of {self.min_separation}")
+    groups, group = self.min_separation, round % self.min_separation
+    order = Draws.of(self.partition_seed).order(identity, "group")
+    start = np.arange(groups + 1, dtype=np.int64) * len(identity) // groups
+    members = np.sort(order[start[group]:start[group + 1]])
+    return _first(draws, round, identity, members, self.size, f"group {group} of {groups}")
 
 
 @dataclasses.dataclass(frozen=True)
 class CyclicPoisson:
   """Each user of one group independently with `probability`; users rest `min_separation` rounds.
 
-  Each user belongs to one of `min_separation` groups, drawn independently of every other user from
-  `partition_seed`; round t samples group t mod min_separation.
+  Each user belongs to one of `min_separation` groups, drawn from the public `partition_seed` and
+  the user's identity alone; round t samples group t mod min_separation.
   """
 
   probability: float
@@ -133,17 +139,22 @@ class CyclicPoisson:
     _check_probability("CyclicPoisson probability", self.probability)
     _check_positive("CyclicPoisson min_separation", self.min_separation)
 
-  def sample(self, rng: np.random.Generator, round: int, num_users: int) -> np.ndarray:
+  def sample(self, draws: Draws, round: int, identity: np.ndarray) -> np.ndarray:
     """See `Sampler`."""
-    group = _independent_groups(self.partition_seed, self.min_separation, num_users)
-    chosen = _stream(rng).random(num_users) < self.probability
+    group = Draws.of(self.partition_seed).groups(identity, self.min_separation, "group")
+    chosen = draws.coins(identity, self.probability, "takes part", round)
     return np.flatnonzero(chosen & (group == round % self.min_separation)).astype(np.int32)
 
 
-def grouped(sampled: np.ndarray, num_clients: int, rng: np.random.Generator) -> Assignment:
+def grouped(sampled: np.ndarray, num_clients: int, draws: Draws, round: int,
+            identity: np.ndarray) -> Assignment:
   """Shuffles the sampled users and cuts them into `num_clients` groups of equal size.
 
   Only for samples of fixed size under replace-one adjacency: adding a user would move everybody.
+
+  Args:
+    sampled: integers [M], different user numbers.
+    identity: uint64 [U], of all users.
 
   Raises:
     ValueError: the number of users is not a positive multiple of `num_clients`.
@@ -152,12 +163,13 @@ def grouped(sampled: np.ndarray, num_clients: int, rng: np.random.Generator) -> 
   if not len(sampled) or len(sampled) % num_clients:
     raise ValueError(f"grouped: {len(sampled)} users for {num_clients} virtual clients; "
                      "expected a positive multiple")
-  users = _stream(rng).permutation(sampled).astype(np.int32).reshape(num_clients, -1)
+  order = draws.order(identity[sampled], "client", round)
+  users = np.asarray(sampled)[order].astype(np.int32).reshape(num_clients, -1)
   return Assignment(users, np.arange(num_clients, dtype=np.int32))
 
 
-def independent(sampled: np.ndarray, num_clients: int, capacity: int,
-                rng: np.random.Generator) -> Assignment:
+def independent(sampled: np.ndarray, num_clients: int, capacity: int, draws: Draws, round: int,
+                identity: np.ndarray) -> Assignment:
   """Each sampled user goes to one of `num_clients` clients, uniformly and independently.
 
   At most `capacity` users are kept per client, chosen by a random priority of each user; dropping
@@ -165,18 +177,17 @@ def independent(sampled: np.ndarray, num_clients: int, capacity: int,
 
   Args:
     sampled: integers [M], different user numbers.
+    identity: uint64 [U], of all users.
   """
   _check_positive("num_clients", num_clients)
   _check_positive("capacity", capacity)
-  slot_rng, priority_rng = _stream(rng), _stream(rng)
   sampled = np.asarray(sampled, np.int64)
-  population = int(sampled.max(initial=-1)) + 1
-  # one draw for every user up to the last sampled: a user's draw depends on its number alone
-  slot = np.floor(slot_rng.random(population)[sampled] * num_clients).astype(np.int64)
-  order = np.lexsort((priority_rng.random(population)[sampled], slot))
-  slot, chosen = slot[order], sampled[order]
+  # One draw gives the client and, among those of that client, a priority.
+  drawn = num_clients * draws.uniform(identity[sampled], "client", round)
+  order = np.lexsort((identity[sampled], drawn))
+  slot, chosen = np.floor(drawn[order]).astype(np.int64), sampled[order]
   counts = np.bincount(slot, minlength=num_clients)
-  place = np.arange(len(slot)) - np.repeat(np.cumsum(counts) - counts, counts)
+  place = _places(counts)
   kept = place < capacity
   users = np.full((num_clients, capacity), -1, np.int32)
   users[slot[kept], place[kept]] = chosen[kept]
@@ -208,9 +219,9 @@ def largest_client(users: Users, capacity: int, epochs: int, max_examples: int,
   return epochs * int(np.partition(counts, len(counts) - capacity)[-capacity:].sum())
 
 
-def client_batches(users: Users, labels: np.ndarray, assignment: Assignment, *,
+def client_batches(users: Users, labels: np.ndarray, parts: np.ndarray, assignment: Assignment, *,
                    batch_size: int, epochs: int, max_examples: int, num_labels: int,
-                   rng: np.random.Generator, max_examples_per_user: int = 0,
+                   draws: Draws, round: int, max_examples_per_user: int = 0,
                    classes: Literal["all", "own"] = "all") -> Cohort:
   """Draws the batches of every client.
 
@@ -221,19 +232,23 @@ def client_batches(users: Users, labels: np.ndarray, assignment: Assignment, *,
   Args:
     users: index of the population, U users.
     labels: int32 [N], label of each row of the data set.
+    parts: uint64 [N], identity of each row (`draws.part_identities` of its person's), which its
+      place in the order is drawn from.
     assignment: which users each client holds.
     batch_size: B.
     epochs: passes over the client's data.
     max_examples: limit in all, 0 = none; S = ceil(largest_client(...) / batch_size).
     num_labels: size of the global label space.
-    rng: generator of the round; one draw is taken from it, whatever the data.
+    draws: of the participation root.
+    round: which round.
     max_examples_per_user: limit per user and epoch, a fresh uniform subset each epoch; 0 = none.
     classes: 'all': global labels. 'own': the labels of the client's users (of all their examples,
       so that the numbering does not change from round to round) are numbered 0..n-1 in ascending
       order of the global label.
 
   Returns:
-    Cohort; a client without users has an all-False mask and 0 own classes.
+    Cohort; a client without users, or whose users hold nothing, has an all-False mask and 0 own
+    classes.
 
   Raises:
     ValueError: a label, a size or `classes` is out of range.
@@ -249,31 +264,84 @@ def client_batches(users: Users, labels: np.ndarray, assignment: Assignment, *,
   num_clients, capacity = assignment.users.shape
   largest = largest_client(users, capacity, epochs, max_examples, max_examples_per_user)
   steps = -(-largest // batch_size)
-  size = (num_clients, steps * batch_size)
-  examples, targets = np.zeros(size, np.int32), np.zeros(size, np.int32)
-  mask = np.zeros(size, np.bool_)
-  num_classes = np.full(num_clients, num_labels if classes == "all" else 0, np.int32)
-  first_pass = np.zeros(num_clients, np.int32)
-  key = _key(rng)
-  for k, members in enumerate(assignment.users):
-    members = members[members >= 0]
-    if not members.size:
-      continue
-    pool = np.concatenate([users.examples(u) for u in members])
-    target = labels[pool]
-    _check_labels(target, num_labels)
-    if classes == "own":
-      own, target = np.unique(target, return_inverse=True)
-      num_classes[k] = len(own)
-    sizes = users.offset[members + 1] - users.offset[members]
-    order = _client_order(sizes, epochs, largest, max_examples_per_user,
-                          np.random.default_rng([*key, assignment.client[k]]))
-    first_pass[k] = min(len(order), int(_capped(sizes, max_examples_per_user).sum()))
-    drawn = slice(0, len(order))
-    examples[k, drawn], targets[k, drawn], mask[k, drawn] = pool[order], target[order], True
+  pool = _pool(users, assignment.users)
+  target = labels[pool.row]
+  _check_labels(target, num_labels)
+  num_classes = np.full(num_clients, num_labels, np.int32)
+  if classes == "own":
+    target, num_classes = _own_classes(pool.client, target, num_labels, num_clients)
+  examples, targets = np.zeros((2, num_clients, steps * batch_size), np.int32)
+  done, first_pass = np.zeros(num_clients, np.int64), np.zeros(num_clients, np.int32)
+  for epoch in range(epochs):
+    open_ = done[pool.client] < largest
+    if not open_.any():
+      break
+    order = _epoch_order(pool, np.flatnonzero(open_), parts, draws, round, epoch,
+                         max_examples_per_user)
+    client = pool.client[order]
+    counts = np.bincount(client, minlength=num_clients)
+    place = done[client] + _places(counts)
+    fits = place < largest
+    examples[client[fits], place[fits]] = pool.row[order][fits]
+    targets[client[fits], place[fits]] = target[order][fits]
+    done = np.minimum(done + counts, largest)
+    first_pass = first_pass if epoch else done.astype(np.int32)
   shape = (num_clients, steps, batch_size)
-  return Cohort(examples.reshape(shape), targets.reshape(shape), mask.reshape(shape),
-                num_classes, assignment.client, first_pass)
+  mask = np.arange(steps * batch_size) < done[:, None]
+  return Cohort(examples.reshape(shape), targets.reshape(shape), mask.reshape(shape), num_classes,
+                assignment.client, first_pass)
+
+
+class _Pool(NamedTuple):
+  """All examples of a cohort, client by client and user by user, [P] each.
+
+  Attributes:
+    row: of the data set.
+    client: place of the client that holds it, ascending.
+    user: a number for each (client, user), ascending.
+  """
+
+  row: np.ndarray
+  client: np.ndarray
+  user: np.ndarray
+
+
+def _pool(users: Users, members: np.ndarray) -> _Pool:
+  """Examples of the users int [K, M] of each client, -1 = nobody."""
+  client, column = np.nonzero(members >= 0)
+  user = members[client, column]
+  counts = users.counts[user]
+  within = _places(counts)
+  number = np.repeat(np.arange(len(user)), counts)
+  row = users.index[users.offset[user][number] + within]
+  return _Pool(row, client[number], number)
+
+
+def _epoch_order(pool: _Pool, members: np.ndarray, parts: np.ndarray, draws: Draws, round: int,
+                 epoch: int, max_per_user: int) -> np.ndarray:
+  """Places in the pool of what an epoch visits, client by client, in random order within each."""
+  if max_per_user:
+    drawn = draws.bits(parts[pool.row[members]], "kept", round, epoch)
+    members = members[np.lexsort((drawn, pool.user[members]))]
+    counts = np.bincount(pool.user[members])
+    members = members[_places(counts) < max_per_user]
+  identity = parts[pool.row[members]]
+  drawn = draws.bits(identity, "order", round, epoch)
+  return members[np.lexsort((identity, drawn, pool.client[members]))]
+
+
+def _own_classes(client: np.ndarray, label: np.ndarray, num_labels: int, num_clients: int
+                 ) -> tuple[np.ndarray, np.ndarray]:
+  """Labels numbered anew within each client, in their old order, and how many each client has."""
+  held, place = np.unique(client * np.int64(num_labels) + label, return_inverse=True)
+  counts = np.bincount(held // num_labels, minlength=num_clients)
+  first = np.cumsum(counts) - counts
+  return (place - first[client]).astype(np.int32), counts.astype(np.int32)
+
+
+def _places(counts: np.ndarray) -> np.ndarray:
+  """0..n-1 for each count n, one after another."""
+  return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def stack(cohorts: Sequence[Cohort]) -> Cohort:
@@ -281,54 +349,16 @@ def stack(cohorts: Sequence[Cohort]) -> Cohort:
   shapes = {c.examples.shape for c in cohorts}
   if len(shapes) != 1:
     raise ValueError(f"stack: cohorts of shapes {sorted(shapes)}; expected one shape")
-  return Cohort(*(np.stack(arrays) for arrays in zip(*cohorts, strict=True)))
+  return Cohort(*(None if arrays[0] is None else np.stack(arrays)  # type: ignore[arg-type]
+                  for arrays in zip(*cohorts, strict=True)))
 
 
-def _client_order(sizes: np.ndarray, epochs: int, limit: int, max_per_user: int,
-                  rng: np.random.Generator) -> np.ndarray:
-  """Positions in a client's pool in training order; users' examples lie one after the other."""
-  pool, per_epoch = int(sizes.sum()), int(_capped(sizes, max_per_user).sum())
-  passes = min(epochs, -(-limit // per_epoch))
-  if per_epoch == pool:
-    return np.concatenate([rng.permutation(pool) for _ in range(passes)])[:limit]
-  owner = np.repeat(np.arange(len(sizes)), sizes)
-  kept = np.arange(pool) - np.repeat(np.cumsum(sizes) - sizes, sizes) < max_per_user
-  subsets = ((owner + rng.random(pool)).argsort()[kept] for _ in range(passes))
-  return np.concatenate([rng.permutation(subset) for subset in subsets])[:limit]
-
-
-def _stream(rng: np.random.Generator) -> np.random.Generator:
-  """A stream keyed by one draw of `rng`, which so advances by the same amount always."""
-  return np.random.default_rng(_key(rng))
-
-
-def _key(rng: np.random.Generator) -> np.ndarray:
-  """128 random bits, uint64 [2]."""
-  return rng.integers(2**64, size=2, dtype=np.uint64)
-
-
-def _draw(rng: np.random.Generator, members: np.ndarray, size: int, source: str) -> np.ndarray:
+def _first(draws: Draws, round: int, identity: np.ndarray, members: np.ndarray, size: int,
+           source: str) -> np.ndarray:
   """`size` of `members`, uniformly without replacement, ascending."""
   if size > len(members):
     raise ValueError(f"{size} users wanted per round but {source} has {len(members)}")
-  return np.sort(rng.choice(members, size, replace=False, shuffle=False)).astype(np.int32)
-
-
-@functools.lru_cache(maxsize=4)
-def _permuted_groups(seed: int, groups: int, num_users: int) -> tuple[np.ndarray, np.ndarray]:
-  """A random order of the users and where each of `groups` near-equal groups starts in it."""
-  order = np.random.default_rng(seed).permutation(num_users).astype(np.int32)
-  start = np.arange(groups + 1, dtype=np.int64) * num_users // groups
-  order.flags.writeable = start.flags.writeable = False
-  return order, start
-
-
-@functools.lru_cache(maxsize=4)
-def _independent_groups(seed: int, groups: int, num_users: int) -> np.ndarray:
-  """The group of each user; the group of user u depends on the seed and u alone."""
-  group = np.floor(np.random.default_rng(seed).random(num_users) * groups).astype(np.int32)
-  group.flags.writeable = False
-  return group
+  return members[draws.first(identity[members], size, "takes part", round)].astype(np.int32)
 
 
 def _capped(counts: np.ndarray, maximum: int) -> np.ndarray:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from fedjax_face import draws
 
 # attribute -> (dtype, shape after N; None = any size)
 _ATTRIBUTES: dict[str, tuple[type, tuple[int | None, ...]]] = {
@@ -45,6 +48,9 @@ class FaceDataset:
     person_names: name of each person where persons are not labels, or empty.
     attributes: by name, one more number per image, integers or floats [N]; -1 in integers and NaN
       in floats = unknown.
+    identity: uint64 [N], the stable identity of the person on each image, from which all draws
+      about the person come (`fedjax_face.draws`); None: that of the person's name or, without
+      names, number, see `identities`.
 
   Raises:
     ValueError: an array has the wrong shape, dtype or range.
@@ -67,6 +73,7 @@ class FaceDataset:
   names: tuple[str, ...] = ()
   person_names: tuple[str, ...] = ()
   attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  identity: np.ndarray | None = None
 
   def __post_init__(self):
     if isinstance(self.images, np.ndarray) or not hasattr(self.images, "dtype"):
@@ -87,6 +94,8 @@ class FaceDataset:
         and self.landmarks.shape[1] != self.visible.shape[1]):
       raise ValueError(f"{self.name}: {self.landmarks.shape[1]} landmarks but visible has "
                        f"{self.visible.shape[1]}; expected the same number")
+    if self.identity is not None:
+      check_array(self.name, "identity", self.identity, np.uint64, (), count)
     for name, array in self.attributes.items():
       _check_attribute(self.name, name, array, count)
 
@@ -117,6 +126,26 @@ class FaceDataset:
     if self.person_names:
       return self.person_names[person]
     return self.names[person] if self.persons_are_labels and self.names else str(person)
+
+  @functools.cached_property
+  def identities(self) -> np.ndarray:
+    """uint64 [N], the stable identity of the person on each image.
+
+    `select`, `compact` and `concatenate` keep it, whatever numbers they give to persons.
+
+    Raises:
+      ValueError: two persons have one identity, or a person has two.
+    """
+    persons, first, row = np.unique(self.person, return_index=True, return_inverse=True)
+    if self.identity is None:
+      names = self.person_names or (self.names if self.persons_are_labels else ())
+      of_person = draws.identity_of(names[p] if names else int(p) for p in persons)
+    else:
+      of_person = self.identity[first]
+      if (of_person[row] != self.identity).any():
+        raise ValueError(f"{self.name}: a person has images of two identities; expected one")
+    draws.require_distinct(of_person, self.name, "persons")
+    return of_person[row]
 
   @property
   def persons_are_labels(self) -> bool:
@@ -163,11 +192,15 @@ class FaceDataset:
 
 
 def compact(dataset: FaceDataset) -> FaceDataset:
-  """Re-numbers labels and persons to 0..n-1 in their old order, dropping those without images."""
+  """Re-numbers labels and persons to 0..n-1 in their old order, dropping those without images.
+
+  Identities stay.
+  """
   labels, label = np.unique(dataset.label, return_inverse=True)
   persons, person = np.unique(dataset.person, return_inverse=True)
   return dataclasses.replace(
       dataset,
+      identity=dataset.identities,
       label=label.astype(np.int32),
       person=person.astype(np.int32),
       names=tuple(dataset.names[i] for i in labels) if dataset.names else (),
@@ -177,7 +210,8 @@ def compact(dataset: FaceDataset) -> FaceDataset:
 def concatenate(datasets: Sequence[FaceDataset], name: str = "") -> FaceDataset:
   """All images of several sources; labels and persons of different sources never collide.
 
-  Labels and persons of source i are shifted by the sizes of the sources before it. An attribute
+  Labels and persons of source i are shifted by the sizes of the sources before it, and identities
+  are combined with i. An attribute
   that only some sources have is filled with zeros and marked unknown in its `*_known` mask, or
   filled with NaN in `attributes`, which become floats.
 
@@ -198,6 +232,7 @@ def concatenate(datasets: Sequence[FaceDataset], name: str = "") -> FaceDataset:
   return FaceDataset(
       name=name, images=np.concatenate([d.images for d in datasets]), label=label, person=person,
       names=names, person_names=() if np.array_equal(person, label) else merged,
+      identity=np.concatenate([draws.combined(d.identities, i) for i, d in enumerate(datasets)]),
       attributes=_merged_numbers(datasets), **_merged_attributes(name, datasets))
 
 
@@ -233,7 +268,7 @@ def grayscale(dataset: FaceDataset) -> FaceDataset:
 
 def _present_arrays(dataset: FaceDataset) -> dict[str, np.ndarray]:
   """Every per-image array that the data set has, by field."""
-  fields = ("images", "label", "person", *_ATTRIBUTES)
+  fields = ("images", "label", "person", "identity", *_ATTRIBUTES)
   return {f: getattr(dataset, f) for f in fields if getattr(dataset, f) is not None}
 
 

@@ -19,6 +19,7 @@ from fedjax_face.data.boxes import box_from_eyes
 from fedjax_face.data.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
 from fedjax_face.data.folders import count_files, listing
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY, Photographs
+from fedjax_face.draws import identity_of
 
 POINTS = 21
 """Landmarks of a face."""
@@ -72,7 +73,8 @@ def read_aflw2000(root: str | pathlib.Path, *, archive: str = "AFLW2000_subset.z
   box = square_on_chin(table["bbox_from_pt68"][rows])
   centre = (box[:, :2] + .5 * box[:, 2:])[:, None]
   return one_face_each(
-      "aflw2000", images, box=box, visible=visible, pose=np.deg2rad(degrees),
+      "aflw2000", images, identity=identity_of(report.files), box=box, visible=visible,
+      pose=np.deg2rad(degrees),
       landmarks=np.where(visible[..., None], points, centre),
       known={DETECTION: True, LANDMARKS: True, VISIBILITY: True,
              POSE: (np.abs(degrees) <= LARGEST_ANGLE).all(-1)}), report
@@ -112,7 +114,8 @@ def read_lfw_originals(root: str | pathlib.Path, *,
   gender = np.array([_GENDER.get(row["gender"], -1) for row in annotated], np.int32)
   person = np.unique([row["person"] for row in annotated], return_inverse=True)[1]
   return one_face_each(
-      "lfw_originals", images, box=box, visible=visible, gender=np.maximum(gender, 0),
+      "lfw_originals", images, identity=identity_of(report.files), box=box,
+      visible=visible, gender=np.maximum(gender, 0),
       landmarks=np.where(visible[..., None], landmarks, centre), person=person.astype(np.int32),
       known={DETECTION: True, LANDMARKS: True, GENDER: gender >= 0}), report
 
@@ -153,7 +156,8 @@ def read_lfw_aligned(root: str | pathlib.Path, *, archive: str = lfw.ARCHIVE,
   height, width = faces.images.shape[1:3]
   assert faces.gender is not None
   return one_face_each(
-      "lfw_aligned", faces.images, gender=faces.gender, person=faces.person,
+      "lfw_aligned", faces.images, identity=identity_of(report.files), gender=faces.gender,
+      person=faces.person,
       box=np.tile(np.array([0, 0, width, height], np.float32), (len(faces), 1)),
       known={DETECTION: True, GENDER: faces.gender_known}), report
 
@@ -233,7 +237,8 @@ def read_utkface(path: str | pathlib.Path, *, limit: int | None = None,
   report = settle(ReadReport(str(path), tuple(kept), tuple(bad)), on_bad)
   box = np.tile(np.array([0, 0, images.shape[2], images.shape[1]], np.float32), (len(kept), 1))
   return one_face_each(
-      "utkface", images, box=box, gender=np.array([gender[name] for name in kept], np.int32),
+      "utkface", images, identity=identity_of(kept), box=box,
+      gender=np.array([gender[name] for name in kept], np.int32),
       known={DETECTION: True, GENDER: True}), report
 
 
@@ -242,7 +247,8 @@ def one_face_each(name: str, images: Sequence[np.ndarray] | np.ndarray, *, box: 
                   visible: np.ndarray | None = None, pose: np.ndarray | None = None,
                   gender: np.ndarray | None = None,
                   person: np.ndarray | None = None, persons_known: bool = True,
-                  original: np.ndarray | None = None) -> Photographs:
+                  original: np.ndarray | None = None,
+                  identity: np.ndarray | None = None) -> Photographs:
   """Photographs with one face each; what is not given is zero.
 
   Args:
@@ -253,7 +259,7 @@ def one_face_each(name: str, images: Sequence[np.ndarray] | np.ndarray, *, box: 
     landmarks, visible, pose, gender: as in `Photographs`, of any dtype.
     person: int32 [M]; everybody another one where not given.
     persons_known: as in `Photographs`; not so where no person is given.
-    original: as in `Photographs`.
+    original, identity: as in `Photographs`.
   """
   count = len(images)
   labelled = np.zeros((count, 5), bool)
@@ -269,7 +275,8 @@ def one_face_each(name: str, images: Sequence[np.ndarray] | np.ndarray, *, box: 
       box=box.astype(np.float32), landmarks=given(landmarks, POINTS, 2).astype(np.float32),
       visible=given(visible, POINTS).astype(bool), pose=given(pose, 3).astype(np.float32),
       gender=given(gender).astype(np.int32), known=labelled,
-      persons_known=persons_known and person is not None, original=original)
+      persons_known=persons_known and person is not None, original=original,
+      identity=identity)
 
 
 def _read_images(path: pathlib.Path, names: list[str], suffix: str, limit: int | None,

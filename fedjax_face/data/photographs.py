@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
+from fedjax_face import draws as draws_
 from fedjax_face.data.dataset import check_array
+from fedjax_face.draws import Draws
 
 DETECTION, LANDMARKS, VISIBILITY, POSE, GENDER = range(5)
 """Columns of `known`, in the order of `losses.multi_task.TASKS`."""
@@ -38,6 +41,8 @@ class Photographs:
       person may go under several.
     original: int32 [M], 0 or more, equal for views that were made of one photograph; None = each
       is a photograph of its own.
+    identity: uint64 [M], the stable identity of each photograph, from which all draws about it
+      come (`fedjax_face.draws`), for instance of its file's name; None: that of its number here.
 
   Raises:
     ValueError: an array has the wrong shape, dtype or range, or a box has no size.
@@ -55,6 +60,7 @@ class Photographs:
   known: np.ndarray
   persons_known: bool = True
   original: np.ndarray | None = None
+  identity: np.ndarray | None = None
 
   def __post_init__(self):
     for field, (dtype, shape) in _FACE_FIELDS.items():
@@ -70,6 +76,8 @@ class Photographs:
       check_array(self.name, "original", self.original, np.int32, (), len(self.images))
       if self.original.min(initial=0) < 0:
         raise ValueError(f"{self.name}: original {self.original.min()}; expected 0 or more")
+    if self.identity is not None:
+      check_array(self.name, "identity", self.identity, np.uint64, (), len(self.images))
     if len(self.person) and self.person.min() < 0:
       raise ValueError(f"{self.name}: person {self.person.min()}; expected 0 or more")
     for field in ("box", "landmarks", "pose"):
@@ -98,6 +106,17 @@ class Photographs:
     """int32 [M], equal for views of one photograph."""
     return np.arange(len(self), dtype=np.int32) if self.original is None else self.original
 
+  @functools.cached_property
+  def identities(self) -> np.ndarray:
+    """uint64 [M], the stable identity of each photograph; `select` keeps it.
+
+    Raises:
+      ValueError: two photographs have one identity.
+    """
+    identity = draws_.identity_of(range(len(self))) if self.identity is None else self.identity
+    draws_.require_distinct(identity, self.name, "photographs")
+    return identity
+
   def faces_of(self, image: int) -> slice:
     """Rows of the faces on one photograph."""
     first, last = np.searchsorted(self.image, [image, image + 1])
@@ -113,7 +132,7 @@ class Photographs:
   def select(self, images: np.ndarray) -> Photographs:
     """Some photographs (integers, in their order of `images`), numbered anew.
 
-    Persons and originals keep their numbers.
+    Persons and originals keep their numbers, photographs their identities.
 
     Raises:
       ValueError: a number is out of range.
@@ -129,7 +148,8 @@ class Photographs:
     faces = {field: getattr(self, field)[row] for field in _FACE_FIELDS}
     return dataclasses.replace(
         self, images=self._images_of(images), **(faces | {"image": number}),
-        original=None if self.original is None else self.original[images])
+        original=None if self.original is None else self.original[images],
+        identity=self.identities[images])
 
   def _images_of(self, images: np.ndarray) -> Sequence[np.ndarray] | np.ndarray:
     """Images of which none is decoded that need not be."""
@@ -140,45 +160,38 @@ class Photographs:
     return [self.images[i] for i in images]
 
 
-def split_by_image(photographs: Photographs, fraction: float,
-                   rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def split_by_image(photographs: Photographs, fraction: float, draws: Draws,
+                   ) -> tuple[np.ndarray, np.ndarray]:
   """(train, test) photograph numbers, ascending; a person may be on both sides.
 
-  Views of one photograph stay together and count once.
+  Views of one photograph stay together. Each photograph is drawn from its own identity, whatever
+  the others are, as `draws.halves` says.
 
   Args:
     photographs: M photographs.
-    fraction: of the photographs, rounded, for the test set.
-    rng: draws which.
+    fraction: of the photographs for the test set, on average.
+    draws: of the split.
 
   Raises:
     ValueError: the fraction is not between 0 and 1, or a side would be empty.
   """
-  _check_fraction(photographs, fraction)
-  originals = np.unique(photographs.originals)
-  order = rng.permutation(len(originals))
-  test = originals[order[:round(fraction * len(originals))]]
-  return _sides(photographs, np.flatnonzero(np.isin(photographs.originals, test)))
+  return _split(photographs, fraction, draws, photographs.originals)
 
 
-def split_by_person(photographs: Photographs, fraction: float,
-                    rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def split_by_person(photographs: Photographs, fraction: float, draws: Draws,
+                    ) -> tuple[np.ndarray, np.ndarray]:
   """(train, test) photograph numbers, ascending, such that nobody is on both sides.
 
   Photographs that share people stay together, so every photograph is used, and so do views of one
-  photograph. Groups of them go to the test set in random order until it has at least `fraction` of
-  the photographs. Where `persons_known` is False, nobody is on both sides under one number.
+  photograph. Each group of them is drawn by itself, from the smallest identity of a photograph in
+  it: it goes to the test set with probability `fraction`, as `draws.halves` says. Where
+  `persons_known` is False, nobody is on both sides under one number.
 
   Raises:
     ValueError: the fraction is not between 0 and 1, or a side would be empty (also because one
       person or a chain of people connects all photographs).
   """
-  _check_fraction(photographs, fraction)
-  group = people_groups(photographs)
-  groups, size = np.unique(group, return_counts=True)
-  order = rng.permutation(len(groups))
-  count = np.searchsorted(np.cumsum(size[order]), fraction * len(photographs)) + 1
-  return _sides(photographs, np.flatnonzero(np.isin(group, groups[order[:count]])))
+  return _split(photographs, fraction, draws, people_groups(photographs))
 
 
 def people_groups(photographs: Photographs) -> np.ndarray:
@@ -207,13 +220,17 @@ def connected(image: np.ndarray, person: np.ndarray, num_images: int) -> np.ndar
     group = merged
 
 
-def _sides(photographs: Photographs, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Numbers outside and inside `test`, both of which must have some."""
-  train = np.setdiff1d(np.arange(len(photographs)), test)
-  if not len(train) or not len(test):
-    raise ValueError(f"{photographs.name}: the {'test' if len(train) else 'training'} side of the "
-                     "split would be empty; expected photographs of unconnected people on both")
-  return train, np.sort(test)
+def _split(photographs: Photographs, fraction: float, draws: Draws, group: np.ndarray,
+           ) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers on both sides, groups (integers [M]) whole."""
+  _check_fraction(photographs, fraction)
+  groups, row = np.unique(group, return_inverse=True)
+  if len(groups) < 2:
+    raise ValueError(f"{photographs.name}: the training side of the split would be empty; "
+                     "expected photographs of unconnected people on both")
+  identity = draws_.smallest_by_group(photographs.identities, row)
+  test = draws.halves(identity, fraction, "evaluation")[row]
+  return np.flatnonzero(~test), np.flatnonzero(test)
 
 
 def _check_fraction(photographs: Photographs, fraction: float) -> None:

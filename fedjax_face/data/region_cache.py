@@ -14,7 +14,7 @@ import numpy as np
 
 from fedjax_face.data.regions import Regions
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def cached_regions(folder: str | pathlib.Path, key: Mapping[str, Any],

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import inspect
 import pathlib
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,9 +23,11 @@ from fedjax_face.data.regions import (
     face_boxes,
     mixture,
     of_photographs,
+    unit_identities,
     units_of,
 )
 from fedjax_face.data.synthetic_scenes import synthetic_scenes
+from fedjax_face.draws import Draws
 
 
 class RegionSet(NamedTuple):
@@ -81,6 +82,10 @@ class RegionSet(NamedTuple):
                        "one person; expected image or region, or sources that do")
     return units_of(self.regions, unit)
 
+  def unit_identities(self, unit: str) -> np.ndarray:
+    """uint64 [N], the stable identity of the unit of each region, see `regions.unit_identities`."""
+    return unit_identities(self.regions, unit)
+
 
 class RegionSources(NamedTuple):
   """The sets of a run; the fields are those of `sources.Sources`, without pairs.
@@ -130,13 +135,13 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> RegionSources:
     raise ValueError(f"data.split={config_data['split']!r}: expected one of {', '.join(split)}")
   assumed = region_places.check_private(config_data["sources"])
   public, public_notes, unchecked = load_public(config_data)
-  rng = np.random.default_rng(rng_seed)
   sides: tuple[list, list] = ([], [])
   wholes = _wholes("data", config_data, config_data)
   region_places.check_copies(_public_photographs(config_data, public),
                              {key: whole.photographs for key, whole in wholes.items()})
-  for whole in wholes.values():
-    chosen = split[config_data["split"]](whole.photographs, config_data["test_fraction"], rng)
+  for place, whole in enumerate(wholes.values()):
+    chosen = split[config_data["split"]](
+        whole.photographs, config_data["test_fraction"], Draws.of((rng_seed, place)))
     for side, numbers in zip(sides, chosen, strict=True):
       side.append(_side(whole, numbers))
   unknown, not_covered = _shared_people(config_data["split"], wholes)
@@ -200,8 +205,7 @@ def _whole(section: str, source: dict[str, Any], shared: Mapping[str, Any]) -> _
   cutting = _given(f"{section}.regions", RegionOptions, options)
   read, report = _call(section, SOURCES, source)
   make = lambda: extract_regions(
-      read, proposer(shared["proposer"]), cutting,
-      np.random.default_rng(zlib.crc32(read.name.encode())))
+      read, proposer(shared["proposer"]), cutting, Draws.of(tuple(read.name.encode())))
   if not shared.get("cache"):
     return _Whole(read, make(), report)
   key = {"source": source, "place": str(region_places.place(source)),
@@ -212,7 +216,7 @@ def _whole(section: str, source: dict[str, Any], shared: Mapping[str, Any]) -> _
 
 def _content_digest(read: Photographs) -> str:
   """Of the labels, and of the pixels where they are in memory: other content, other regions."""
-  content = hashlib.blake2b(digest_size=16)
+  content = hashlib.blake2b(read.identities.tobytes(), digest_size=16)
   for field in ("image", "person", "box", "landmarks", "visible", "pose", "gender", "known"):
     content.update(np.ascontiguousarray(getattr(read, field)).tobytes())
   if isinstance(read.images, np.ndarray | list):

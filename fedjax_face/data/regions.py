@@ -17,6 +17,7 @@ from PIL import Image
 from fedjax_face.data.boxes import Frame, clip_boxes, iou, to_region
 from fedjax_face.data.photographs import DETECTION, LANDMARKS, Photographs
 from fedjax_face.data.proposals import Proposer, jittered_boxes, parts_of_boxes
+from fedjax_face.draws import Draws, combined, part_identities, smallest_by_group
 
 
 class Regions(NamedTuple):
@@ -34,6 +35,7 @@ class Regions(NamedTuple):
     gender: int32 [N], 1 = female.
     known: bool [N, 5], tasks that apply and have a label; regions without a face: detection only.
     original: int32 [N], equal for regions of one photograph or of views made of it.
+    identity: uint64 [N], that of the photograph.
   """
 
   images: np.ndarray
@@ -47,6 +49,7 @@ class Regions(NamedTuple):
   gender: np.ndarray
   known: np.ndarray
   original: np.ndarray
+  identity: np.ndarray
 
 
 _PARTS_PER_WANTED = 3  # candidates for each part of a face that is wanted; some overlap too much
@@ -111,7 +114,7 @@ def assign(candidates: np.ndarray, faces: np.ndarray, positive_iou: float,
 
 
 def extract_regions(photographs: Photographs, proposer: Proposer, options: RegionOptions,
-                    rng: np.random.Generator) -> Regions:
+                    draws: Draws) -> Regions:
   """Cuts labelled regions out of photographs.
 
   A face's box is cut to the photograph before it is compared, so a face at the border is found by
@@ -122,8 +125,8 @@ def extract_regions(photographs: Photographs, proposer: Proposer, options: Regio
     photographs: M photographs of C channels; ones without a face give negatives only.
     proposer: gives the candidates.
     options: which of them become regions.
-    rng: a generator for each photograph is spawned from it, so the regions of one depend on its
-      number and not on the others.
+    draws: give each photograph a generator of its own, from its identity: its regions depend on
+      neither its number nor the others.
 
   Returns:
     Regions; landmarks are known where at least one is visible inside the region.
@@ -132,9 +135,9 @@ def extract_regions(photographs: Photographs, proposer: Proposer, options: Regio
     ValueError: a face's box is outside its photograph, or no photograph gives a region.
   """
   def cut(number: int) -> Regions:
-    return _regions_of(photographs, number, proposer, options, generators[number])
+    own = draws.generator(photographs.identities[number], "regions")
+    return _regions_of(photographs, number, proposer, options, own)
 
-  generators = rng.spawn(len(photographs))
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     parts = [part for part in pool.map(cut, range(len(photographs))) if len(part.image)]
   if not parts:
@@ -230,8 +233,23 @@ def units_of(regions: Regions, unit: str) -> np.ndarray:
   return person_of[regions.image]
 
 
+def unit_identities(regions: Regions, unit: str) -> np.ndarray:
+  """uint64 [N], the stable identity of the unit (`units_of`) that each region belongs to.
+
+  A region's is made of its photograph's and its box. A photograph's, or a person's, is the
+  smallest of all its photographs: these come and go with it alone.
+  """
+  if unit == "region":
+    words = np.ascontiguousarray(regions.box, np.float32).view(np.uint64)
+    return part_identities(combined(combined(regions.identity, words[:, 0]), words[:, 1]))
+  groups = np.unique(units_of(regions, unit), return_inverse=True)[1]
+  return smallest_by_group(regions.identity, groups)[groups]
+
+
 def mixture(sources: Sequence[Regions]) -> Regions:
   """All regions of several sources, whose photographs and persons are taken as different ones.
+
+  A photograph's identity is combined with its source's place in the list.
 
   Raises:
     ValueError: no sources, or they differ in size, channels or number of landmarks.
@@ -242,8 +260,9 @@ def mixture(sources: Sequence[Regions]) -> Regions:
   if len(shapes) > 1:
     raise ValueError(f"mixture: regions of (shape, landmarks) {sorted(shapes)}; expected one kind")
   shifted, image, person, original = [], 0, 0, 0
-  for source in sources:
+  for place, source in enumerate(sources):
     shifted.append(source._replace(
+        identity=combined(source.identity, place),
         image=source.image + np.int32(image), original=source.original + np.int32(original),
         person=np.where(source.person < 0, -1, source.person + person).astype(np.int32)))
     image += int(source.image.max(initial=-1)) + 1
@@ -308,4 +327,5 @@ def _labelled(photographs: Photographs, number: int, boxes: np.ndarray, face: np
   known[:, LANDMARKS] &= visible.any(-1)
   original = np.full(count, photographs.originals[number], np.int32)
   return Regions(images, np.full(count, number, np.int32), person, boxes.astype(np.float32),
-                 positive.astype(np.int32), landmarks, visible, pose, gender, known, original)
+                 positive.astype(np.int32), landmarks, visible, pose, gender, known, original,
+                 np.full(count, photographs.identities[number], np.uint64))

@@ -11,27 +11,36 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.draws import Draws
 
+GIVEN = "given which silo holds whom"
 _KEYS = ("by", "num_silos", "concentration", "attribute", "path")
 
 
 class Silos(NamedTuple):
-  """Every person of a data set in exactly one of K silos, none of which is empty.
+  """Every person of a data set in exactly one of K silos, of which some may be empty.
 
   Attributes:
-    silo: int32 [N], silo of each row, 0..K-1; `Users.from_person(silo)` is the index of the silos.
+    silo: int32 [N], silo of each row, 0..K-1; `Users.of_silos(silo, K)` is the index of the silos.
     names: name of each silo, K of them.
     notes: sentences for the record.
+    words: how people came to their silos, for the privacy statement: a guarantee for a person holds
+      only where nobody else moves when the person leaves.
   """
 
   silo: np.ndarray
   names: tuple[str, ...]
   notes: tuple[str, ...] = ()
+  words: str = GIVEN
 
   @property
   def num_silos(self) -> int:
     """K."""
     return len(self.names)
+
+
+_EACH_ALONE = ("each person's silo drawn from the person's identity alone, so that who leaves "
+               "moves nobody else")
 
 
 class ClassRows(NamedTuple):
@@ -51,20 +60,25 @@ class ClassRows(NamedTuple):
   offset: np.ndarray
 
 
-def partition(options: Mapping[str, Any], dataset: FaceDataset, rng: np.random.Generator) -> Silos:
+def partition(options: Mapping[str, Any], dataset: FaceDataset, draws: Draws) -> Silos:
   """Deals the people of a data set to silos.
 
   Args:
     options: `by` and what it needs; other keys of this list may be there and are ignored.
-      by='random': `num_silos`; numbers of people differ by at most one.
-      by='dirichlet': `num_silos`, `concentration`; numbers of people are proportional to one draw
-        of a symmetric Dirichlet distribution, rounded, with at least one person each.
+      by='random': `num_silos`; each person's silo is drawn uniformly from the person's identity
+        alone, so numbers of people differ, and a silo may be empty.
+      by='dirichlet': `num_silos`, `concentration`; the same, with shares of the silos that are one
+        draw of a symmetric Dirichlet distribution.
       by='attribute': `num_silos`, `attribute` ('gender' or a key of `dataset.attributes`); people
         in ascending order of the mean of their known values, ties shuffled, are cut into
         consecutive groups whose sizes differ by at most one. People of unknown value are refused.
+        The cuts depend on everybody, so a guarantee holds given which silo holds whom.
       by='file': `path` of a CSV with header `person,client` that names every person of `dataset`
         and nobody else, by name or, where persons have no names, by number in `dataset`. Silos
-        are numbered in the order in which the file first names them.
+        are numbered in the order in which the file first names them. A guarantee holds given
+        which silo holds whom.
+    dataset: whose people.
+    draws: of the split into silos.
 
   Raises:
     ValueError: an unknown key or value, more silos than people, people of unknown attribute, or a
@@ -77,17 +91,20 @@ def partition(options: Mapping[str, Any], dataset: FaceDataset, rng: np.random.G
   if options.get("by") not in _WAYS:
     raise ValueError(f"silos.by is {options.get('by')!r}; expected one of {', '.join(_WAYS)}")
   persons, inverse = np.unique(dataset.person, return_inverse=True)
-  of_person, names = _WAYS[options["by"]](options, dataset, persons, rng)
+  identity = dataset.identities[np.unique(inverse, return_index=True)[1]]
+  of_person, names = _WAYS[options["by"]](options, dataset, persons, identity, draws)
   silo = of_person[inverse].astype(np.int32)
-  return Silos(silo, names, _single_class_notes(silo, dataset.label, names))
+  words = _EACH_ALONE if options["by"] in ("random", "dirichlet") else GIVEN
+  return Silos(silo, names, _notes(silo, dataset.label, names), words)
 
 
-def class_rows(silo: np.ndarray, label: np.ndarray) -> ClassRows:
+def class_rows(silo: np.ndarray, label: np.ndarray, num_silos: int) -> ClassRows:
   """The table of the classes of all silos, sorted by silo, then by label.
 
   Args:
     silo: integers [N], 0..K-1.
     label: integers [N].
+    num_silos: K; some may have no class.
 
   Raises:
     ValueError: a label that two silos hold.
@@ -99,7 +116,7 @@ def class_rows(silo: np.ndarray, label: np.ndarray) -> ClassRows:
     raise ValueError(f"label(s) held by several silos: {_few(shared)}; {len(shared)} in all; "
                      f"first held by silos {_few(owner[classes == shared[0]])}; "
                      "expected each label in one silo")
-  offset = np.concatenate([[0], np.cumsum(np.bincount(owner))])
+  offset = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=num_silos))])
   return ClassRows(owner.astype(np.int32), classes.astype(np.int32), offset.astype(np.int64))
 
 
@@ -146,23 +163,25 @@ def padding_waste(counts: np.ndarray, batch_size: int, chunk: int) -> float:
 _Dealt = tuple[np.ndarray, tuple[str, ...]]  # silo of each person, name of each silo
 
 
-def _random(options, dataset: FaceDataset, persons: np.ndarray, rng) -> _Dealt:
+def _random(options, dataset: FaceDataset, persons: np.ndarray, identity: np.ndarray,
+            draws: Draws) -> _Dealt:
   num_silos = _num_silos(options, dataset, len(persons))
-  silo = rng.permutation(np.arange(len(persons)) % num_silos)
-  return silo, _numbered(num_silos)
+  return draws.groups(identity, num_silos, "silo"), _numbered(num_silos)
 
 
-def _dirichlet(options, dataset: FaceDataset, persons: np.ndarray, rng) -> _Dealt:
+def _dirichlet(options, dataset: FaceDataset, persons: np.ndarray, identity: np.ndarray,
+               draws: Draws) -> _Dealt:
   num_silos = _num_silos(options, dataset, len(persons))
   concentration = _required(options, "concentration")
   if not (isinstance(concentration, (int, float)) and 0 < concentration < math.inf):
     raise ValueError(f"silos.concentration is {concentration!r}; expected a number above 0")
-  sizes = _apportion(rng.dirichlet(np.full(num_silos, concentration)), len(persons))
-  silo = rng.permutation(np.repeat(np.arange(num_silos), sizes))
-  return silo, _numbered(num_silos)
+  shares = draws.generator(0, "shares of silos").dirichlet(np.full(num_silos, concentration))
+  edges = np.cumsum(shares)[:-1]
+  return np.searchsorted(edges, draws.uniform(identity, "silo"), "right"), _numbered(num_silos)
 
 
-def _by_attribute(options, dataset: FaceDataset, persons: np.ndarray, rng) -> _Dealt:
+def _by_attribute(options, dataset: FaceDataset, persons: np.ndarray, identity: np.ndarray,
+                  draws: Draws) -> _Dealt:
   num_silos = _num_silos(options, dataset, len(persons))
   attribute = _required(options, "attribute")
   value = _mean_by_person(dataset.person, dataset.attribute(attribute), persons)
@@ -171,13 +190,14 @@ def _by_attribute(options, dataset: FaceDataset, persons: np.ndarray, rng) -> _D
     raise ValueError(f"{dataset.name}: {attribute} of {len(unknown)} person(s) is unknown: "
                      f"{_few(_person_names(dataset, unknown))}; expected a value for everybody")
   silo = np.empty(len(persons), np.int64)
-  silo[np.lexsort((rng.random(len(persons)), value))] = (
+  silo[np.lexsort((draws.bits(identity, "silo"), value))] = (
       np.arange(len(persons)) * num_silos // len(persons))
   return silo, _numbered(num_silos)
 
 
-def _from_file(options, dataset: FaceDataset, persons: np.ndarray, rng) -> _Dealt:
-  del rng
+def _from_file(options, dataset: FaceDataset, persons: np.ndarray, identity: np.ndarray,
+               draws: Draws) -> _Dealt:
+  del identity, draws
   path = pathlib.Path(_required(options, "path"))
   clients = _read_clients(path)
   people = _person_names(dataset, persons)
@@ -230,17 +250,6 @@ def _refuse_people(path: pathlib.Path, people: Sequence[str], what: str) -> None
                      "expected exactly the people of the data set")
 
 
-def _apportion(share: np.ndarray, total: int) -> np.ndarray:
-  """Whole numbers of at least 1 that add up to `total`: largest remainders, then no empty silo."""
-  sizes = np.floor(share * total).astype(np.int64)
-  rest = total - sizes.sum()
-  sizes[np.argsort(sizes - share * total, kind="stable")[:rest]] += 1
-  for empty in np.flatnonzero(sizes == 0):
-    sizes[np.argmax(sizes)] -= 1
-    sizes[empty] = 1
-  return sizes
-
-
 def _mean_by_person(person: np.ndarray, value: np.ndarray, persons: np.ndarray) -> np.ndarray:
   """float64 [P], mean of the values that are not NaN, NaN where a person has none."""
   known = ~np.isnan(value)
@@ -250,15 +259,15 @@ def _mean_by_person(person: np.ndarray, value: np.ndarray, persons: np.ndarray) 
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _single_class_notes(silo: np.ndarray, label: np.ndarray, names: tuple[str, ...],
-                        ) -> tuple[str, ...]:
-  """A sentence if the softmax of some silo would have a single class."""
+def _notes(silo: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
+  """A sentence if some silo is empty, or the softmax of some would have a single class."""
   owner, _ = _held(silo, label)
-  single = np.flatnonzero(np.bincount(owner, minlength=len(names)) == 1)
-  if not single.size:
-    return ()
-  return (f"{len(single)} of {len(names)} silos hold a single class "
-          f"({_few([names[k] for k in single])}): softmax over one class has no gradient",)
+  count = np.bincount(owner, minlength=len(names))
+  found = {classes: [names[k] for k in np.flatnonzero(count == classes)] for classes in (0, 1)}
+  says = {0: "hold nobody ({}) and take part with an update of zero",
+          1: "hold a single class ({}): softmax over one class has no gradient"}
+  return tuple(f"{len(some)} of {len(names)} silos {says[classes].format(_few(some))}"
+               for classes, some in found.items() if some)
 
 
 def _held(silo: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

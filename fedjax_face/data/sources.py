@@ -21,6 +21,7 @@ from fedjax_face.data.splits import (
     split_by_label,
     split_by_person,
 )
+from fedjax_face.draws import Draws
 
 
 class Sources(NamedTuple):
@@ -66,8 +67,7 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
   """
   options = dict(config_data)
   public_options = options.pop("public", None)
-  rng = np.random.default_rng(rng_seed)
-  sources = _call("data", PRIVATE, options, rng=rng)
+  sources = _call("data", PRIVATE, options, draws=Draws.of(rng_seed))
   if not public_options:
     return sources
   public, notes = whole_set("data.public", dict(public_options))
@@ -85,14 +85,14 @@ def whole_set(section: str, options: dict[str, Any]) -> tuple[FaceDataset, tuple
   return _call(section, PUBLIC, options)
 
 
-def _synthetic_faces(rng, *, num_people: int, evaluation_people: int, images_per_person: int,
+def _synthetic_faces(draws, *, num_people: int, evaluation_people: int, images_per_person: int,
                      size: int, seed: int = 0, grayscale: bool = False,
                      on_demand: bool = False) -> Sources:
   """The first `num_people` rendered people train, the next `evaluation_people` evaluate.
 
   `on_demand` renders a training image when a round asks for it, again in every round that does.
   """
-  del rng
+  del draws
   train, _ = _whole_synthetic(num_people=num_people, images_per_person=images_per_person,
                               size=size, seed=seed, grayscale=grayscale, on_demand=on_demand)
   evaluation, _ = _whole_synthetic(num_people=evaluation_people, first_person=num_people,
@@ -101,10 +101,10 @@ def _synthetic_faces(rng, *, num_people: int, evaluation_people: int, images_per
   return _disjoint(train, evaluation)
 
 
-def _femnist(rng, *, path: str | None = None, num_writers: int | None = None,
+def _femnist(draws, *, path: str | None = None, num_writers: int | None = None,
              first_unseen_label: int = 36) -> Sources:
   """Characters below `first_unseen_label` train, the others evaluate; users are writers."""
-  del rng
+  del draws
   dataset, notes = _whole_femnist(path=path, num_writers=num_writers)
   unseen = np.unique(dataset.label[dataset.label >= first_unseen_label])
   train, evaluation = split_by_label(dataset, unseen)
@@ -115,14 +115,14 @@ def _femnist(rng, *, path: str | None = None, num_writers: int | None = None,
       "who train.",))
 
 
-def _lfw(rng, *, root: str | None = None, size: int = 112, grayscale: bool = False,
+def _lfw(draws, *, root: str | None = None, size: int = 112, grayscale: bool = False,
          test_folds: Iterable[int] = (1, 2), min_images: int = 1,
          max_people: int | None = None) -> Sources:
   """People outside the View-2 folds `test_folds` train; those folds and their pairs evaluate.
 
   `min_images` and `max_people` (the first by name) limit the people that train.
   """
-  del rng
+  del draws
   place = pathlib.Path(root) if root else data_root() / "lfw"
   test_folds = tuple(test_folds)
   named_pairs = lfw.parse_pairs(place / "pairs.txt")
@@ -142,29 +142,29 @@ def _lfw(rng, *, root: str | None = None, size: int = 112, grayscale: bool = Fal
   return _disjoint(train, evaluation, pairs=pairs, notes=_notes(report, left_out))
 
 
-def _folder(rng, *, test_fraction: float, **options) -> Sources:
-  """A random `test_fraction` of the persons evaluates, the others train."""
-  return _by_person(_whole_folder(**options), test_fraction, rng)
+def _folder(draws, *, test_fraction: float, **options) -> Sources:
+  """Each person evaluates with probability `test_fraction`, else trains."""
+  return _by_person(_whole_folder(**options), test_fraction, draws)
 
 
-def _orl(rng, *, test_fraction: float, **options) -> Sources:
-  """A random `test_fraction` of the 40 persons evaluates, the others train."""
-  return _by_person(_whole_orl(**options), test_fraction, rng)
+def _orl(draws, *, test_fraction: float, **options) -> Sources:
+  """Each of the 40 persons evaluates with probability `test_fraction`, else trains."""
+  return _by_person(_whole_orl(**options), test_fraction, draws)
 
 
-def _insightface_rec(rng, *, test_fraction: float, **options) -> Sources:
-  """A random `test_fraction` of the persons evaluates, the others train."""
-  return _by_person(_whole_rec(**options), test_fraction, rng)
+def _insightface_rec(draws, *, test_fraction: float, **options) -> Sources:
+  """Each person evaluates with probability `test_fraction`, else trains."""
+  return _by_person(_whole_rec(**options), test_fraction, draws)
 
 
-def _tfds(rng, *, test_fraction: float, **options) -> Sources:
-  """A random `test_fraction` of the persons evaluates, the others train."""
-  return _by_person(_whole_tfds(**options), test_fraction, rng)
+def _tfds(draws, *, test_fraction: float, **options) -> Sources:
+  """Each person evaluates with probability `test_fraction`, else trains."""
+  return _by_person(_whole_tfds(**options), test_fraction, draws)
 
 
-def _digiface(rng, *, test_fraction: float, **options) -> Sources:
-  """A random `test_fraction` of the subjects evaluates, the others train."""
-  return _by_person(_whole_digiface(**options), test_fraction, rng)
+def _digiface(draws, *, test_fraction: float, **options) -> Sources:
+  """Each subject evaluates with probability `test_fraction`, else trains."""
+  return _by_person(_whole_digiface(**options), test_fraction, draws)
 
 
 def _whole_synthetic(*, num_people: int, images_per_person: int, size: int, seed: int = 0,
@@ -238,8 +238,8 @@ def _whole_digiface(*, data_dir: str, size: int = 112, manual_dir: str | None = 
 
 
 PRIVATE: Mapping[str, Callable[..., Sources]] = {
-    "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "orl": _orl, "folder": _folder,
-    "insightface_rec": _insightface_rec, "tfds": _tfds, "digiface": _digiface,
+    "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "orl": _orl,
+    "folder": _folder, "insightface_rec": _insightface_rec, "tfds": _tfds, "digiface": _digiface,
 }
 PUBLIC: Mapping[str, Callable[..., _Whole]] = {
     "synthetic_faces": _whole_synthetic, "femnist": _whole_femnist, "lfw": _whole_lfw,
@@ -279,9 +279,9 @@ def _keywords(name: str, function: Callable) -> tuple[list[str], list[str]]:
   return accepted, required
 
 
-def _by_person(whole: _Whole, test_fraction: float, rng: np.random.Generator) -> Sources:
+def _by_person(whole: _Whole, test_fraction: float, draws: Draws) -> Sources:
   dataset, notes = whole
-  train, evaluation = split_by_person(dataset, test_fraction, rng)
+  train, evaluation = split_by_person(dataset, test_fraction, draws)
   return _disjoint(train, evaluation, notes=notes)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.draws import Draws
 
 
 def split_by_label(dataset: FaceDataset, test_labels: Collection[int],
@@ -25,9 +25,12 @@ def split_by_label(dataset: FaceDataset, test_labels: Collection[int],
   return _split(dataset, np.isin(dataset.label, wanted))
 
 
-def split_by_person(dataset: FaceDataset, fraction: float, rng: np.random.Generator,
+def split_by_person(dataset: FaceDataset, fraction: float, draws: Draws,
                     ) -> tuple[FaceDataset, FaceDataset]:
-  """(train, test): a random `fraction` of the persons (rounded up) is the test set.
+  """(train, test): each person is in the test set with probability `fraction`.
+
+  A person's side is drawn from its identity, whatever the others are, as `draws.halves` says: who
+  leaves moves nobody else from one side to the other.
 
   Raises:
     ValueError: the fraction is not between 0 and 1, or one side would be empty.
@@ -35,7 +38,8 @@ def split_by_person(dataset: FaceDataset, fraction: float, rng: np.random.Genera
   if not 0 < fraction < 1:
     raise ValueError(f"{dataset.name}: test fraction is {fraction}; expected between 0 and 1")
   persons = np.unique(dataset.person)
-  test = rng.permutation(persons)[:math.ceil(fraction * len(persons))]
+  identity = dataset.identities[np.unique(dataset.person, return_index=True)[1]]
+  test = persons[draws.halves(identity, fraction, "evaluation")]
   return _split(dataset, np.isin(dataset.person, test))
 
 

@@ -27,6 +27,7 @@ from fedjax_face.data.face_tasks import (
     square_on_chin,
 )
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, Photographs
+from fedjax_face.draws import identity_of
 
 Records = Sequence[Mapping[str, Any]]
 """Records of a TFDS data source whose images are still encoded."""
@@ -62,6 +63,11 @@ class EncodedImages(Sequence[np.ndarray]):
 
   def __len__(self) -> int:
     return len(self._names)
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """Of each image, for messages and identities."""
+    return self._names
 
   def __getitem__(self, number):
     name = self._names[number]
@@ -167,7 +173,7 @@ def celeb_a_photographs(records: Records, *, limit: int | None = None,
   person = np.unique([int(record["identity"]["Identity_No"]) for record in kept],
                      return_inverse=True)[1]
   return one_face_each(
-      "celeb_a", images, box=box, visible=visible,
+      "celeb_a", images, identity=identity_of(images.names), box=box, visible=visible,
       landmarks=_placed(landmarks, visible, box), person=person.astype(np.int32),
       gender=np.array([not record["attributes"]["Male"] for record in kept]),
       known={DETECTION: True, LANDMARKS: True, GENDER: True}), report
@@ -217,7 +223,8 @@ def the300w_lp_photographs(records: Records, *, limit: int | None = None,
   person = np.unique(np.array([record["shape_params"] for record in kept]), axis=0,
                      return_inverse=True)[1].reshape(-1)
   return one_face_each(
-      "the300w_lp", images, box=box, visible=visible, pose=pose,
+      "the300w_lp", images, identity=identity_of(images.names), box=box, visible=visible,
+      pose=pose,
       landmarks=_placed(landmarks, visible, box), person=person.astype(np.int32),
       persons_known=False, original=person.astype(np.int32),
       known={DETECTION: True, LANDMARKS: True,
@@ -242,7 +249,8 @@ def aflw_photographs(records: Records, *, limit: int | None = None,
             for field in ("person", "box", "landmarks", "visible", "pose", "gender", "known")}
   number = np.repeat(np.arange(len(kept), dtype=np.int32), [len(one["box"]) for one in faces])
   return Photographs(
-      name="aflw", images=images, image=number, persons_known=False, **fields), report
+      name="aflw", images=images, image=number, persons_known=False,
+      identity=identity_of(images.names), **fields), report
 
 
 READERS: Mapping[str, Callable[..., tuple[Photographs, ReadReport]]] = {

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_face import draws
+
 
 class Users(NamedTuple):
   """Examples of user u are `index[offset[u]:offset[u + 1]]`, in the order of the data set.
@@ -14,22 +16,27 @@ class Users(NamedTuple):
     index: int32 [N], rows of the data set grouped by user.
     offset: int64 [U + 1].
     ids: int32 [U], ascending; the person number that user u stands for.
+    identity: uint64 [U], all different; what draws about user u come from (`fedjax_face.draws`).
   """
 
   index: np.ndarray  # type: ignore[assignment]  # hides tuple.index, which nobody calls
   offset: np.ndarray
   ids: np.ndarray
+  identity: np.ndarray
 
   @staticmethod
-  def from_person(person: np.ndarray, num_persons: int | None = None) -> Users:
+  def from_person(person: np.ndarray, num_persons: int | None = None,
+                  identity: np.ndarray | None = None) -> Users:
     """Groups rows by person.
 
     Args:
       person: integers [N], the privacy unit of each row.
       num_persons: if given, every person 0..num_persons-1 must have an image.
+      identity: uint64 [N], of the person of each row; None: that of the person's number.
 
     Raises:
-      ValueError: no rows, a negative or too large person, or a person with no images.
+      ValueError: no rows, a negative or too large person, a person with no images, or two persons
+        of one identity.
     """
     person = np.asarray(person)
     if person.ndim != 1 or not np.issubdtype(person.dtype, np.integer) or not person.size:
@@ -42,8 +49,23 @@ class Users(NamedTuple):
     index = np.argsort(person, kind="stable").astype(np.int32)
     ordered = person[index]
     start = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    return Users(index=index, offset=np.append(start, len(person)).astype(np.int64),
-                 ids=ordered[start].astype(np.int32))
+    ids = ordered[start].astype(np.int32)
+    own = draws.identity_of(ids) if identity is None else identity[index[start]]
+    draws.require_distinct(own, "users", "of them")
+    return Users(index=index, offset=np.append(start, len(person)).astype(np.int64), ids=ids,
+                 identity=own)
+
+  @staticmethod
+  def of_silos(silo: np.ndarray, num_silos: int) -> Users:
+    """Silos as users 0..num_silos-1, of which some may hold nothing.
+
+    Args:
+      silo: integers [N], below `num_silos`.
+    """
+    offset = np.concatenate([[0], np.cumsum(np.bincount(silo, minlength=num_silos))])
+    ids = np.arange(num_silos, dtype=np.int32)
+    return Users(np.argsort(silo, kind="stable").astype(np.int32), offset.astype(np.int64), ids,
+                 draws.identity_of(ids))
 
   @property
   def num_users(self) -> int:

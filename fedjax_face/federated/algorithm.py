@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from fedjax_face.data.cohorts import Cohort
+from fedjax_face.draws import Draws
 from fedjax_face.privacy.ledger import Release
 
 State = Any
@@ -116,7 +117,8 @@ class Algorithm:
   Attributes:
     name: one of `algorithms.registry`.
     init: key -> State, a pytree of arrays.
-    cohort: (host generator, round) -> Cohort of static shapes.
+    cohort: (draws of the participation root, round) -> Cohort of static shapes; every draw about a
+      unit from its identity.
     step: (State, Data, Cohort, HParams, StepKeys) -> (State, Metrics); pure, may be jitted,
       scanned over rounds, and vmapped over hparams.
     hparams: scalars of the step; a change of value never recompiles.
@@ -150,7 +152,7 @@ class Algorithm:
 
   name: str
   init: Callable[[jax.Array], State]
-  cohort: Callable[[np.random.Generator, int], Cohort]
+  cohort: Callable[[Draws, int], Cohort]
   step: Callable[[State, Data, Cohort, HParams, StepKeys], tuple[State, Metrics]]
   hparams: dict[str, float]
   releases: tuple[Release, ...]

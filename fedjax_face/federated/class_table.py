@@ -78,15 +78,16 @@ class ClassPlaces(NamedTuple):
             "corrections": Communication(mean, 0, largest, 0)}
 
 
-def places(owner: np.ndarray, dim: int, devices: int) -> ClassPlaces:
+def places(owner: np.ndarray, num_silos: int, dim: int, devices: int) -> ClassPlaces:
   """Places of class embeddings in a table that `devices` devices share evenly.
 
   Args:
-    owner: int [C_all], silo of each class, ascending from 0 without gaps.
+    owner: int [C_all], silo of each class, ascending.
+    num_silos: N; some may have no class.
     dim: D.
     devices: of the mesh.
   """
-  counts = np.bincount(owner)
+  counts = np.bincount(owner, minlength=num_silos)
   together = math.lcm(_ROWS_TOGETHER, devices)
   total = -(-len(owner) // together) * together
   rows = np.full((len(counts), counts.max()), total, np.int32)

@@ -16,6 +16,7 @@ import optax
 
 from fedjax_face.data.cohorts import Cohort, Poisson
 from fedjax_face.data.users import Users
+from fedjax_face.draws import Draws, combined, part_identities
 from fedjax_face.federated.algorithm import Data, HParams, Measure, Metrics, StepKeys
 from fedjax_face.privacy.noise import Noise
 from fedjax_face.privacy.per_example import ClippedGradientSum, GradientClip
@@ -23,47 +24,54 @@ from fedjax_face.privacy.per_example import ClippedGradientSum, GradientClip
 _AUGMENTATION = 0x6175676D  # keeps the coins of the augmentation apart from the noise
 
 Params = Any
-Augment = Callable[[Data, jax.Array], Data]
+Augment = Callable[[Data, jax.Array], Data]  # rows, and a key for each
 
 
 class UnitSampling(NamedTuple):
   """How a step's units are chosen, and what that is worth in the accounting.
 
   Attributes:
-    cohort: (host generator, round) -> Cohort of examples [devices, units, rows of a unit].
+    cohort: (draws of the participation root, round) -> Cohort of examples [devices, units, rows of
+      a unit].
     event: noise multiplier -> event of one step, which counts the random choice of units.
     expected: expected number of units in a step, which a mean divides by.
     population: number of units.
     words: for the privacy statement.
+    not_covered: sentences for the privacy statement.
   """
 
-  cohort: Callable[[np.random.Generator, int], Cohort]
+  cohort: Callable[[Draws, int], Cohort]
   event: Callable[[float], dp_accounting.DpEvent]
   expected: float
   population: int
   words: str
+  not_covered: tuple[str, ...] = ()
 
 
-def poisson_units(unit: np.ndarray, name: str, *, expected: int, capacity: int, rows: int,
-                  views: int, devices: int) -> UnitSampling:
+def poisson_units(unit: np.ndarray, identity: np.ndarray, name: str, *, expected: int,
+                  capacity: int, rows: int, views: int, devices: int,
+                  probability: float | None = None) -> UnitSampling:
   """Every unit takes part in a step by its own coin; of more than `capacity`, a random subset.
 
-  A unit with more than `rows` rows takes part with a random subset of them. What is drawn for one
-  unit does not depend on the others' rows.
+  A unit with more than `rows` rows takes part with a random subset of them. All draws about a unit
+  and its rows come from its identity.
 
   Args:
     unit: int [N], the unit of each row.
+    identity: uint64 [N], the stable identity of the unit of each row.
     name: what a unit is, for the statement.
     expected: units of a step on average.
     capacity: most units of a step; places that stay empty cost nothing.
     rows: most rows of a unit in a step.
     views: how often each row is repeated, to be augmented in different ways.
     devices: that share the units; divides `capacity`.
+    probability: of a unit in a step; None: `expected` over the number of units, which is then
+      treated as public and kept for every neighbouring set, as the statement says.
 
   Raises:
     ValueError: a number out of range, or more units a step than there are.
   """
-  units = Users.from_person(unit)
+  units, parts = Users.from_person(unit, identity=identity), part_identities(identity)
   population = units.num_users
   for key, value in (("batch_size", expected), ("regions_per_unit", rows), ("views", views)):
     if value < 1:
@@ -74,40 +82,58 @@ def poisson_units(unit: np.ndarray, name: str, *, expected: int, capacity: int, 
   if capacity < expected or capacity % devices:
     raise ValueError(f"cohort.capacity={capacity}: expected at least cohort.batch_size={expected} "
                      f"and a multiple of the {devices} devices")
-  probability = expected / population
+  if probability is not None and not 0 < probability <= 1:
+    raise ValueError(f"cohort.sampling_probability={probability}: expected a number in (0, 1]")
+  chance = expected / population if probability is None else probability
   rows = min(rows, int(units.counts.max()))
 
-  def cohort(rng: np.random.Generator, round_number: int) -> Cohort:
-    coins, room, order = rng.spawn(3)
-    sampled = Poisson(probability).sample(coins, round_number, population)
-    if len(sampled) > capacity:
-      sampled = np.sort(room.permutation(sampled)[:capacity])
+  def cohort(draws: Draws, round_number: int) -> Cohort:
+    sampled = Poisson(chance).sample(draws, round_number, units.identity)
+    sampled = sampled[draws.first(units.identity[sampled], capacity, "finds room", round_number)]
     examples = np.zeros((capacity, rows), np.int32)
     mask = np.zeros((capacity, rows), bool)
-    seeds = order.integers(1 << 63, size=population)  # a unit's own, whatever rows others have
     for place, number in enumerate(sampled):
-      chosen = np.random.default_rng(seeds[number]).permutation(units.examples(number))[:rows]
+      own = units.examples(number)
+      chosen = own[draws.order(parts[own], "order", round_number)[:rows]]
       examples[place, :len(chosen)], mask[place, :len(chosen)] = chosen, True
     shape = (devices, capacity // devices, rows * views)
+    examples = np.repeat(examples, views, axis=1)
+    view = combined(parts[examples], np.tile(np.arange(views, dtype=np.uint64), rows))
+    drawn = draws.bits(view, "augmentation", round_number) >> np.uint64(32)
     return Cohort(
-        examples=np.repeat(examples, views, axis=1).reshape(shape),
+        examples=examples.reshape(shape),
         labels=np.zeros(shape, np.int32),
         mask=np.repeat(mask, views, axis=1).reshape(shape),
         num_classes=np.zeros(devices, np.int32),
-        client=np.arange(devices, dtype=np.int32))
+        client=np.arange(devices, dtype=np.int32),
+        draw=drawn.astype(np.uint32).reshape(shape))
 
   def event(noise_multiplier: float) -> dp_accounting.DpEvent:
     if capacity >= population:
       return dp_accounting.PoissonSampledDpEvent(
-          probability, dp_accounting.GaussianDpEvent(noise_multiplier))
+          chance, dp_accounting.GaussianDpEvent(noise_multiplier))
     return dp_accounting.dp_event.TruncatedSubsampledGaussianDpEvent(
-        dataset_size=population, sampling_probability=probability,
+        dataset_size=population, sampling_probability=chance,
         truncated_batch_size=capacity, noise_multiplier=noise_multiplier)
 
+  origin = ("from their number, which is treated as public" if probability is None
+            else "given, not derived from their number")
   return UnitSampling(
       cohort, event, float(expected), population,
-      f"each of {population} {name}s independently with probability {probability:.6g} a step "
-      f"(Poisson), at most {capacity}, of which a random subset otherwise")
+      f"each of {population} {name}s independently with probability {chance:.6g} a step "
+      f"(Poisson; {origin}), at most {capacity}, of which a random subset otherwise",
+      _number_is_public(name, probability is None, capacity < population))
+
+
+def _number_is_public(name: str, of_probability: bool, of_room: bool) -> tuple[str, ...]:
+  """What the guarantee leaves out because the accounting uses the number of units."""
+  uses = [use for use, used in (("the sampling probability follows from it", of_probability),
+                                ("the limit of a step is accounted with it", of_room)) if used]
+  if not uses:
+    return ()
+  return (f"The number of {name}s N is treated as public: {' and '.join(uses)}, and the guarantee "
+          f"compares sets of which one has one {name} more, at the values that follow from that "
+          "known N.",)
 
 
 class SgdState(NamedTuple):
@@ -149,7 +175,7 @@ def descent(
     noise: Noise | None,
     expected: float,
     optimizer: Callable[[Mapping[str, Any]], optax.GradientTransformation],
-    augment: Augment,
+    augment: Augment | None,
     project: Callable[[Params], Params],
 ) -> Descent:
   """( sum of clipped gradients + noise ) / expected units, then an optimiser's step.
@@ -161,7 +187,8 @@ def descent(
       tasks of a stacked sum apart; None adds none.
     expected: the divisor, a constant.
     optimizer: hparams -> optimiser.
-    augment: (rows, key) -> rows, before the gradient.
+    augment: (rows, a key for each) -> rows, before the gradient; a row's key comes from the noise
+      key and `Cohort.draw`. None: rows stay as they are.
     project: parameters -> the nearest allowed, after every step.
 
   Raises:
@@ -187,9 +214,10 @@ def descent(
     shape = cohort.examples.shape
     examples = cohort.examples.reshape(-1)
     mask = cohort.mask.reshape(-1, shape[-1])
-    # As secret as the noise: with known coins, a unit that joins would change those of the others.
-    rows = augment(jax.tree.map(lambda leaf: leaf[examples], data),
-                   jax.random.fold_in(keys.noise, _AUGMENTATION))
+    rows = jax.tree.map(lambda leaf: leaf[examples], data)
+    if augment is not None:
+      secret = jax.random.fold_in(keys.noise, _AUGMENTATION)
+      rows = augment(rows, jax.vmap(jax.random.fold_in, (None, 0))(secret, cohort.draw.reshape(-1)))
     batch = jax.tree.map(lambda leaf: leaf.reshape(*mask.shape, *leaf.shape[1:]), rows)
     total = gradient_sum(state.params, batch, mask, hparams["clip_norm"])
     gradient, noise_state = total.gradient, state.noise

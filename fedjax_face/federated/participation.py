@@ -15,6 +15,7 @@ from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.silos import Silos, order_by_size, padding_waste
 from fedjax_face.data.users import Users
+from fedjax_face.draws import Draws, part_identities
 from fedjax_face.privacy.adjacency import Adjacency
 
 
@@ -22,7 +23,7 @@ class Participation(NamedTuple):
   """A sampling scheme, the adjacency it is accounted under, and its effect on an event.
 
   Attributes:
-    cohort: (host generator, round) -> Cohort.
+    cohort: (draws of the participation root, round) -> Cohort.
     amplify: event of one round's noise -> event that counts the random choice of users.
     adjacency: what neighbouring populations differ in.
     rounds_per_event: rounds in which one user can take part at most once.
@@ -38,7 +39,7 @@ class Participation(NamedTuple):
     empty_slots: clients of a cohort beyond K that hold nobody.
   """
 
-  cohort: Callable[[np.random.Generator, int], Cohort]
+  cohort: Callable[[Draws, int], Cohort]
   amplify: Callable[[dp_accounting.DpEvent], dp_accounting.DpEvent]
   adjacency: Adjacency
   rounds_per_event: int
@@ -66,12 +67,13 @@ _SILOS_NOT_COVERED = (
 
 class _Scheme(NamedTuple):
   sampler: cohorts.Sampler
-  assign: Callable[[np.ndarray, np.random.Generator], cohorts.Assignment]
+  assign: Callable[[np.ndarray, Draws, int], cohorts.Assignment]
   amplify: Callable[[dp_accounting.DpEvent], dp_accounting.DpEvent]
   adjacency: Adjacency
   rounds_per_event: int
   users_per_client: int
   words: str
+  not_covered: tuple[str, ...] = ()
 
 
 def participation(options: Mapping[str, Any], dataset: FaceDataset) -> Participation:
@@ -81,8 +83,9 @@ def participation(options: Mapping[str, Any], dataset: FaceDataset) -> Participa
     options: the config's `cohort` section: `sampling` (`fixed`, `poisson`, `cyclic_fixed`,
       `cyclic_poisson`), `virtual_clients` K, `users_per_client` m (expected, for the Poisson
       schemes), `capacity` (most users of a client, Poisson schemes), `sampling_probability` (of a
-      user in a round, Poisson schemes; None: K m over the population), `min_separation` and
-      `partition_seed` (cyclic schemes), `batch_size`, `epochs`, `max_examples`,
+      user in a round, Poisson schemes; None: K m over the population, which is then treated as
+      public and kept for every neighbouring population, as the statement says), `min_separation`
+      and `partition_seed` (cyclic schemes), `batch_size`, `epochs`, `max_examples`,
       `max_examples_per_user`, `classes` (`all`, `own`).
     dataset: whose persons are the users.
 
@@ -91,27 +94,29 @@ def participation(options: Mapping[str, Any], dataset: FaceDataset) -> Participa
       add-or-remove adjacency with a head that has a class for every person.
   """
   _check(options, dataset)
-  users = Users.from_person(dataset.person)
+  users = Users.from_person(dataset.person, identity=dataset.identities)
+  parts = part_identities(dataset.identities)
   population, clients = len(users.ids), options["virtual_clients"]
   schemes = {"fixed": _fixed, "poisson": _poisson, "cyclic_fixed": _cyclic_fixed,
              "cyclic_poisson": _cyclic_poisson}
   if options["sampling"] not in schemes:
     raise ValueError(
         f"cohort.sampling {options['sampling']!r} is not one of {', '.join(sorted(schemes))}")
-  scheme = schemes[options["sampling"]](options, population)
+  scheme = schemes[options["sampling"]](options, users.identity)
 
-  def cohort(rng: np.random.Generator, round_number: int) -> Cohort:
-    sampled = scheme.sampler.sample(rng, round_number, population)
+  def cohort(draws: Draws, round_number: int) -> Cohort:
+    sampled = scheme.sampler.sample(draws, round_number, users.identity)
     return cohorts.client_batches(
-        users, dataset.label, scheme.assign(sampled, rng), batch_size=options["batch_size"],
-        epochs=options["epochs"], max_examples=options["max_examples"],
-        num_labels=dataset.num_labels, rng=rng,
+        users, dataset.label, parts, scheme.assign(sampled, draws, round_number),
+        batch_size=options["batch_size"], epochs=options["epochs"],
+        max_examples=options["max_examples"], num_labels=dataset.num_labels, draws=draws,
+        round=round_number,
         max_examples_per_user=options["max_examples_per_user"], classes=options["classes"])
 
   return Participation(
       cohort, scheme.amplify, scheme.adjacency, scheme.rounds_per_event, clients,
       scheme.users_per_client, _most_classes(dataset, scheme.users_per_client), population,
-      scheme.words)
+      scheme.words, not_covered=scheme.not_covered)
 
 
 def _most_classes(dataset: FaceDataset, users: int) -> int:
@@ -122,12 +127,14 @@ def _most_classes(dataset: FaceDataset, users: int) -> int:
 
 
 def silo_participation(options: Mapping[str, Any], dataset: FaceDataset, silos: Silos,
-                       devices: int, clients_per_chunk: int) -> Participation:
+                       devices: int, clients_per_chunk: int, *, private: bool = True,
+                       ) -> Participation:
   """Silos that last: all of them every round, or some, each with all the images that it holds.
 
   Slots are filled largest first, so that clients that run side by side are of similar size, and in
   turn over the devices; empty slots make their number fit. Neighbours differ in a person added to
-  or removed from one silo: a person replaced by one of another silo would change two updates.
+  or removed from one silo: a person replaced by one of another silo would change two updates. A
+  silo whose people have all left takes part with an update of zero.
 
   Args:
     options: the config's `cohort` section: `silos_per_round` (0: all), `batch_size`, `epochs`,
@@ -136,11 +143,19 @@ def silo_participation(options: Mapping[str, Any], dataset: FaceDataset, silos: 
     silos: who holds which rows.
     devices: that share the clients of a round.
     clients_per_chunk: clients that run side by side.
+    private: whether something is claimed about who is in the set.
 
   Raises:
-    ValueError: more silos a round than there are, or a person in several silos.
+    ValueError: more silos a round than there are, a person in several silos, or, where something is
+      claimed, a head that has a class for every person.
   """
-  users = Users.from_person(silos.silo)
+  if private and options["classes"] == "all" and dataset.persons_are_labels:
+    raise ValueError(
+        "silos: what is claimed is who is in a silo (add-or-remove), but a head with a class for "
+        "every person shows it: use cohort.classes=own, or neither privacy.epsilon nor "
+        "hparams.noise_multiplier")
+  users = Users.of_silos(silos.silo, silos.num_silos)
+  parts = part_identities(dataset.identities)
   asked = options["silos_per_round"]
   if not 0 <= asked <= silos.num_silos:
     raise ValueError(f"cohort.silos_per_round={asked}: expected 0 (all) to {silos.num_silos}")
@@ -152,15 +167,16 @@ def silo_participation(options: Mapping[str, Any], dataset: FaceDataset, silos: 
   if several.size:
     raise ValueError(f"person {several[0]} is in several silos; expected each person in one")
 
-  def cohort(rng: np.random.Generator, round_number: int) -> Cohort:
-    sampled = cohorts.FixedSize(size).sample(rng, round_number, silos.num_silos)
+  def cohort(draws: Draws, round_number: int) -> Cohort:
+    sampled = cohorts.FixedSize(size).sample(draws, round_number, users.identity)
     chosen = np.pad(sampled, (0, slots - size), constant_values=-1)
     counts = np.where(chosen >= 0, users.counts[chosen], 0)
     order = dealt(order_by_size(counts, clients_per_chunk), devices, clients_per_chunk)
     return cohorts.client_batches(
-        users, dataset.label, cohorts.one_per_client(chosen[order]),
+        users, dataset.label, parts, cohorts.one_per_client(chosen[order]),
         batch_size=options["batch_size"], epochs=options["epochs"],
-        max_examples=options["max_examples"], num_labels=dataset.num_labels, rng=rng,
+        max_examples=options["max_examples"], num_labels=dataset.num_labels, draws=draws,
+        round=round_number,
         classes=options["classes"])
 
   labels_of_silo = np.unique(np.stack([silos.silo, dataset.label]), axis=1)[0]
@@ -174,7 +190,7 @@ def silo_participation(options: Mapping[str, Any], dataset: FaceDataset, silos: 
       own_classes=int(np.bincount(labels_of_silo).max()),
       population=len(np.unique(dataset.person)),
       words=f"{size} of {silos.num_silos} silos a round, uniformly without replacement, each with "
-            "all its people",
+            f"all its people; {silos.words}",
       lasting_clients=silos.num_silos,
       notes=(*silos.notes, _padding_note(users.counts, slots, options, clients_per_chunk)),
       not_covered=_SILOS_NOT_COVERED,
@@ -259,11 +275,30 @@ def _room(population: int, probability: float, options: Mapping[str, Any]) -> st
           "expected to find no room and sits the round out")
 
 
-def _fixed(options: Mapping[str, Any], population: int) -> _Scheme:
+_N_IS_PUBLIC = (
+    "The number of users N is treated as public: the sampling probability follows from it, and the "
+    "guarantee compares sets of people of which one has a person more, at that known probability. "
+    "cohort.sampling_probability gives one that does not depend on the people.",
+)
+
+
+def _probability(options: Mapping[str, Any], population: int, groups: int = 1,
+                 ) -> tuple[float, str, tuple[str, ...]]:
+  """Of a user in its turn, where it comes from, and what the guarantee leaves out by that."""
+  given = options["sampling_probability"]
+  if given is not None:
+    return given, "given, not derived from the number of users", ()
+  return (_per_round(options, population) * groups / population,
+          "from the number of users, which is treated as public", _N_IS_PUBLIC)
+
+
+def _fixed(options: Mapping[str, Any], identity: np.ndarray) -> _Scheme:
+  population = len(identity)
   size, clients = _per_round(options, population), options["virtual_clients"]
   return _Scheme(
       sampler=cohorts.FixedSize(size),
-      assign=lambda sampled, rng: cohorts.grouped(sampled, clients, rng),
+      assign=lambda sampled, draws, round_: cohorts.grouped(
+          sampled, clients, draws, round_, identity),
       amplify=lambda event: dp_accounting.dp_event.SampledWithoutReplacementDpEvent(
           population, size, event),
       adjacency=Adjacency.REPLACE_ONE,
@@ -273,24 +308,25 @@ def _fixed(options: Mapping[str, Any], population: int) -> _Scheme:
             f"{clients} virtual clients")
 
 
-def _poisson(options: Mapping[str, Any], population: int) -> _Scheme:
-  clients = options["virtual_clients"]
-  probability = options["sampling_probability"]
-  if probability is None:
-    probability = _per_round(options, population) / population
+def _poisson(options: Mapping[str, Any], identity: np.ndarray) -> _Scheme:
+  population, clients = len(identity), options["virtual_clients"]
+  probability, origin, not_covered = _probability(options, population)
   return _Scheme(
       sampler=cohorts.Poisson(probability),
-      assign=lambda sampled, rng: cohorts.independent(sampled, clients, options["capacity"], rng),
+      assign=lambda sampled, draws, round_: cohorts.independent(
+          sampled, clients, options["capacity"], draws, round_, identity),
       amplify=lambda event: dp_accounting.PoissonSampledDpEvent(probability, event),
       adjacency=Adjacency.ADD_OR_REMOVE_ONE,
       rounds_per_event=1,
       users_per_client=_displacing(options["capacity"]),
       words=f"each of {population} users independently with probability {probability:.6g} a round "
-            f"(Poisson), each assigned independently to one of {clients} virtual clients "
-            + _room(population, probability, options))
+            f"(Poisson; {origin}), each assigned independently to one of {clients} virtual clients "
+            + _room(population, probability, options),
+      not_covered=not_covered)
 
 
-def _cyclic_fixed(options: Mapping[str, Any], population: int) -> _Scheme:
+def _cyclic_fixed(options: Mapping[str, Any], identity: np.ndarray) -> _Scheme:
+  population = len(identity)
   size, groups = _per_round(options, population), options["min_separation"]
   smallest = population // groups
   if size > smallest:
@@ -299,7 +335,8 @@ def _cyclic_fixed(options: Mapping[str, Any], population: int) -> _Scheme:
         f"users has {smallest}; lower min_separation or the users per round")
   return _Scheme(
       sampler=cohorts.CyclicFixedSize(size, groups, options["partition_seed"]),
-      assign=lambda sampled, rng: cohorts.grouped(sampled, options["virtual_clients"], rng),
+      assign=lambda sampled, draws, round_: cohorts.grouped(
+          sampled, options["virtual_clients"], draws, round_, identity),
       amplify=lambda event: dp_accounting.dp_event.SampledWithoutReplacementDpEvent(
           smallest, size, event),
       adjacency=Adjacency.REPLACE_ONE,
@@ -309,11 +346,10 @@ def _cyclic_fixed(options: Mapping[str, Any], population: int) -> _Scheme:
             f"without replacement; the same user at most once in {groups} rounds")
 
 
-def _cyclic_poisson(options: Mapping[str, Any], population: int) -> _Scheme:
+def _cyclic_poisson(options: Mapping[str, Any], identity: np.ndarray) -> _Scheme:
   groups, clients = options["min_separation"], options["virtual_clients"]
-  probability = options["sampling_probability"]
-  if probability is None:
-    probability = _per_round(options, population) * groups / population
+  population = len(identity)
+  probability, origin, not_covered = _probability(options, population, groups)
   if probability > 1:
     raise ValueError(
         f"cohort: {_per_round(options, population)} users a round of {population} in "
@@ -321,13 +357,15 @@ def _cyclic_poisson(options: Mapping[str, Any], population: int) -> _Scheme:
         f"at most min_separation={math.floor(groups / probability)} is possible")
   return _Scheme(
       sampler=cohorts.CyclicPoisson(probability, groups, options["partition_seed"]),
-      assign=lambda sampled, rng: cohorts.independent(sampled, clients, options["capacity"], rng),
+      assign=lambda sampled, draws, round_: cohorts.independent(
+          sampled, clients, options["capacity"], draws, round_, identity),
       amplify=lambda event: dp_accounting.PoissonSampledDpEvent(probability, event),
       adjacency=Adjacency.ADD_OR_REMOVE_ONE,
       rounds_per_event=groups,
       users_per_client=_displacing(options["capacity"]),
       words=f"{groups} groups in turn, users assigned to them independently; each user of the "
-            f"group whose turn it is independently with probability {probability:.6g} (Poisson), "
-            f"assigned independently to one of {clients} virtual clients "
+            f"group whose turn it is independently with probability {probability:.6g} (Poisson; "
+            f"{origin}), assigned independently to one of {clients} virtual clients "
             + _room(population, probability / groups, options)
-            + f"; the same user at most once in {groups} rounds")
+            + f"; the same user at most once in {groups} rounds",
+      not_covered=not_covered)

@@ -198,10 +198,14 @@ def mirror(images: jax.Array, targets: Targets, permutation: Sequence[int],
       pose=targets.pose * jnp.array([-1.0, 1.0, -1.0]))
 
 
-def random_mirror(images: jax.Array, targets: Targets, permutation: Sequence[int], key: jax.Array,
+def random_mirror(images: jax.Array, targets: Targets, permutation: Sequence[int], keys: jax.Array,
                   frame: Frame = "corner") -> tuple[jax.Array, Targets]:
-  """Mirrors each region with probability one half; arguments and errors as in `mirror`."""
-  flip = jax.random.bernoulli(key, 0.5, images.shape[:1])
+  """Mirrors each region with probability one half; arguments and errors as in `mirror`.
+
+  Args:
+    keys: one for each region, [B].
+  """
+  flip = jax.vmap(jax.random.bernoulli)(keys)
 
   def chosen(mirrored: jax.Array, original: jax.Array) -> jax.Array:
     return jnp.where(flip.reshape(-1, *[1] * (original.ndim - 1)), mirrored, original)

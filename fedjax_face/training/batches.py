@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedjax_face.data.cohorts import Cohort
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Data
 from fedjax_face.training.mesh import replicate, shard_clients
-from fedjax_face.training.streams import cohort_generator
 
 T = TypeVar("T")
 
@@ -57,10 +57,10 @@ def spans(start: int, rounds: int, size: int, every: Sequence[int] = ()) -> list
   return result
 
 
-def host_batch(cohort: Callable[[np.random.Generator, int], Cohort], root: bytes,
-               span: Span, size: int) -> Cohort:
+def host_batch(cohort: Callable[[Draws, int], Cohort], draws: Draws, span: Span, size: int
+               ) -> Cohort:
   """Cohorts of a span, stacked to [size, K, ...]; unused rounds are zero."""
-  drawn = [cohort(cohort_generator(root, r), r) for r in range(span.start, span.stop)]
+  drawn = [cohort(draws, r) for r in range(span.start, span.stop)]
 
   def stack(*arrays: np.ndarray) -> np.ndarray:
     out = np.zeros((size, *arrays[0].shape), arrays[0].dtype)

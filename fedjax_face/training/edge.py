@@ -16,13 +16,14 @@ from fedjax_face.algorithms.dp_activations import GRADIENT_CLIP, SplitState, spl
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.split.edge_parts import DeviceData, EdgeParts, PrivateGradients, public_digest
 from fedjax_face.split.message import PADDING
 from fedjax_face.split.step import Part
 from fedjax_face.training import checkpoint, experiment
 from fedjax_face.training.records import write_json
-from fedjax_face.training.streams import cohort_generator, init_key
+from fedjax_face.training.streams import init_key
 
 NOT_COVERED = (
     "Every program of a run over the wire, the server's too, reads the config's whole data section "
@@ -188,16 +189,16 @@ def _counted(train: FaceDataset) -> FaceDataset:
   """The set without its images and labels: as many of each, all zero."""
   return FaceDataset(
       train.name, np.broadcast_to(np.uint8(0), train.images.shape), np.zeros_like(train.label),
-      train.person, names=("",) * train.num_labels)
+      train.person, names=("",) * train.num_labels, identity=train.identities)
 
 
-def _rows(seed: int, cohort: Callable[[np.random.Generator, int], Cohort], own: np.ndarray,
+def _rows(seed: int, cohort: Callable[[Draws, int], Cohort], own: np.ndarray,
           messages: int) -> Callable[[int, int], np.ndarray]:
   """(device, step) -> int32 [B], the device's own numbers; `own` are its rows of the whole set."""
 
   @functools.lru_cache(maxsize=2)
   def order(device: int, epoch: int) -> np.ndarray:
-    drawn = cohort(cohort_generator((seed,), epoch), epoch)
+    drawn = cohort(Draws.of((seed,)), epoch)
     numbers = np.searchsorted(own, drawn.examples[device])
     return np.where(drawn.mask[device], numbers, PADDING).astype(np.int32)
 

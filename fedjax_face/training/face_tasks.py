@@ -21,6 +21,7 @@ from fedjax_face.data.proposals import Proposer
 from fedjax_face.data.region_sources import RegionSet, RegionSources
 from fedjax_face.data.regions import Regions
 from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES
+from fedjax_face.draws import identity_of
 from fedjax_face.evaluation import face_tasks
 from fedjax_face.evaluation.detection import (
   BoxRule,
@@ -256,5 +257,6 @@ def _blank_set(config: Any) -> RegionSet:
       images=np.zeros((count, size, size, 3), np.uint8), image=number, person=number, box=box,
       face=np.ones(count, np.int32), landmarks=np.zeros((count, points, 2), np.float32),
       visible=np.zeros((count, points), bool), pose=np.zeros((count, 3), np.float32),
-      gender=np.zeros(count, np.int32), known=np.zeros((count, 5), bool), original=number)
+      gender=np.zeros(count, np.int32), known=np.zeros((count, 5), bool), original=number,
+      identity=identity_of(number))
   return RegionSet("blank", regions, box, ())

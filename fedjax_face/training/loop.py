@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Algorithm, Data, State
 from fedjax_face.training import batches
 from fedjax_face.training.batches import Batch, Span
@@ -120,9 +121,10 @@ def train(
     keys = replicate(step_keys(seed, noise_root, BEFORE_ROUNDS), mesh)
     data = jax.jit(algorithm.prepare)(data, scalars, keys)
   dispatch = compile_rounds(algorithm, mesh) if dispatch is None else dispatch
+  draws = Draws.of(cohort_root)
 
   def prepare(span: Span) -> Batch:
-    cohorts = batches.host_batch(algorithm.cohort, cohort_root, span, rounds_per_dispatch)
+    cohorts = batches.host_batch(algorithm.cohort, draws, span, rounds_per_dispatch)
     return batches.device_batch(cohorts, span, None if resident else rows, mesh)
 
   spans = batches.spans(start, rounds, rounds_per_dispatch, stop_every)

@@ -1,8 +1,9 @@
 """A rehearsal: values that cannot be tuned on private people are chosen on public ones.
 
 Clip norm, learning rates, local epochs and margin are tried on clients made of public people, with
-at least the noise on the mean update that the run itself will have, and judged by other public people. It
-costs no privacy: of the private set nothing enters but numbers that the statement takes as public.
+at least the noise on the mean update that the run itself will have, and judged by other public
+people. It costs no privacy: of the private set nothing enters but numbers that the statement takes
+as public.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from fedjax_face.data.dataset import FaceDataset, compact
 from fedjax_face.data.sources import Sources
+from fedjax_face.draws import Draws
 
 SMALLEST_SET = 20  # people
 PRETRAINING_SHARE, JUDGES_SHARE = 1 / 2, 1 / 5
@@ -74,7 +75,8 @@ def divide(public: FaceDataset, pretrains: bool, seed: int) -> Parts:
   if len(people) < SMALLEST_SET:
     raise ValueError(f"data.public {public.name} has {len(people)} people; a rehearsal needs at "
                      f"least {SMALLEST_SET}")
-  order = np.random.default_rng([seed, REHEARSAL]).permutation(people)
+  identity = public.identities[np.unique(public.person, return_index=True)[1]]
+  order = people[Draws.of((seed, REHEARSAL)).order(identity, "rehearsal")]
   first = round(PRETRAINING_SHARE * len(people)) if pretrains else 0
   last = len(people) - round(JUDGES_SHARE * len(people))
   part = lambda chosen: compact(public.select(np.isin(public.person, chosen)))

@@ -19,6 +19,7 @@ from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.pairs import Pairs
 from fedjax_face.data.sources import Sources
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Algorithm, State
 from fedjax_face.models.registry import count_parameters
 from fedjax_face.training import loop
@@ -33,7 +34,7 @@ NORM_CLIENTS = 16  # whose update norms give the quantiles of a setting
 _NEED_PAIRS = {"lfw_view2", "insightface", "tar_at_far"}
 _PAIRS = (6000, 2000, 600, 200, 60, 20)
 
-CohortFn = Callable[[np.random.Generator, int], Cohort]
+CohortFn = Callable[[Draws, int], Cohort]
 
 
 class Player:
@@ -154,11 +155,11 @@ def _of_one_shape(cohorts: Mapping[int, CohortFn]) -> dict[int, CohortFn]:
 
   A client stops after its last real batch, so padding is not computed.
   """
-  steps = max(cohort(np.random.default_rng(0), 0).mask.shape[1] for cohort in cohorts.values())
+  steps = max(cohort(Draws.of(0), 0).mask.shape[1] for cohort in cohorts.values())
 
   def padded(cohort: CohortFn) -> CohortFn:
-    def longest(rng: np.random.Generator, round_number: int) -> Cohort:
-      drawn = cohort(rng, round_number)
+    def longest(draws: Draws, round_number: int) -> Cohort:
+      drawn = cohort(draws, round_number)
       pad = lambda array: np.pad(array, ((0, 0), (0, steps - array.shape[1]), (0, 0)))
       return drawn._replace(
           examples=pad(drawn.examples), labels=pad(drawn.labels), mask=pad(drawn.mask))

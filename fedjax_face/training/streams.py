@@ -108,11 +108,5 @@ def device_root_key(root: bytes, device: int) -> jax.Array:
   return _device_key(jnp.asarray(np.frombuffer(expand(root, "device", device, _KEY_BYTES), "<u4")))
 
 
-def cohort_generator(root: bytes, round_index: int) -> np.random.Generator:
-  """Host generator of one round: who takes part, and in which order examples come."""
-  drawn = expand(root, "participation", round_index, ROOT_BYTES)
-  return np.random.default_rng(np.random.SeedSequence(int.from_bytes(drawn, "little")))
-
-
 def _device_key(words: jax.Array) -> jax.Array:
   return jax.random.wrap_key_data(words, impl=DEVICE_GENERATOR)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.algorithms import registry
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Communication, Data, StepKeys
 from fedjax_face.privacy.adjacency import Adjacency
 from tests.algorithms import tiny
@@ -20,7 +21,7 @@ def run(algorithm, rounds=1, noise_seed=7):
   state = algorithm.init(jax.random.key(0))
   data, step = Data(jnp.asarray(tiny.people().images)), jax.jit(algorithm.step)
   for index in range(rounds):
-    cohort = algorithm.cohort(np.random.default_rng(index), index)
+    cohort = algorithm.cohort(Draws.of(index), index)
     fold = lambda seed, index=index: jax.random.fold_in(jax.random.key(seed), index)
     keys = StepKeys(fold(1), fold(noise_seed))
     state, metrics = step(state, data, cohort, algorithm.hparams, keys)

@@ -4,13 +4,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from configs import composed
 from fedjax_face.algorithms import registry
 from fedjax_face.data import closed_set, region_sources
 from fedjax_face.data import sources as data_sources
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Data
 from fedjax_face.models import registry as models
 from fedjax_face.training import streams
@@ -77,7 +77,7 @@ def test_a_forgotten_release_is_refused_by_the_name_of_its_channel(method):
 def test_a_step_measures_what_is_declared(method):
   algorithm, train = method
   state = jax.eval_shape(algorithm.init, jax.random.key(0))
-  cohort = algorithm.cohort(np.random.default_rng(0), 0)
+  cohort = algorithm.cohort(Draws.of(0), 0)
   data = Data(jnp.asarray(train.images), jax.tree.map(jnp.asarray, getattr(train, "targets", ())))
   keys = streams.step_keys(0, streams.public_root(0), 0)
   _, metrics = jax.eval_shape(algorithm.step, state, data, cohort, algorithm.hparams, keys)

@@ -19,6 +19,7 @@ from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data import closed_set, pixels
 from fedjax_face.data import sources as data_sources
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Data
 from fedjax_face.models import registry as models
 from fedjax_face.models.convolution import Conv
@@ -430,7 +431,7 @@ def test_without_noise_and_clip_it_is_ordinary_training(sources, mode, labels, m
 
   moments = optimizer.init(params)
   for number in range(2):
-    cohort = algorithm.cohort(streams.cohort_generator(COHORTS, number), number)
+    cohort = algorithm.cohort(Draws.of(0), number)
     assert cohort.mask[0].sum(1).tolist() == [6] * 6 + [4]
     for rows, mask in zip(cohort.examples[0], cohort.mask[0], strict=True):
       params, moments = ordinary(params, moments, rows, mask)

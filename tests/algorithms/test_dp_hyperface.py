@@ -17,6 +17,7 @@ from experiments import detect
 from fedjax_face.algorithms import dp_hyperface, registry
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data import region_sources
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Data, StepKeys
 from fedjax_face.losses import multi_task
 from fedjax_face.losses.multi_task import TASKS, Targets
@@ -77,7 +78,7 @@ def started(algorithm):
 def stepped(algorithm, sources, cohort=None, **hparams):
   """The state before and after a step, and its metrics."""
   state = started(algorithm)
-  cohort = algorithm.cohort(np.random.default_rng(0), 0) if cohort is None else cohort
+  cohort = algorithm.cohort(Draws.of(0), 0) if cohort is None else cohort
   after, metrics = jax.jit(algorithm.step)(
       state, data_of(sources), cohort, algorithm.hparams | hparams, KEYS)
   return state.params, after.params, metrics
@@ -164,7 +165,7 @@ def test_points_of_a_mirror_are_those_of_the_frame(sources):
 def test_the_noise_of_a_step_is_what_its_release_says(private, sources):
   """On an empty batch, and relative to the sensitivity that the release's multiplier means."""
   assert "noise_multiplier=1.0" in repr(private.releases[0].event)
-  cohort = private.cohort(np.random.default_rng(0), 0)
+  cohort = private.cohort(Draws.of(0), 0)
   cohort = cohort._replace(mask=np.zeros_like(cohort.mask))
   before, after, metrics = stepped(private, sources, cohort)
   moved = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(
@@ -187,7 +188,7 @@ def test_every_clip_gets_noise_for_its_sensitivity(sources, monkeypatch, clip,
 
   monkeypatch.setattr(noise, "gaussian", lambda: gaussian._replace(add=add))
   algorithm = build(tiny_faces.config(**{"privacy.clip": clip}), sources)
-  cohort = algorithm.cohort(np.random.default_rng(0), 0)
+  cohort = algorithm.cohort(Draws.of(0), 0)
   before = jax.eval_shape(algorithm.init, jax.random.key(0))
   after, metrics = jax.eval_shape(lambda state: algorithm.step(
       state, data_of(sources), cohort, algorithm.hparams, KEYS), before)
@@ -199,7 +200,7 @@ def test_every_clip_gets_noise_for_its_sensitivity(sources, monkeypatch, clip,
 def test_without_noise_and_bound_the_step_is_hyperface(private, sources):
   plain = build(tiny_faces.config(**PLAIN_SGD | {"algorithm": "hyperface",
                                                  "hparams.noise_multiplier": None}), sources)
-  cohort = private.cohort(np.random.default_rng(3), 0)
+  cohort = private.cohort(Draws.of(3), 0)
   after = [stepped(a, sources, cohort, clip_norm=1e9, noise_multiplier=0.0)[1]
            for a in (private, plain)]
   for mine, theirs in zip(*map(jax.tree.leaves, after), strict=True):
@@ -283,7 +284,7 @@ def test_a_person_holds_all_photographs_of_theirs():
   algorithm = build(config, sources)
   assert algorithm.population == len(np.unique(regions.image)) // 2
   assert algorithm.releases[0].unit == "person"
-  cohort = algorithm.cohort(np.random.default_rng(0), 0)
+  cohort = algorithm.cohort(Draws.of(0), 0)
   for rows, mask in zip(cohort.examples[0], cohort.mask[0], strict=True):
     if mask.any():
       photographs = np.unique(regions.image[rows[mask]])

@@ -13,6 +13,7 @@ from configs import composed, privacyface
 from fedjax_face.algorithms import clusters, parts, registry
 from fedjax_face.algorithms import privacyface as page
 from fedjax_face.algorithms.prototypes import prototypes
+from fedjax_face.draws import Draws
 from fedjax_face.federated import aggregators
 from fedjax_face.federated.algorithm import Data, StepKeys
 from fedjax_face.federated.round import federated_round
@@ -71,7 +72,7 @@ def run(algorithm, rounds=2, images=None, noise=100):
   data = Data(tiny.people().images if images is None else images)
   states = []
   for number in range(rounds):
-    cohort = algorithm.cohort(np.random.default_rng(number), number)
+    cohort = algorithm.cohort(Draws.of(number), number)
     keys = StepKeys(jax.random.key(number), jax.random.key(noise + number))
     state, metrics = step(state, data, cohort, algorithm.hparams, keys)
     states.append(state)
@@ -283,7 +284,7 @@ def rows_of_silo(algorithm, state, silo):
 
 def one_more_round(algorithm, state, images, seed=7):
   step = jax.jit(algorithm.step)
-  cohort = algorithm.cohort(np.random.default_rng(seed), seed)
+  cohort = algorithm.cohort(Draws.of(seed), seed)
   keys = StepKeys(jax.random.key(seed), jax.random.key(seed + 1))
   return step(state, Data(images), cohort, algorithm.hparams, keys)[0]
 

@@ -10,6 +10,7 @@ from configs import fedgc
 from fedjax_face.algorithms import registry
 from fedjax_face.algorithms.silos import SERVER_SEES_CLASSES
 from fedjax_face.data.silos import class_rows
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Data, StepKeys
 from fedjax_face.privacy.ledger import is_non_private
 from tests.algorithms import tiny
@@ -28,7 +29,7 @@ def run(algorithm, rounds=2, **hparams):
   step, state = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
   data = Data(tiny.people().images)
   for number in range(rounds):
-    cohort = algorithm.cohort(np.random.default_rng(number), number)
+    cohort = algorithm.cohort(Draws.of(number), number)
     keys = StepKeys(jax.random.key(number), jax.random.key(100 + number))
     state, metrics = step(state, data, cohort, algorithm.hparams | hparams, keys)
   return state, metrics
@@ -113,7 +114,7 @@ def test_shared_head_over_silos():
 
 def test_local_only_trains_on_one_silo():
   algorithm = build(algorithm="local_only", **{"cohort.only_silo": 2, "cohort.steps": 3})
-  cohort = algorithm.cohort(np.random.default_rng(0), 0)
+  cohort = algorithm.cohort(Draws.of(0), 0)
   seen = set(tiny.people().person[cohort.examples].ravel().tolist())
   assert algorithm.population == 4 and seen <= set(range(12)) and len(seen) <= 4
   assert cohort.labels.max() < 4 and (cohort.num_classes == 4).all()
@@ -122,7 +123,7 @@ def test_local_only_trains_on_one_silo():
 
 def test_some_silos_a_round():
   algorithm = build(**{"cohort.silos_per_round": 2})
-  cohort = algorithm.cohort(np.random.default_rng(0), 0)
+  cohort = algorithm.cohort(Draws.of(0), 0)
   assert len(set(cohort.client.tolist())) == 2 and (cohort.client >= 0).all()
   absent = ({0, 1, 2} - set(cohort.client.tolist())).pop()
   start = algorithm.init(jax.random.key(0)).heads.class_embeddings
@@ -182,7 +183,7 @@ def test_labels_of_a_silo_are_rows_of_the_table():
   from fedjax_face.algorithms import parts
   given = parts.Ingredients(config, tiny.people(), tiny.one_device())
   rows = class_rows(parts.silos(given).silo, given.train.label)
-  cohort = parts.participants(given).cohort(np.random.default_rng(0), 0)
+  cohort = parts.participants(given).cohort(Draws.of(0), 0)
   for k, silo in enumerate(cohort.client):
     real = cohort.mask[k]
     table_row = rows.offset[silo] + cohort.labels[k][real]

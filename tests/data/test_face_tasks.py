@@ -14,6 +14,7 @@ from fedjax_face.data.face_tasks import (
 from fedjax_face.data.photographs import GENDER, POSE
 from fedjax_face.data.proposals import random_proposer
 from fedjax_face.data.regions import RegionOptions, extract_regions, mixture
+from fedjax_face.draws import Draws
 from tests.data.conftest import encoded
 
 HEADER = "file,person,gender,left_eye_x,left_eye_y,right_eye_x,right_eye_y,nose_x,nose_y," \
@@ -192,7 +193,7 @@ def test_real_sets_mix(real_data):
   options = RegionOptions(size=32, positives_per_face=2, negatives_per_image=2,
                           jittered_per_face=2)
   regions = mixture([extract_regions(source, random_proposer(40), options,
-                                     np.random.default_rng(0)) for source in (aflw, lfw, utkface)])
+                                     Draws.of(0)) for source in (aflw, lfw, utkface)])
   assert regions.images.shape[1:] == (32, 32, 3) and regions.face.sum() == 36
   assert len(set(regions.image)) == 18
   assert (regions.known[regions.face == 1].mean(0) > [.99, .6, .3, .1, .3]).all()

@@ -5,6 +5,7 @@ import pytest
 
 from fedjax_face.data import femnist
 from fedjax_face.data.splits import check_disjoint, split_by_person
+from fedjax_face.draws import Draws
 
 
 def shard(path, writers):
@@ -25,7 +26,7 @@ def test_shards_of_one_writer_are_one_person(tmp_path):
   assert {data.person_names[p]: sorted(data.label[data.person == p]) for p in range(3)} == {
       "f1": [10, 36], "f2": [1, 61], "f3": [0]}
   assert [data.names[i] for i in (0, 10, 36, 61)] == ["0", "A", "a", "z"]
-  train, test = split_by_person(data, .4, np.random.default_rng(0))
+  train, test = split_by_person(data, .4, Draws.of(0))
   assert check_disjoint(train, test, "person")
 
 

@@ -9,6 +9,7 @@ from fedjax_face.data.photographs import (
   split_by_image,
   split_by_person,
 )
+from fedjax_face.draws import Draws
 from fedjax_face.losses.multi_task import TASKS
 
 
@@ -55,13 +56,13 @@ class Lazy(list):
     raise AssertionError(f"photograph {number} decoded")
 
   def select(self, numbers):
-    return ("chosen", *numbers)
+    return tuple(("chosen", int(number)) for number in numbers)
 
 
 def test_selection_decodes_nothing_that_can_stay_encoded():
   photographs = dataclasses.replace(make_photographs([0, 1, 2]), images=Lazy(range(3)))
   some = photographs.select(np.array([2, 0]))
-  assert some.images == ("chosen", 2, 0) and some.person.tolist() == [2, 0]
+  assert some.images == (("chosen", 2), ("chosen", 0)) and some.person.tolist() == [2, 0]
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -81,9 +82,9 @@ def test_bad_annotation_is_refused(changes, message):
 
 
 def test_split_by_image_is_a_partition():
-  train, test = split_by_image(make_photographs(range(10)), .3, np.random.default_rng(0))
-  assert len(test) == 3
-  np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(10))
+  train, test = split_by_image(make_photographs(range(400)), .3, Draws.of(0))
+  assert abs(len(test) - 120) < 5 * np.sqrt(400 * .3 * .7)
+  np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(400))
 
 
 def test_split_by_person_shares_nobody_and_keeps_chains_together():
@@ -91,9 +92,9 @@ def test_split_by_person_shares_nobody_and_keeps_chains_together():
   person = [0, 1, 1, 2, 2, 3, 4, 4, 5, 6, 6]      # photographs 0-1-2, 4-5 and 6-7 are connected
   photographs = make_photographs(image, person, num_images=9)
   for seed in range(8):
-    train, test = split_by_person(photographs, .3, np.random.default_rng(seed))
+    train, test = split_by_person(photographs, .3, Draws.of(seed))
     np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(9))
-    assert len(test) >= 3
+    assert len(train) and len(test)
     seen = photographs.select(train), photographs.select(test)
     assert not set(seen[0].person) & set(seen[1].person)
     for chain in ({0, 1, 2}, {4, 5}, {6, 7}):
@@ -103,11 +104,10 @@ def test_split_by_person_shares_nobody_and_keeps_chains_together():
 def test_impossible_splits_are_refused():
   everywhere = make_photographs([0, 1, 2], [4, 4, 4])
   with pytest.raises(ValueError, match="training side of the split would be empty"):
-    split_by_person(everywhere, .3, np.random.default_rng(0))
-  with pytest.raises(ValueError, match="test side"):
-    split_by_image(everywhere, .1, np.random.default_rng(0))
+    split_by_person(everywhere, .3, Draws.of(0))
+  assert len(split_by_image(everywhere, 1e-9, Draws.of(0))[1]) == 1  # never an empty side
   with pytest.raises(ValueError, match="test fraction is 1"):
-    split_by_image(everywhere, 1, np.random.default_rng(0))
+    split_by_image(everywhere, 1, Draws.of(0))
 
 
 VIEWS = np.array([5, 5, 2, 2, 2, 7, 7, 9, 9], np.int32)
@@ -118,10 +118,10 @@ def test_views_of_a_photograph_are_never_parted():
   assert photographs.select(np.array([8, 2])).original.tolist() == [9, 2]
   for seed in range(6):
     for split in (split_by_image, split_by_person):
-      train, test = split(photographs, .25, np.random.default_rng(seed))
+      train, test = split(photographs, .25, Draws.of(seed))
       assert set(VIEWS[train]).isdisjoint(VIEWS[test])
       np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(9))
-    assert len(set(VIEWS[test])) in (1, 2)
+    assert len(set(VIEWS[test])) in (1, 2, 3)
 
 
 def test_groups_are_of_shared_people_and_views():

@@ -16,6 +16,7 @@ from fedjax_face.data.regions import (
   of_photographs,
   units_of,
 )
+from fedjax_face.draws import Draws
 from tests.data.test_photographs import make_photographs
 
 OPTIONS = RegionOptions(size=8, positives_per_face=4, negatives_per_image=3, jittered_per_face=6)
@@ -28,7 +29,7 @@ def fixed(*boxes):
 
 def extract(photographs, proposer=None, seed=0, **changes):
   return extract_regions(photographs, proposer or random_proposer(60),
-                         dataclasses.replace(OPTIONS, **changes), np.random.default_rng(seed))
+                         dataclasses.replace(OPTIONS, **changes), Draws.of(seed))
 
 
 def test_assignment_by_overlap():
@@ -157,7 +158,7 @@ def test_views_of_a_photograph_are_one_image_unit():
 def test_split_regions_share_nobody():
   photographs = make_photographs(np.repeat(np.arange(8), 2), np.repeat([0, 1, 2, 3, 4, 5, 6, 7], 2))
   regions = extract(photographs)
-  sides = split_by_person(photographs, .4, np.random.default_rng(0))
+  sides = split_by_person(photographs, .4, Draws.of(0))
   train, test = (of_photographs(regions, side) for side in sides)
   assert len(train.image) + len(test.image) == len(regions.image)
   assert set(train.person) & set(test.person) == {-1} and not set(train.image) & set(test.image)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.data import splits
+from fedjax_face.draws import Draws
 from tests.data.conftest import make_dataset
 
 NAMED = make_dataset([0, 0, 1, 2, 3, 3], names=("ann", "bob", "cem", "dan"))
@@ -25,12 +26,13 @@ def test_split_by_label_refuses(labels, message):
 
 
 def test_split_by_person_keeps_persons_whole():
-  data = make_dataset(np.arange(60) % 4, person=np.arange(60) // 5)
-  train, test = splits.split_by_person(data, .25, np.random.default_rng(0))
-  assert test.num_persons == 3 and train.num_persons == 9
-  assert not set(train.person) & set(test.person) and len(test) == 15
+  data = make_dataset(np.arange(2000) % 4, person=np.arange(2000) // 5)
+  train, test = splits.split_by_person(data, .25, Draws.of(0))
+  assert test.num_persons + train.num_persons == 400
+  assert abs(test.num_persons - 100) < 5 * np.sqrt(400 * .25 * .75)
+  assert not set(train.person) & set(test.person) and len(test) == 5 * test.num_persons
   with pytest.raises(ValueError, match="test fraction is 1.0"):
-    splits.split_by_person(data, 1.0, np.random.default_rng(0))
+    splits.split_by_person(data, 1.0, Draws.of(0))
 
 
 def test_split_by_fold_trains_on_everybody_else():

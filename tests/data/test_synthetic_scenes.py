@@ -8,6 +8,7 @@ from fedjax_face.data.rendering.cutout import cut_out
 from fedjax_face.data.rendering.identity import sample_identities
 from fedjax_face.data.rendering.variation import Variation, sample_shots
 from fedjax_face.data.synthetic_scenes import synthetic_scenes
+from fedjax_face.draws import Draws
 
 SIZE, SEED = 56, 5       # the largest picture of a person is as large, so one size is compiled
 SOME = dict(num_people=12, faces=(1, 3), face_side=(.25, .5), circle=4)
@@ -63,7 +64,7 @@ def test_circles_let_scenes_be_split_by_person(scenes):
   for number in range(len(scenes)):
     person = scenes.person[scenes.faces_of(number)]
     assert len(set(person // 4)) == 1 and len(set(person)) == len(person)
-  train, test = split_by_person(scenes, .2, np.random.default_rng(0))
+  train, test = split_by_person(scenes, .2, Draws.of(0))
   assert len(train) and len(test)
 
 

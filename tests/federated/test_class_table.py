@@ -40,7 +40,7 @@ def result_of(embeddings, cosine=0.5, examples=4.0):
 
 
 def test_places_pack_silos_without_gaps_and_fill_up_to_the_devices():
-  where = class_table.places(OWNER, dim=2, devices=4)
+  where = class_table.places(OWNER, 3, dim=2, devices=4)
   np.testing.assert_array_equal(where.owner, [0, 0, 0, 1, 2, 2] + [-1] * 58)
   np.testing.assert_array_equal(where.rows, [[0, 1, 2], [3, 64, 64], [4, 5, 64]])
   assert where.channels() == {"class embeddings": Communication(0, 20, 0, 28),
@@ -49,11 +49,11 @@ def test_places_pack_silos_without_gaps_and_fill_up_to_the_devices():
 
 @pytest.mark.parametrize("devices, rows", [(1, 64), (4, 64), (64, 64), (3, 192), (128, 128)])
 def test_rows_are_shared_evenly_and_mostly_do_not_depend_on_the_devices(devices, rows):
-  assert len(class_table.places(OWNER, dim=2, devices=devices).owner) == rows
+  assert len(class_table.places(OWNER, 3, dim=2, devices=devices).owner) == rows
 
 
 def test_a_silo_sees_its_own_classes_and_no_others():
-  where = class_table.places(OWNER, dim=2, devices=4)
+  where = class_table.places(OWNER, 3, dim=2, devices=4)
   heads = class_table.private(numbered(where), where)
   _, table = heads.init(jax.random.key(0))
   assert not table.class_embeddings[6:].any()
@@ -64,7 +64,7 @@ def test_a_silo_sees_its_own_classes_and_no_others():
 
 
 def test_entries_go_back_to_their_rows_and_an_empty_slot_changes_nothing():
-  where = class_table.places(OWNER, dim=1, devices=1)
+  where = class_table.places(OWNER, 3, dim=1, devices=1)
   heads = class_table.private(numbered(where), where)
   _, table = heads.init(jax.random.key(0))
   entries = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[
@@ -76,7 +76,7 @@ def test_entries_go_back_to_their_rows_and_an_empty_slot_changes_nothing():
 
 
 def test_server_steps_are_gradient_descent_with_anchors_taken_anew():
-  where = class_table.places(OWNER, dim=3, devices=1)
+  where = class_table.places(OWNER, 3, dim=3, devices=1)
   embeddings = some_rows(where)
   correction = gradient_correction("as_written", normalised=False, block=4)
   correct = class_table.gradient_steps(
@@ -94,7 +94,7 @@ def test_server_steps_are_gradient_descent_with_anchors_taken_anew():
 
 
 def test_without_strength_the_corrected_table_is_the_private_one():
-  where = class_table.places(OWNER, dim=3, devices=1)
+  where = class_table.places(OWNER, 3, dim=3, devices=1)
   correct = class_table.gradient_steps(
       gradient_correction("as_written", normalised=False, axis_name="clients"), where,
       toys.one_device(), steps=3)
@@ -105,7 +105,7 @@ def test_without_strength_the_corrected_table_is_the_private_one():
 
 def test_published_anchors_push_every_silo_by_its_own_rows_alone():
   """A single anchor of silo 1 pushes the rows of silos 0 and 2, and nothing pushes silo 1."""
-  where = class_table.places(OWNER, dim=3, devices=1)
+  where = class_table.places(OWNER, 3, dim=3, devices=1)
   published = lambda exchanged, hparams: Anchors(
       exchanged, jnp.array([1]), jnp.ones(1), jnp.zeros(1))
   correct = jax.jit(class_table.steps_at_home(
@@ -126,13 +126,13 @@ def test_published_anchors_push_every_silo_by_its_own_rows_alone():
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_no_steps_are_refused(steps):
-  where = class_table.places(OWNER, dim=3, devices=1)
+  where = class_table.places(OWNER, 3, dim=3, devices=1)
   with pytest.raises(ValueError, match=f"correction.steps={steps}: expected at least 1"):
     class_table.gradient_steps(None, where, toys.one_device(), steps)
 
 
 def test_a_head_with_more_than_class_embeddings_is_refused():
-  where = class_table.places(OWNER, dim=3, devices=1)
+  where = class_table.places(OWNER, 3, dim=3, devices=1)
   heads = class_table.private(
       lambda key: {"params": {"class_embeddings": jnp.zeros((6, 3)), "scale": jnp.ones(())}}, where)
   with pytest.raises(ValueError, match="class_embeddings, scale cannot be kept in a table"):

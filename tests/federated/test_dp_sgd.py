@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from fedjax_face.data.cohorts import Cohort
+from fedjax_face.draws import Draws, identity_of
 from fedjax_face.federated import dp_sgd
 from fedjax_face.federated.algorithm import Data, StepKeys
 from fedjax_face.privacy import noise, per_example
@@ -22,11 +23,12 @@ HPARAMS = {"learning_rate": 0.5, "clip_norm": 0.3, "noise_multiplier": 0.0, "ave
 
 def units(unit, **changes):
   options = {"expected": 2, "capacity": 8, "rows": 3, "views": 1, "devices": 1} | changes
-  return dp_sgd.poisson_units(np.asarray(unit), "image", **options)
+  unit = np.asarray(unit)
+  return dp_sgd.poisson_units(unit, identity_of(unit), "image", **options)
 
 
 def drawn(sampling, seed, round_number=0):
-  return sampling.cohort(np.random.default_rng(seed), round_number)
+  return sampling.cohort(Draws.of(seed), round_number)
 
 
 def rows_of(cohort):
@@ -150,7 +152,7 @@ def sgd(hparams):
   return optax.sgd(hparams["learning_rate"])
 
 
-def steps(clip=None, noise_=None, *, augment=lambda data, key: data, optimizer=sgd,
+def steps(clip=None, noise_=None, *, augment=None, optimizer=sgd,
           project=lambda params: params, clipped=True):
   clip = per_example.joint(ADD) if clip is None and clipped else clip
   gradient_sum = (per_example.clipped_gradient_sum(loss, clip, "vmapped") if clipped else
@@ -199,7 +201,7 @@ def test_without_noise_and_bound_a_step_is_plain_sgd(form):
   hparams = HPARAMS | {"clip_norm": np.inf, "noise_multiplier": 0.0}
   clip = per_example.joint(ADD)
   private = dp_sgd.descent(per_example.clipped_gradient_sum(loss, clip, form), clip, None, EXPECTED,
-                           sgd, lambda data, key: data, lambda params: params)
+                           sgd, None, lambda params: params)
   mine, plain = (one_step(descent, hparams)[0] for descent in (private, steps(clipped=False)))
   expected = vector(PARAMS) - .5 * sum(vector(g) for g in unit_gradients()) / EXPECTED
   np.testing.assert_allclose(vector(plain.params), expected, rtol=1e-6)

@@ -7,11 +7,12 @@ import pytest
 
 from fedjax_face.algorithms import registry
 from fedjax_face.data.users import Users
+from fedjax_face.draws import Draws
 from fedjax_face.federated.client import ClientBatches
 from fedjax_face.federated.local_prototypes import LINEAR_SCALE, prototype_head
 from fedjax_face.models.heads import COSINE_INIT_STD
 from fedjax_face.training.loop import initial_state
-from fedjax_face.training.streams import cohort_generator, public_root, step_keys
+from fedjax_face.training.streams import public_root, step_keys
 from tests.algorithms import tiny
 
 LENGTH = COSINE_INIT_STD * np.sqrt(2)
@@ -116,7 +117,7 @@ def test_one_person_moves_one_clipped_update_and_no_more(head_name, classes):
   chosen = algorithm(**{"model.head": head_name, "cohort.classes": classes,
                         "hparams.server_learning_rate": 1.0})
   data = tiny.sources().train
-  cohort = chosen.cohort(cohort_generator(public_root(3), 0), 0)
+  cohort = chosen.cohort(Draws.of(3), 0)
   member = data.person[cohort.examples[0][cohort.mask[0]][0]]
   outsider = next(p for p in range(12) if not (data.person[cohort.examples] == p).any())
   before = mean_update(chosen, cohort, data.images)
@@ -129,7 +130,7 @@ def test_one_person_moves_one_clipped_update_and_no_more(head_name, classes):
 def test_a_client_alone_trains_as_beside_others():
   """The update of a client is the same whatever images the other client of the round holds."""
   chosen, data = algorithm(), tiny.sources().train
-  cohort = chosen.cohort(cohort_generator(public_root(3), 0), 0)
+  cohort = chosen.cohort(Draws.of(3), 0)
   other = data.person[cohort.examples[1][cohort.mask[1]][0]]
   alone = cohort._replace(client=np.array([cohort.client[0], -1], np.int32),
                           mask=cohort.mask & np.array([True, False])[:, None, None])
@@ -149,7 +150,7 @@ def test_nothing_more_is_released_sent_or_kept():
 
 def test_cohorts_count_the_first_pass():
   chosen = algorithm(**{"cohort.epochs": 3, "cohort.max_examples": 0})
-  cohort = chosen.cohort(cohort_generator(public_root(3), 0), 0)
+  cohort = chosen.cohort(Draws.of(3), 0)
   users = Users.from_person(tiny.sources().train.person)
   np.testing.assert_array_equal(cohort.first_pass, [2 * users.counts[0]] * 2)
   for k in range(2):

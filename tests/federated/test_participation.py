@@ -9,6 +9,7 @@ import pytest
 from fedjax_face.data import cohorts
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.silos import Silos
+from fedjax_face.draws import Draws, identity_of
 from fedjax_face.federated.participation import (
     expected_dropped_share,
     participation,
@@ -45,7 +46,7 @@ def test_fixed_size_pairs_with_replace_one():
   assert who.amplify(GAUSSIAN) == dp_accounting.dp_event.SampledWithoutReplacementDpEvent(
       USERS, 6, GAUSSIAN)
   for round_number in range(5):
-    cohort = who.cohort(np.random.default_rng(round_number), round_number)
+    cohort = who.cohort(Draws.of(round_number), round_number)
     assert len(users_of(cohort)) == 6 and cohort.mask.sum() == 12
 
 
@@ -53,7 +54,7 @@ def test_poisson_pairs_with_add_or_remove_and_is_poisson():
   who = scheme("poisson")
   assert who.adjacency is Adjacency.ADD_OR_REMOVE_ONE
   assert who.amplify(GAUSSIAN) == dp_accounting.PoissonSampledDpEvent(0.25, GAUSSIAN)
-  sizes = [len(users_of(who.cohort(np.random.default_rng(r), r))) for r in range(400)]
+  sizes = [len(users_of(who.cohort(Draws.of(r), r))) for r in range(400)]
   binomial = USERS * 0.25 * 0.75
   assert abs(np.mean(sizes) - 6) < 5 * np.sqrt(binomial / 400)
   assert np.var(sizes) == pytest.approx(binomial, rel=0.4)
@@ -69,7 +70,7 @@ def test_cyclic_schemes_enforce_the_separation(sampling):
   assert who.rounds_per_event == 3
   last = {}
   for round_number in range(30):
-    for user in users_of(who.cohort(np.random.default_rng(round_number), round_number)):
+    for user in users_of(who.cohort(Draws.of(round_number), round_number)):
       assert round_number - last.get(user, -3) >= 3
       last[user] = round_number
 
@@ -104,7 +105,7 @@ SILO_OPTIONS = {"silos_per_round": 0, "batch_size": 2, "epochs": 1, "max_example
 def test_every_silo_takes_part_with_all_its_images_largest_first():
   dataset, silos = silos_of([1, 5, 3])
   who = silo_participation(SILO_OPTIONS, dataset, silos, devices=1, clients_per_chunk=1)
-  cohort = who.cohort(np.random.default_rng(0), 0)
+  cohort = who.cohort(Draws.of(0), 0)
   assert cohort.client.tolist() == [1, 2, 0]
   assert cohort.mask.sum(axis=(1, 2)).tolist() == [5, 3, 1]
   assert cohort.num_classes.tolist() == [5, 3, 1]
@@ -120,11 +121,11 @@ def test_slots_are_filled_up_for_devices_and_chunks():
   """Six slots for five silos: chunks of similar size, dealt to the devices in turn."""
   dataset, silos = silos_of([1, 2, 3, 4, 5])
   who = silo_participation(SILO_OPTIONS, dataset, silos, devices=3, clients_per_chunk=2)
-  cohort = who.cohort(np.random.default_rng(0), 0)
+  cohort = who.cohort(Draws.of(0), 0)
   assert (who.clients, who.slots) == (5, 6)
   assert cohort.client.tolist() == [4, 3, 2, 1, 0, -1]
   who = silo_participation(SILO_OPTIONS, dataset, silos, devices=2, clients_per_chunk=1)
-  cohort = who.cohort(np.random.default_rng(0), 0)
+  cohort = who.cohort(Draws.of(0), 0)
   assert cohort.client.tolist() == [4, 2, 0, 3, 1, -1]
   assert not cohort.mask[-1].any()
 
@@ -134,8 +135,11 @@ def test_the_examples_of_a_silo_do_not_depend_on_the_other_silos():
   drawn = []
   for size in (2, 9):
     dataset, silos = silos_of([size, 5])
+    names = [f"{silo} {number}" for silo, of_silo in enumerate((size, 5))
+             for number in range(of_silo)]
+    dataset = dataclasses.replace(dataset, names=tuple(names))
     who = silo_participation(SILO_OPTIONS | {"max_examples": 4}, dataset, silos, 1, 1)
-    cohort = who.cohort(np.random.default_rng(0), 0)
+    cohort = who.cohort(Draws.of(0), 0)
     slot = cohort.client.tolist().index(1)
     drawn.append(cohort.examples[slot][cohort.mask[slot]] - size)
   np.testing.assert_array_equal(*drawn)
@@ -159,8 +163,7 @@ def test_padding_is_noted_by_hand():
 def test_some_silos_are_drawn_anew_each_round():
   dataset, silos = silos_of([2] * 8)
   who = silo_participation(SILO_OPTIONS | {"silos_per_round": 3}, dataset, silos, 1, 1)
-  rng = np.random.default_rng(0)
-  drawn = [tuple(sorted(who.cohort(rng, r).client.tolist())) for r in range(200)]
+  drawn = [tuple(sorted(who.cohort(Draws.of(0), r).client.tolist())) for r in range(200)]
   assert all(len(set(d)) == 3 for d in drawn)
   counts = np.bincount(np.concatenate(drawn), minlength=8)
   assert len(set(drawn)) > 30 and (np.abs(counts - 75) < 5 * np.sqrt(75)).all()
@@ -176,8 +179,9 @@ def test_share_without_room_by_hand_and_in_words():
 
 
 def test_share_without_room_is_what_the_assignment_drops():
-  rng = np.random.default_rng(0)
-  sampled = [cohorts.Poisson(0.5).sample(rng, 0, 24) for _ in range(2000)]
-  dropped = sum(cohorts.independent(users, 2, 4, rng).dropped for users in sampled)
+  draws, identity = Draws.of(0), identity_of(range(24))
+  sampled = [cohorts.Poisson(0.5).sample(draws, r, identity) for r in range(2000)]
+  dropped = sum(cohorts.independent(users, 2, 4, draws, r, identity).dropped
+                for r, users in enumerate(sampled))
   assert dropped / sum(map(len, sampled)) == pytest.approx(
       expected_dropped_share(24, 0.5, 2, 4), abs=0.01)

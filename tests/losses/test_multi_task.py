@@ -282,7 +282,8 @@ def test_random_mirror_mirrors_some_regions_whole_and_leaves_the_others():
   images = jnp.asarray(np.random.default_rng(5).integers(0, 256, (B, 4, 6, 3)), jnp.uint8)
   batch = targets()
   mirrored = jax.tree.leaves(mirror(images, batch, FIVE_POINT_MIRROR))
-  ours = jax.tree.leaves(random_mirror(images, batch, FIVE_POINT_MIRROR, jax.random.key(0)))
+  ours = jax.tree.leaves(random_mirror(images, batch, FIVE_POINT_MIRROR,
+                                      jax.random.split(jax.random.key(0), B)))
   flips = (ours[0] != images).any((1, 2, 3))
   assert 0 < flips.sum() < B
   for leaf, other, original in zip(ours, mirrored, jax.tree.leaves((images, batch)), strict=True):

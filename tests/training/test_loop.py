@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Data
 from fedjax_face.training import loop, streams
 from fedjax_face.training.mesh import clients_mesh
@@ -34,7 +35,7 @@ def by_hand(algorithm, rounds, seed=3):
   """The same rounds, one at a time, without the loop."""
   state = algorithm.init(streams.init_key(seed))
   for r in range(rounds):
-    cohort = algorithm.cohort(streams.cohort_generator(streams.public_root(seed), r), r)
+    cohort = algorithm.cohort(Draws.of(streams.public_root(seed)), r)
     keys = streams.step_keys(seed, NOISE, r)
     state, _ = algorithm.step(state, Data(jnp.asarray(IMAGES)), cohort, algorithm.hparams, keys)
   return state

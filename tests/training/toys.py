@@ -31,9 +31,9 @@ def toy_algorithm(mesh=None, clients=4, traces=None, blow_up_at=-1):
   def init(key):
     return ToyState(jax.random.normal(key, (4,)), jnp.int32(0), key, jnp.zeros((0, 3)))
 
-  def cohort(rng, round_number):
-    del round_number
-    rows = rng.integers(0, len(IMAGES), (clients, 1, 1)).astype(np.int32)
+  def cohort(draws, round_number):
+    rows = draws.groups(np.arange(clients, dtype=np.uint64), len(IMAGES), "row", round_number)
+    rows = rows.astype(np.int32).reshape(clients, 1, 1)
     return Cohort(rows, np.zeros_like(rows), np.ones(rows.shape, bool),
                   np.ones(clients, np.int32), np.arange(clients, dtype=np.int32))
 
