@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from fedjax_face.data import silos
 from fedjax_face.data.cohorts import client_batches, one_per_client
 from fedjax_face.data.silos import class_rows, order_by_size, padding_waste, partition
 from fedjax_face.data.users import Users
