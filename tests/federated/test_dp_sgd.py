@@ -135,7 +135,8 @@ COHORT = Cohort(
     examples=np.arange(UNITS * ROWS, dtype=np.int32).reshape(1, UNITS, ROWS),
     labels=np.zeros((1, UNITS, ROWS), np.int32),
     mask=np.array([[[1, 1], [1, 0], [1, 1], [1, 1], [0, 0], [0, 0]]], bool),
-    num_classes=np.zeros(1, np.int32), client=np.zeros(1, np.int32))
+    num_classes=np.zeros(1, np.int32), client=np.zeros(1, np.int32),
+    draw=np.arange(UNITS * ROWS, dtype=np.uint32).reshape(1, UNITS, ROWS))
 EMPTY = COHORT._replace(mask=np.zeros_like(COHORT.mask))
 PARAMS = {"network": jnp.array([0.5, -1.0, 2.0]), "weights": jnp.array([0.1, 0.2, -0.3])}
 DATA = Data(jnp.zeros((UNITS * ROWS, 1, 1, 1), jnp.uint8),
