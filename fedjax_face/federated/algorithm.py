@@ -217,8 +217,9 @@ def _unnoised(metrics: Mapping[str, Measure]) -> tuple[str, ...]:
   if not words:
     return ()
   listed = " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-  return (f"Of every step, {listed} are written to the metrics without noise; keep them private or "
-          "treat them as not protected.",)
+  return (f"Of every step, {listed} are written to the metrics without noise, and from there to "
+          "figures, warnings and the status of the run, which may stop by them; keep them private "
+          "or treat them as not protected.",)
 
 
 def tree_bytes(tree: Any) -> int:
