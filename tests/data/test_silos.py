@@ -231,7 +231,8 @@ def test_padding_waste_by_hand():
 def test_sorted_chunks_of_unequal_silos_waste_less_than_half(chunk, least_unsorted, most_sorted):
   data = make_dataset(np.repeat(np.arange(600), rng(7).integers(2, 11, 600)))
   options = {"by": "dirichlet", "num_silos": 36, "concentration": .5}
-  counts = [np.bincount(partition(options, data, draws(seed)).silo, minlength=36) for seed in range(10)]
+  counts = [np.bincount(partition(options, data, draws(seed)).silo, minlength=36)
+            for seed in range(10)]
   unsorted = np.mean([padding_waste(c, 8, chunk) for c in counts])
   ordered = np.mean([padding_waste(c[order_by_size(c, chunk)], 8, chunk) for c in counts])
   assert unsorted > least_unsorted and ordered < most_sorted and ordered < unsorted / 2
