@@ -14,7 +14,7 @@ def local_only(given: Ingredients) -> Algorithm:
   """Trains on the images of the silo with the number `cohort.only_silo`; nothing is exchanged.
 
   Raises:
-    ValueError: no `silos` section, or no such silo.
+    ValueError: no `silos` section, no such silo, or one that holds nobody.
   """
   config = given.config
   if not config.get("silos"):
@@ -22,4 +22,7 @@ def local_only(given: Ingredients) -> Algorithm:
   silos, wanted = parts.silos(given), config.cohort.only_silo
   if not 0 <= wanted < silos.num_silos:
     raise ValueError(f"cohort.only_silo={wanted}: expected 0 to {silos.num_silos - 1}")
-  return pooled_training("local_only", given, np.flatnonzero(silos.silo == wanted))
+  rows = np.flatnonzero(silos.silo == wanted)
+  if not len(rows):
+    raise ValueError(f"cohort.only_silo={wanted}: that silo holds nobody; expected one with people")
+  return pooled_training("local_only", given, rows)

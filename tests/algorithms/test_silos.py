@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from configs import fedgc
-from fedjax_face.algorithms import registry
+from fedjax_face.algorithms import parts, registry
 from fedjax_face.algorithms.silos import SERVER_SEES_CLASSES
+from fedjax_face.data.dataset import compact
 from fedjax_face.data.silos import class_rows
 from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Data, StepKeys
@@ -86,8 +87,8 @@ def test_fedpe_sends_the_backbone_alone_and_fedgc_the_class_embeddings_too():
   state = pe.init(jax.random.key(0))
   backbone = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
   assert tuple(pe.communication(state)) == (backbone,) * 4
-  classes = backbone + 4 * 8 * 4
-  assert tuple(gc.communication(state)) == (classes, classes + 4, classes, classes + 4)
+  mean, largest = backbone + 4 * 8 * 4, backbone + 5 * 8 * 4  # silos of 5, 5 and 2 people
+  assert tuple(gc.communication(state)) == (mean, mean + 4, largest, largest + 4)
 
 
 def test_what_the_server_and_other_silos_see_is_on_the_ledger():
@@ -113,12 +114,19 @@ def test_shared_head_over_silos():
 
 
 def test_local_only_trains_on_one_silo():
-  algorithm = build(algorithm="local_only", **{"cohort.only_silo": 2, "cohort.steps": 3})
+  algorithm = build(algorithm="local_only", **{"cohort.only_silo": 0, "cohort.steps": 3})
   cohort = algorithm.cohort(Draws.of(0), 0)
   seen = set(tiny.people().person[cohort.examples].ravel().tolist())
-  assert algorithm.population == 4 and seen <= set(range(12)) and len(seen) <= 4
-  assert cohort.labels.max() < 4 and (cohort.num_classes == 4).all()
+  assert algorithm.population == 5 and seen <= set(range(12)) and len(seen) <= 5
+  assert cohort.labels.max() < 5 and (cohort.num_classes == 5).all()
   run(algorithm)
+
+
+def test_a_silo_without_people_cannot_train_alone():
+  held = np.bincount(silos_of_twelve().silo[::4], minlength=12)
+  with pytest.raises(ValueError, match="that silo holds nobody; expected one with people"):
+    build(algorithm="local_only", **{"silos.num_silos": 12,
+                                     "cohort.only_silo": int(held.argmin())})
 
 
 def test_some_silos_a_round():
@@ -167,8 +175,31 @@ def test_dp_fedemb_over_silos_is_accounted_at_twice_the_clip_norm(num_silos):
 
 def test_a_silo_with_one_class_is_noted():
   assert len(build().notes) == 1
-  algorithm = build(**{"silos.num_silos": 12})
-  assert "12 of 12 silos hold a single class" in algorithm.notes[0]
+  held = np.bincount(silos_of_twelve().silo[::4], minlength=12)
+  empty, single, _ = build(**{"silos.num_silos": 12}).notes
+  assert empty.startswith(f"{(held == 0).sum()} of 12 silos hold nobody")
+  assert single.startswith(f"{(held == 1).sum()} of 12 silos hold a single class")
+
+
+def silos_of_twelve():
+  config = fedgc.base()
+  config.update_from_flattened_dict(TINY | {"silos.num_silos": 12})
+  return parts.silos(parts.Ingredients(config, tiny.people(), tiny.one_device()))
+
+
+@pytest.mark.parametrize("head", ["cosface", "linear"])
+@pytest.mark.parametrize("gone", [0, 5, 11])
+def test_a_person_who_leaves_changes_no_other_start_of_a_class(gone, head):
+  people = tiny.people()
+  build_one = lambda train: build(tiny.sources()._replace(train=train), **{
+      "algorithm": "fedpe", "model.head": head})
+  starts = []
+  for train in (people, compact(people.select(people.person != gone))):
+    algorithm = build_one(train)
+    rows = algorithm.class_embeddings(algorithm.init(jax.random.key(0)))
+    starts.append({(int(owner), row.tobytes()) for owner, row in zip(
+        rows.owner, np.asarray(rows.class_embeddings), strict=True) if owner >= 0})
+  assert len(starts[0]) == 12 and len(starts[1]) == 11 and starts[1] < starts[0]
 
 
 def test_what_summary_and_metrics_show_of_classes_is_named_as_not_covered():
@@ -180,9 +211,8 @@ def test_labels_of_a_silo_are_rows_of_the_table():
   """The class that a client numbers c is row offset + c of the table."""
   config = fedgc.base()
   config.update_from_flattened_dict(TINY)
-  from fedjax_face.algorithms import parts
   given = parts.Ingredients(config, tiny.people(), tiny.one_device())
-  rows = class_rows(parts.silos(given).silo, given.train.label)
+  rows = class_rows(parts.silos(given).silo, given.train.label, 3)
   cohort = parts.participants(given).cohort(Draws.of(0), 0)
   for k, silo in enumerate(cohort.client):
     real = cohort.mask[k]
