@@ -171,7 +171,7 @@ def test_a_silo_with_one_class_is_noted():
 
 
 def test_what_summary_and_metrics_show_of_classes_is_named_as_not_covered():
-  said = " ".join(build(algorithm="fedpe").not_covered)
+  said = " ".join(build().not_covered)
   assert "histogram of the cosines" in said and "how far a correction moved" in said
 
 
