@@ -22,7 +22,7 @@ from fedjax_face.split.message import PADDING
 from fedjax_face.split.step import Part
 from fedjax_face.training import checkpoint, experiment
 from fedjax_face.training.records import write_json
-from fedjax_face.training.streams import cohort_generator, init_key
+from fedjax_face.training.streams import cohort_generator, init_key, public_root
 
 NOT_COVERED = (
     "Every program of a run over the wire, the server's too, reads the config's whole data section "
@@ -197,7 +197,7 @@ def _rows(seed: int, cohort: Callable[[np.random.Generator, int], Cohort], own: 
 
   @functools.lru_cache(maxsize=2)
   def order(device: int, epoch: int) -> np.ndarray:
-    drawn = cohort(cohort_generator((seed,), epoch), epoch)
+    drawn = cohort(cohort_generator(public_root(seed), epoch), epoch)
     numbers = np.searchsorted(own, drawn.examples[device])
     return np.where(drawn.mask[device], numbers, PADDING).astype(np.int32)
 

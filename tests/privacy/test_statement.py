@@ -137,7 +137,8 @@ def test_the_first_paragraph_says_which_data_when_by_what_and_how_good():
                                 noise_keys="operating_system", run=RUN)
   first = statement.privacy_markdown(said).split("\n\n")[1]
   for words in ("dp_fedemb trained on faces: 7,000 people, 21,000 images", "digest of people",
-                "labels and pixels: 00ff", "2026-01-02", "revision abc", "**Protection of each person: strong**",
+                "labels and pixels: 00ff", "2026-01-02", "revision abc",
+                "**Protection of each person: strong**",
                 "Ponomareva"):
     assert words in first
 

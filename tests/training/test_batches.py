@@ -6,6 +6,8 @@ from fedjax_face.training import batches
 from fedjax_face.training.batches import Span
 from tests.training.toys import IMAGES, toy_algorithm
 
+ROOT = bytes(32)
+
 
 def test_spans_end_at_multiples_of_every_period():
   assert batches.spans(0, 10, 4, (3, 0)) == [(0, 3), (3, 4), (4, 6), (6, 8), (8, 9), (9, 10)]
@@ -23,7 +25,7 @@ def test_spans_needs_a_size():
 
 
 def test_gathered_rows_are_the_images_that_the_cohort_named():
-  cohorts = batches.host_batch(toy_algorithm().cohort, (0,), Span(2, 4), 3)
+  cohorts = batches.host_batch(toy_algorithm().cohort, ROOT, Span(2, 4), 3)
   numbers = np.arange(len(IMAGES))
   renumbered, rows = batches.gather(Data(IMAGES, {"number": numbers}), cohorts)
   assert rows.images.shape == (3, 4, 2, 2, 1)
@@ -37,7 +39,7 @@ def test_gathered_rows_are_the_images_that_the_cohort_named():
 
 def test_host_batch_depends_on_the_round_only_and_pads_with_zeros():
   cohort = toy_algorithm().cohort
-  together, alone = (batches.host_batch(cohort, (0,), span, 3) for span in (Span(2, 4), Span(3, 4)))
+  together, alone = (batches.host_batch(cohort, ROOT, span, 3) for span in (Span(2, 4), Span(3, 4)))
   np.testing.assert_array_equal(together.examples[1], alone.examples[0])
   assert not together.mask[2].any() and together.mask[:2].all()
 
