@@ -14,7 +14,7 @@ from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.draws import Draws, part_identities
 from fedjax_face.federated import client
-from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm
+from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm, always
 from fedjax_face.federated.round import METRICS
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release
@@ -100,7 +100,7 @@ def pooled_training(name: str, given: Ingredients, rows: np.ndarray) -> Algorith
                         note="training without noise"),),
       not_covered=parts.NOT_COVERED,
       embed=lambda state, images: model.embed(state.params["backbone"], images),
-      channels={"model": lambda state: NO_COMMUNICATION},
+      channels={"model": always(NO_COMMUNICATION)},
       metrics={name: METRICS[name] for name in (
           "loss", "chance_loss", "accuracy", "cosine", "examples")},
       sampling=f"{steps * batch_size} of {images} images a round",

@@ -17,7 +17,7 @@ from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws, part_identities
-from fedjax_face.federated.algorithm import Algorithm, Communication, Data, Measure
+from fedjax_face.federated.algorithm import Algorithm, Communication, Data, Measure, always
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import per_example
 from fedjax_face.privacy.adjacency import Adjacency
@@ -139,7 +139,7 @@ def dp_activations(given: Ingredients) -> Algorithm:
       step=round_,
       hparams=hparams,
       releases=releases(multiplier),
-      channels={name: lambda state, moved=moved: moved for name, moved in system.channels.items()},
+      channels={name: always(moved) for name, moved in system.channels.items()},
       metrics=METRICS,
       not_covered=(*map(_sentence, accounting.not_covered(schedule, labels, system.devices)),
                    *NOT_COVERED),

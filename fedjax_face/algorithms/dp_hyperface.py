@@ -16,7 +16,14 @@ from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data import pixels
 from fedjax_face.federated import dp_sgd
-from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm, Data, Measure, joined
+from fedjax_face.federated.algorithm import (
+    NO_COMMUNICATION,
+    Algorithm,
+    Data,
+    Measure,
+    always,
+    joined,
+)
 from fedjax_face.losses import multi_task
 from fedjax_face.losses.multi_task import TASKS, Targets, TaskWeighting
 from fedjax_face.models import registry as models
@@ -127,7 +134,7 @@ def _training(
       predict=lambda state, images: network.apply(
           {"params": whole(state.average["network"])}, pixels.normalise(images)),
       start=lambda state: whole(state.average["network"]),
-      channels={"model": lambda state: NO_COMMUNICATION},
+      channels={"model": always(NO_COMMUNICATION)},
       metrics=joined(steps.metrics, {
           f"weight_{task}": Measure("the tasks' learned weights", covered_by="model")
           for task in TASKS}),

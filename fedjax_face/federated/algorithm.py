@@ -72,6 +72,11 @@ class ClassRows(NamedTuple):
 ClassEmbeddings = Callable[[State], ClassRows]
 
 
+def always(moved: Communication) -> Callable[[State], Communication]:
+  """A channel whose bytes do not depend on the state."""
+  return lambda state: moved
+
+
 def _replicated(state: State) -> Any:
   return jax.tree.map(lambda leaf: PartitionSpec(), state)
 

@@ -19,6 +19,7 @@ from fedjax_face.federated.algorithm import (
     Measure,
     Metrics,
     StepKeys,
+    always,
     joined,
     tree_bytes,
 )
@@ -174,9 +175,8 @@ def federated_round(
 
   channels = joined(
       {"backbone": of_update},
-      {name: lambda state, moved=moved: moved for name, moved in heads.channels.items()},
-      {name: lambda state, count=count: count(state.params)
-       for name, count in client_update.channels.items()})
+      {name: always(moved) for name, moved in heads.channels.items()},
+      {name: _of_params(count) for name, count in client_update.channels.items()})
   metrics = joined(METRICS, aggregator.metrics, heads.metrics, client_update.metrics)
 
   def forget(state: FederatedState) -> FederatedState:
@@ -187,6 +187,11 @@ def federated_round(
     return specs._replace(heads=heads.sharding(state.heads))
 
   return FederatedRound(init, step, channels, metrics, forget, sharding)
+
+
+def _of_params(count: Callable[[Any], Communication]) -> Callable[[FederatedState], Communication]:
+  """Bytes that depend on the aggregated parameters alone."""
+  return lambda state: count(state.params)
 
 
 METRICS = {

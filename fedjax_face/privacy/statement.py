@@ -50,6 +50,10 @@ FILES = (
     File("privacy_budget.json", "guard", "which entry of the privacy budget is this run's"),
     File("secrets", "delete", "roots of noise and participation of a run that has not finished; "
          "guard them until it has, when it deletes them itself. Delete copies and backups too"),
+    File("noise.json", "delete", "root of the noise of a device of a split run over the wire; "
+         "guard it until the run is over"),
+    File("server.json, devices.json", "guard", "by what the server of such a run knows its "
+         "devices"),
 )
 _DEVICE_ONLY = (
     "a keyed hash (BLAKE2b) turns a root into 64-bit keys of Threefry-2x32, the 20-round "

@@ -23,7 +23,7 @@ from fedjax_face.split.message import PADDING
 from fedjax_face.split.step import Part
 from fedjax_face.training import checkpoint, experiment
 from fedjax_face.training.records import write_json
-from fedjax_face.training.streams import init_key
+from fedjax_face.training.streams import init_key, public_root
 
 NOT_COVERED = (
     "Every program of a run over the wire, the server's too, reads the config's whole data section "
@@ -198,7 +198,7 @@ def _rows(seed: int, cohort: Callable[[Draws, int], Cohort], own: np.ndarray,
 
   @functools.lru_cache(maxsize=2)
   def order(device: int, epoch: int) -> np.ndarray:
-    drawn = cohort(Draws.of((seed,)), epoch)
+    drawn = cohort(Draws.of(public_root(seed)), epoch)
     numbers = np.searchsorted(own, drawn.examples[device])
     return np.where(drawn.mask[device], numbers, PADDING).astype(np.int32)
 

@@ -203,7 +203,7 @@ def test_a_person_who_leaves_changes_no_other_start_of_a_class(gone, head):
 
 
 def test_what_summary_and_metrics_show_of_classes_is_named_as_not_covered():
-  said = " ".join(build(algorithm="fedpe").not_covered)
+  said = " ".join(build().not_covered)
   assert "histogram of the cosines" in said and "how far a correction moved" in said
 
 

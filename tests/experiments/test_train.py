@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 
 from experiments import train
 from fedjax_face.report import figures
+from tests.training.interruption import undated
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "tests/experiments/tiny_config.py")
@@ -99,9 +99,7 @@ def test_sigkill_and_the_same_command_again_is_bit_identical(whole, tmp_path):
   for name in ("metrics.csv", "config.json"):
     assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
   for name in ("privacy.json", "PRIVACY.md"):  # but for the day on which they were written
-    undated = [re.sub(r"20\d\d-\d\d-\d\d", "", (folder / name).read_text())
-               for folder in (workdir, whole)]
-    assert undated[0] == undated[1], name
+    assert undated(workdir / name) == undated(whole / name), name
   resumed, straight = final_state(workdir), final_state(whole)
   assert resumed.keys() == straight.keys() and len(resumed) > 4
   for name in straight:

@@ -7,6 +7,8 @@ from fedjax_face.training import batches
 from fedjax_face.training.batches import Span
 from tests.training.toys import IMAGES, toy_algorithm
 
+ROOT = bytes(32)
+
 
 def test_spans_end_at_multiples_of_every_period():
   assert batches.spans(0, 10, 4, (3, 0)) == [(0, 3), (3, 4), (4, 6), (6, 8), (8, 9), (9, 10)]
