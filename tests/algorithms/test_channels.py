@@ -94,7 +94,7 @@ def test_a_step_measures_what_is_declared(method):
     ({"split.labels": "u_shaped", "split.label_noise_multiplier": 1.0}, {"logits"}),
     ({"split.labels": "randomized_response", "split.label_epsilon": 1.0}, set()),
     ({"split.mode": "trained_published"}, {"labels", "activation_gradients"}),
-], ids=lambda value: str(value))
+], ids=lambda value: str(value) if isinstance(value, dict) else "-".join(sorted(value)))
 def test_what_crosses_the_cut_is_released_or_said(overrides, uncovered, monkeypatch):
   monkeypatch.setitem(data_sources.PUBLIC, "made", test_dp_activations.made)
   monkeypatch.setitem(models.BACKBONES, "tiny", test_dp_activations.Tiny)
