@@ -21,7 +21,7 @@ from fedjax_face.data.proposals import Proposer
 from fedjax_face.data.region_sources import RegionSet, RegionSources
 from fedjax_face.data.regions import Regions
 from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES
-from fedjax_face.draws import identity_of
+from fedjax_face.draws import Draws, identity_of
 from fedjax_face.evaluation import face_tasks
 from fedjax_face.evaluation.detection import (
   BoxRule,
@@ -109,8 +109,8 @@ class FaceTaskEvaluator:
                  rng: np.random.Generator) -> Metric:
     find = detector(self._config, self._bound(state), self._sources.public)._replace(
         options=self._ranking)
-    found = [find(image, np.random.default_rng(number))
-             for number, image in enumerate(photographs.images)]
+    found = [find(image, Draws.of(0).generator(identity, "detection"))
+             for identity, image in zip(photographs.identities, photographs.images, strict=True)]
     matches = match_faces(found, photographs)
     draws = None
     if self._config.evaluation.bootstrap:

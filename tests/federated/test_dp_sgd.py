@@ -299,6 +299,22 @@ def test_augmentation_and_projection_are_applied():
   np.testing.assert_allclose(moved, shift, rtol=1e-4)
 
 
+def test_a_rows_augmentation_follows_its_draw_and_not_its_place():
+  """The first unit leaves, all others move up: each row keeps its key."""
+  given = []
+
+  def augment(data, keys):
+    given.append(dict(zip(np.ravel(data.targets["x"][:, 0]).tolist(),
+                          map(tuple, np.asarray(jax.random.key_data(keys)).tolist()), strict=True)))
+    return data
+
+  moved_up = COHORT._replace(**{field: np.roll(getattr(COHORT, field), -1, axis=1)
+                                for field in ("examples", "mask", "draw")})
+  for cohort in (COHORT, moved_up):
+    one_step(steps(augment=augment), cohort=cohort)
+  assert given[0] == given[1] and len(set(given[0].values())) == UNITS * ROWS
+
+
 def test_other_hyperparameters_do_not_compile_again():
   descent = steps(noise_=noise.gaussian())
   traces = []
