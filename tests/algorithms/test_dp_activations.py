@@ -431,7 +431,7 @@ def test_without_noise_and_clip_it_is_ordinary_training(sources, mode, labels, m
 
   moments = optimizer.init(params)
   for number in range(2):
-    cohort = algorithm.cohort(Draws.of(0), number)
+    cohort = algorithm.cohort(Draws.of(COHORTS), number)
     assert cohort.mask[0].sum(1).tolist() == [6] * 6 + [4]
     for rows, mask in zip(cohort.examples[0], cohort.mask[0], strict=True):
       params, moments = ordinary(params, moments, rows, mask)
