@@ -3,7 +3,8 @@ r"""DP-FedEmb (Xu et al., CVPR 2023): user-level private image embeddings.
 python -m experiments.train --config=configs/dp_fedemb.py:VARIANT --workdir=runs/VARIANT
 
 VARIANT is synthetic (default), heads, femnist, lfw, folder, digiface, emnist, gld or inaturalist;
-what each reached and cost is in the docstring of its function. The baselines are overrides of the same file:
+what each reached and cost is in the docstring of its function. The baselines are overrides of the
+same file:
 
   non-private           --config.privacy.aggregator=mean --config.privacy.epsilon=None \
                         --config.hparams.server_learning_rate=0.2
@@ -28,7 +29,8 @@ _FEW_PEOPLE = 0.002
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   """The config of a variant."""
   variants = {"synthetic": synthetic, "heads": heads, "femnist": femnist, "lfw": lfw,
-              "folder": folder, "digiface": digiface, "emnist": emnist, "gld": gld, "inaturalist": inaturalist}
+              "folder": folder, "digiface": digiface, "emnist": emnist, "gld": gld,
+              "inaturalist": inaturalist}
   if variant not in variants:
     raise ValueError(f"dp_fedemb has no variant {variant!r}: {', '.join(variants)}")
   return variants[variant]()
@@ -188,8 +190,9 @@ def femnist() -> ml_collections.ConfigDict:
   """Handwritten characters by writer; 36 classes train, the other 26 are unseen.
 
   python -m experiments.train --config=configs/dp_fedemb.py:femnist --workdir=runs/femnist
-  Recall at FAR 1e-2 0.104 at epsilon 8 (105 writers, replace-one, delta 1e-5; untrained 0.101, raw
-  pixels 0.127); 0.203 with the noise that a million people need, 0.216 without (one seed).
+  Recall at FAR 1e-2 0.099 at epsilon 8 (105 writers, replace-one, delta 1e-5; untrained 0.096, raw
+  pixels 0.127); 0.229 with the noise that a million people need, 0.238 without (three seeds, server
+  rate 0.5 for the last two).
   """
   config = base()
   config.data = {"name": "femnist"}
@@ -207,8 +210,9 @@ def lfw() -> ml_collections.ConfigDict:
   """Labeled Faces in the Wild: people outside View-2 folds 9-10 train, those folds evaluate.
 
   python -m experiments.train --config=configs/dp_fedemb.py:lfw --workdir=runs/lfw
-  View-2 AUC 0.693 at epsilon 8 (1,358 people, replace-one, delta 1e-5; untrained 0.680, raw pixels
-  0.730); 0.799 with the noise that a million people need, 0.791 without (one seed).
+  View-2 AUC 0.707 at epsilon 8 (1,334 people, replace-one, delta 1e-5; untrained 0.682, raw pixels
+  0.714); 0.876 with the noise that a million people need (two seeds), 0.881 without (one seed;
+  server rate 0.5 for the last two).
   """
   config = base()
   config.data = {"name": "lfw", "size": 32, "grayscale": False, "test_folds": (9, 10),

@@ -1,6 +1,6 @@
 """Do the default rates of dp_fedemb.py transfer: non-private training beside tuned rates.
 
-python -m experiments.compare --config=configs/dp_fedemb_rates.py:VARIANT --workdir=runs/rates/VARIANT
+python -m experiments.compare --config=configs/dp_fedemb_rates.py:VARIANT --workdir=runs/VARIANT
 
 VARIANT is orl, femnist, lfw, lfw64 or synthetic. Every setting changes one rate of the defaults;
 "share of the non-private gain" of a table is then the gain over that of the defaults, so a setting

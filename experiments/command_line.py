@@ -160,7 +160,7 @@ def save_roc(roc: Mapping[str, Any] | None, names: Mapping[str, str], folder: pa
     names: curve -> its name in the figures, e.g. "start" -> "public start"; others keep theirs.
     folder: of the figures.
   """
-  if not roc:
+  if not roc or "negatives" not in roc:  # none, or as a version before wrote it
     return
   import numpy as np
 

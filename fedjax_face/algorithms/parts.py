@@ -292,7 +292,8 @@ NOT_COVERED = (
     "Training loss and that of chance, accuracy, mean cosines with the true class, numbers of "
     "examples and of clients, clients whose update was not finite, update norms, the clipped "
     "fraction and the signal-to-noise ratio of every round are written to the metrics without "
-    "noise; keep them private or treat them as not protected.",
+    "noise, and from there to figures, warnings and the status of the run, which may stop by them; "
+    "keep them private or treat them as not protected.",
     "The number of users and the set of class labels (the size of the heads) are taken as public.",
     "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
     "Hyperparameters chosen by looking at results on the same people are not accounted for.",

@@ -238,8 +238,8 @@ def _whole_digiface(*, data_dir: str, size: int = 112, manual_dir: str | None = 
 
 
 PRIVATE: Mapping[str, Callable[..., Sources]] = {
-    "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "orl": _orl, "folder": _folder,
-    "insightface_rec": _insightface_rec, "tfds": _tfds, "digiface": _digiface,
+    "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "orl": _orl,
+    "folder": _folder, "insightface_rec": _insightface_rec, "tfds": _tfds, "digiface": _digiface,
 }
 PUBLIC: Mapping[str, Callable[..., _Whole]] = {
     "synthetic_faces": _whole_synthetic, "femnist": _whole_femnist, "lfw": _whole_lfw,

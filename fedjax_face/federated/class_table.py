@@ -105,7 +105,8 @@ def private(init_table: InitHead, where: ClassPlaces, exchange: Exchange = SILEN
 
   Args:
     init_table: key -> head parameters with the class embeddings of all silos, without padding.
-    prototypes: replaces a silo's rows by the means of its own images when it trains first.
+    prototypes: replaces a silo's rows by the means of its own images when it trains first; a class
+      that has no image in that first pass (`cohort.max_examples`) keeps the row that it was drawn.
     where: places of the silos' classes.
     exchange: what silos tell each other of them; default nothing.
   """

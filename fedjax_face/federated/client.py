@@ -216,9 +216,10 @@ def optimizers(name: str) -> Optimizers:
 
   `normalised` takes the direction from momentum and the length of a step from the weights: every
   array of parameters moves by `client_learning_rate` times its own norm (times `_SMALLEST_NORM`
-  where that is smaller, as for biases of a new network). Its rate is a relative change, without
-  the units of loss, images or width, so one value serves many data sets, and updates of clients
-  have much the same norm, which suits clipping.
+  where that is smaller, as for biases of a new network), and by less where the norm of its momentum
+  is below `_SMALLEST_NORM`, so that what is learned is left alone. Its rate is a relative change,
+  without the units of loss, images or width, so one value serves many data sets, and updates of
+  clients have much the same norm, which suits clipping.
 
   Args:
     name: `sgd`, `momentum` (uses hparams `client_momentum`), `adam` or `normalised` (uses

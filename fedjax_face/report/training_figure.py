@@ -130,7 +130,7 @@ def _chance_loss(columns: Columns) -> dict[str, float]:
   """The loss of an answer that takes all classes for equally likely, where it was measured."""
   measured = columns.get("chance_loss", np.empty(0))
   measured = measured[np.isfinite(measured)]
-  return {"chance, ln(classes)": float(measured.mean())} if len(measured) else {}
+  return {"ln(classes): chance without a margin": float(measured.mean())} if len(measured) else {}
 
 
 def _default_panels(columns: Columns, evaluation: Sequence[str]) -> dict[str, list[str]]:

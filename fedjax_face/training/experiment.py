@@ -87,7 +87,7 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   for sentence in (*algorithm.not_covered, *sources.not_covered):
     ledger.declare_not_covered(sentence)
   if config.get("rehearsal"):
-    _enter_rehearsal(ledger, config.rehearsal, sources.public)
+    _enter_rehearsal(ledger, config.rehearsal, sources)
   evaluator = family_of(config.algorithm).evaluator(algorithm, config, sources)
   return Experiment(config, mesh, sources, algorithm, ledger, evaluator,
                     is_resident(config.training.get("resident", "auto"), sources.train.images),
@@ -244,12 +244,19 @@ def _enter_pretraining(ledger: Ledger, config: Any, name: str, algorithm: Algori
     f"pre-training on {name}, which pretrain.public does not declare public, adds no noise"))
 
 
-def _enter_rehearsal(ledger: Ledger, said: Any, public: Any) -> None:
+def _enter_rehearsal(ledger: Ledger, said: Any, sources: Any) -> None:
   """The rehearsal's set is declared public, and what was chosen on it costs nothing.
 
   Raises:
-    ValueError: it has the name of the config's public set, but not its size.
+    ValueError: it has the name of a set that is not public here, or of the config's public set, but
+      not its size.
   """
+  public = sources.public
+  for role, other in (("trains", sources.train), ("evaluates", sources.evaluation)):
+    if other is not None and said.set == other.name:
+      raise ValueError(f"config.rehearsal was on {said.set}, which {role} in this run and so is "
+                       "not public: rehearse on data.public, or leave out what is said of it "
+                       "(--config.rehearsal=None)")
   if public is not None and said.set == public.name and said.people != public.num_persons:
     raise ValueError(f"config.rehearsal was on {said.people} people of {said.set}, but data.public "
                      f"holds {public.num_persons} of them: rehearse again, or leave out what is "
@@ -259,4 +266,5 @@ def _enter_rehearsal(ledger: Ledger, said: Any, public: Any) -> None:
   ledger.declare_public(said.set)
   ledger.declare_not_covered(
     f"Of the hyperparameters, {listed} were chosen by rehearsal on {said.people} public people of "
-    f"{said.set} only, {said.judges} of whom judged, which costs nothing.")
+    f"{said.set} only, {said.judges} of whom judged, which costs nothing. The candidates were "
+    "values of the config and multiples of them: how the config came by these is not covered.")

@@ -18,6 +18,7 @@ Row = Mapping[str, float]
 Window = Sequence[tuple[int, Row]]
 
 ROUNDS_OF_A_TREND = 9     # fewest; a third of them has a median that one odd round does not move
+ROUNDS_OF_A_SHORT_TREND = 6  # in a run that has no more
 ROUNDS_OF_A_LEVEL = 3
 OVERWHELMED = 1 / 3       # see `Watch.before`
 HOPELESS = 1 / 50         # see `_hopeless`
@@ -42,6 +43,9 @@ class Setting(NamedTuple):
     margin: what a margin head adds to the loss of an embedding that knows nothing, in nats.
     noise_norm: norm of the noise on the mean over the clip norm; None where there is none.
     independent_noise: the noise of a round has nothing to do with that of the others.
+    warm: heads start from what the backbone says of their classes, so that the loss is below chance
+      before anything is learned and is compared with that of the first rounds instead.
+    first_loss: median of the first `ROUNDS_OF_A_LEVEL` rounds; None before them, or not seen.
   """
 
   hparams: Mapping[str, float]
@@ -49,11 +53,18 @@ class Setting(NamedTuple):
   margin: float = 0.0
   noise_norm: float | None = None
   independent_noise: bool = True
+  warm: bool = False
+  first_loss: float | None = None
 
   @property
   def window(self) -> int:
     """Rounds that a trend is read from: a quarter of the run, neither too few nor too many."""
-    return min(max(self.rounds // 4, ROUNDS_OF_A_TREND), 60)
+    return min(max(self.rounds // 4, self.trend), 60)
+
+  @property
+  def trend(self) -> int:
+    """Fewest rounds that show a trend; a short run is judged when it is over."""
+    return min(ROUNDS_OF_A_TREND, max(self.rounds, ROUNDS_OF_A_SHORT_TREND))
 
 
 class Trouble(NamedTuple):
@@ -99,6 +110,10 @@ class Watch:
       NoFiniteUpdate: no update of this dispatch was finite, and of two rounds on end at least.
     """
     self._rows.extend(rows)
+    if self._setting.first_loss is None and self._rows[0][0] == 1:
+      losses = [row["loss"] for _, row in self._rows if "loss" in row][:ROUNDS_OF_A_LEVEL]
+      if len(losses) == ROUNDS_OF_A_LEVEL:
+        self._setting = self._setting._replace(first_loss=statistics.median(losses))
     said = self._say(found for check in _CHECKS
                      if (found := check(list(self._rows), self._setting)) is not None)
     taken = [(done, row) for done, row in rows if row.get("clients", 0) > 0]
@@ -124,7 +139,8 @@ def watch(algorithm: Algorithm, options: Any) -> Watch:
       rounds=options.rounds,
       margin=_margin(options.model.get("head"), algorithm.hparams),
       noise_norm=noise_norm(algorithm),
-      independent_noise=options.privacy.get("aggregator") != "correlated"))
+      independent_noise=options.privacy.get("aggregator") != "correlated",
+      warm=options.model.get("head_init") == "local_prototypes"))
 
 
 def noise_norm(algorithm: Algorithm) -> float | None:
@@ -147,13 +163,16 @@ def _above_chance(window: Window, setting: Setting) -> Trouble | None:
   """The last third of the window is not below ln(classes), nor 2 % below the first third.
 
   A throw-away head starts every round anew, so the loss that it reaches, not where it began,
-  tells; a margin head is compared with what it gives an embedding that knows nothing.
+  tells; a margin head is compared with what it gives an embedding that knows nothing. A warm head
+  is not compared with chance but with the first rounds of the run.
   """
   trained = [(done, row) for done, row in _trend(window, setting) if "chance_loss" in row]
   if not trained or not trained[-1][1]["chance_loss"]:
     return None
   first, last = _thirds(trained, "loss")
   chance = _thirds(trained, "chance_loss")[1] + setting.margin
+  if setting.warm and last < chance:
+    return _stays(last, trained, setting)
   if last < chance or last < 0.98 * first:
     return None
   rates = _local_rates(setting)
@@ -162,6 +181,15 @@ def _above_chance(window: Window, setting: Setting) -> Trouble | None:
   of_what = "ln of the classes" + (" + scale * margin" if setting.margin else "")
   return Trouble("above chance", last, f"loss {last:.3g} is not below chance ({of_what}: "
                  f"{chance:.3g}) in {_span(trained)} and does not fall: {remedy}")
+
+
+def _stays(last: float, trained: Window, setting: Setting) -> Trouble | None:
+  """The loss of warm heads is not 2 % below that of the first rounds of the run."""
+  if setting.first_loss is None or last < 0.98 * setting.first_loss:
+    return None
+  return Trouble("stays", 1.0, f"loss {last:.3g} in {_span(trained)} is no lower than in the first "
+                 f"rounds ({setting.first_loss:.3g}): nothing is learned; "
+                 f"{_change(setting.hparams, *_local_rates(setting))}")
 
 
 def _rises(window: Window, setting: Setting) -> Trouble | None:
@@ -276,7 +304,7 @@ _CHECKS: tuple[Callable[[Window, Setting], Trouble | None], ...] = (
 def _trend(window: Window, setting: Setting) -> Window:
   """The rounds of a full window in which something was trained, if they are enough."""
   trained = [(done, row) for done, row in window if _has_trained(row)]
-  enough = len(window) >= setting.window and len(trained) >= ROUNDS_OF_A_TREND
+  enough = len(window) >= setting.window and len(trained) >= setting.trend
   return trained if enough else []
 
 

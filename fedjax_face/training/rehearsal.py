@@ -1,8 +1,9 @@
 """A rehearsal: values that cannot be tuned on private people are chosen on public ones.
 
 Clip norm, learning rates, local epochs and margin are tried on clients made of public people, with
-at least the noise on the mean update that the run itself will have, and judged by other public people. It
-costs no privacy: of the private set nothing enters but numbers that the statement takes as public.
+at least the noise on the mean update that the run itself will have, and judged by other public
+people. It costs no privacy: of the private set nothing enters but numbers that the statement takes
+as public.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from fedjax_face.training.rehearsal_plan import (
     Planned,
     check,
     divide,
+    groups,
     planned,
     rehearsal_config,
 )
@@ -73,7 +75,7 @@ def rehearse(config: Any, workdir: str | os.PathLike, *, candidates: int = 16, r
   plan = planned(config, sources, mesh, lambda z, epsilon: say(
       f"calibrating the run's noise: multiplier {z:.3f} gives epsilon {epsilon:.3f}"))
   people = parts.clients.num_persons
-  if people < mesh.size * config.cohort.users_per_client:
+  if people // groups(config) < mesh.size * config.cohort.users_per_client:
     mesh = clients_mesh(jax.devices()[:1])
   own = rehearsal_config(config, plan, people, mesh.size)
   backbone = None
@@ -91,23 +93,23 @@ def rehearse(config: Any, workdir: str | os.PathLike, *, candidates: int = 16, r
   trials = [Trial(number, candidate) for number, candidate in enumerate(drawn)]
   search = Search(stage, metric, unit, config.hparams, say)
   winner = search.run(trials, min(rounds or plan.rounds, plan.rounds), repetitions, minutes)[0]
-  record = _record(config, own, parts, plan, stage.parameters, metric, start[metric], trials,
+  record = _record(config, own, parts, plan, metric, start[metric], trials,
                    winner)
   pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
   write_json(pathlib.Path(workdir) / "rehearsal.json", record)
   return record
 
 
-def _record(config: Any, own: Any, parts: Parts, plan: Planned, parameters: int, metric: str,
+def _record(config: Any, own: Any, parts: Parts, plan: Planned, metric: str,
             start: Metric, trials: list[Trial], winner: Trial) -> dict[str, Any]:
-  ratio = planning.noise_norm_ratio(plan.noise_multiplier, plan.clients, parameters)
+  ratio = planning.noise_norm_ratio(plan.noise_multiplier, plan.clients, plan.parameters)
   sizes = {name: 0 if part is None else part.num_persons for name, part in parts._asdict().items()}
   name = parts.clients.name
   return {
       "set": name,
       "people": {"all": sum(sizes.values()), **sizes},
       "planned": {**plan._asdict(), "epsilon": config.privacy.epsilon,
-                  "delta": config.privacy.delta, "parameters": parameters,
+                  "delta": config.privacy.delta,
                   "noise_on_mean_over_clip_norm": plan.noise_multiplier / plan.clients,
                   "noise_norm_ratio": ratio},
       "rehearsed": {"noise_multiplier": own.hparams.noise_multiplier or 0.0,

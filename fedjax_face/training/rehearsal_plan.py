@@ -8,11 +8,13 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from fedjax_face.data.dataset import FaceDataset, compact
 from fedjax_face.data.sources import Sources
+from fedjax_face.models.registry import count_parameters
 
 SMALLEST_SET = 20  # people
 PRETRAINING_SHARE, JUDGES_SHARE = 1 / 2, 1 / 5
@@ -36,12 +38,14 @@ class Planned(NamedTuple):
     clients: K.
     population: people of the private training set.
     rounds: T.
+    parameters: numbers in an update of the run, its heads included where they are sent.
   """
 
   noise_multiplier: float
   clients: int
   population: int
   rounds: int
+  parameters: int
 
 
 def check(config: Any) -> None:
@@ -94,7 +98,14 @@ def planned(config: Any, sources: Sources, mesh: Mesh,
   train = dataclasses.replace(sources.train, images=blank)
   algorithm = registry.build(config, sources._replace(train=train), mesh, progress=progress)
   return Planned(float(algorithm.hparams["noise_multiplier"]), config.cohort.virtual_clients,
-                 train.num_persons, config.rounds)
+                 train.num_persons, config.rounds,
+                 count_parameters(jax.eval_shape(algorithm.init, jax.random.key(0)).params))
+
+
+def groups(config: Any) -> int:
+  """Groups of people that take turns; 1 where all may take part in every round."""
+  cohort = config.cohort
+  return cohort.get("min_separation", 1) if cohort.sampling.startswith("cyclic") else 1
 
 
 def rehearsal_config(config: Any, plan: Planned, people: int, devices: int) -> Any:
@@ -117,13 +128,12 @@ def rehearsal_config(config: Any, plan: Planned, people: int, devices: int) -> A
     ValueError: the people do not make up one client for each device.
   """
   own, cohort, m = copy.deepcopy(config), config.cohort, config.cohort.users_per_client
-  groups = cohort.get("min_separation", 1) if cohort.sampling.startswith("cyclic") else 1
-  clients = min(plan.clients, people // groups // m)
+  clients = min(plan.clients, people // groups(config) // m)
   clients -= clients % devices
   if clients < 1:
     raise ValueError(f"{people} public people are left for the clients of a rehearsal; expected at "
-                     f"least {groups * devices * m}, for {devices} client(s) of "
-                     f"cohort.users_per_client={m} in each of {groups} group(s)")
+                     f"least {groups(config) * devices * m}, for {devices} client(s) of "
+                     f"cohort.users_per_client={m} in each of {groups(config)} group(s)")
   with own.unlocked(), own.ignore_type():
     if "rehearsal" in own:
       del own["rehearsal"]
@@ -134,6 +144,8 @@ def rehearsal_config(config: Any, plan: Planned, people: int, devices: int) -> A
     if config.privacy.epsilon is not None or config.hparams.noise_multiplier is not None:
       own.hparams.noise_multiplier = plan.noise_multiplier * math.sqrt(clients / plan.clients)
     own.privacy.epsilon = None
+    if "count_stddev_per_client" in config.privacy:
+      own.privacy.count_stddev_per_client *= math.sqrt(plan.clients / clients)
     own.training.clients_per_chunk = math.gcd(config.training.clients_per_chunk, clients // devices)
   return own
 

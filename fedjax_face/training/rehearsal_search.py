@@ -92,7 +92,8 @@ class Search:
     finalists = alive[:FINALISTS]
     if minutes is not None and finalists:
       left = began + 60 * minutes - time.monotonic()
-      affordable = left / (self._stage.seconds_per_round * len(finalists) * repetitions)
+      a_round = max(self._stage.seconds_per_round, 1e-9)  # 0: none was timed yet
+      affordable = left / (a_round * len(finalists) * repetitions)
       rounds = min(rounds, max(int(affordable), finalists[0].rounds, 1))
     for repetition in range(repetitions):
       for trial in finalists:

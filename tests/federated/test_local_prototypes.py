@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_face.algorithms import registry
+from fedjax_face.algorithms import parts, registry
 from fedjax_face.data.users import Users
-from fedjax_face.federated.client import ClientBatches
+from fedjax_face.federated.client import Batch, ClientBatches
 from fedjax_face.federated.local_prototypes import LINEAR_SCALE, prototype_head
 from fedjax_face.models.heads import COSINE_INIT_STD
 from fedjax_face.training.loop import initial_state
@@ -160,3 +160,22 @@ def test_cohorts_count_the_first_pass():
 def test_a_global_head_is_nobodys_own():
   with pytest.raises(ValueError, match="only 'shared_frame' is accepted"):
     algorithm(algorithm="fedavg", **{"cohort.classes": "all"})
+
+
+def test_rows_of_classes_that_a_client_does_not_hold_are_masked_from_its_loss():
+  """A head with a class for everybody: absent rows have no gradient and leave the loss as it is."""
+  given, data = tiny.config(), tiny.sources().train
+  model = parts.model(given, data, data.num_labels)
+  held = np.zeros(data.num_labels, bool)
+  held[:2] = True
+  labels = np.array([0, 1], np.int32)
+  images = jnp.asarray(data.images[[np.flatnonzero(data.label == k)[0] for k in labels]])
+  batch = Batch(images, jnp.asarray(labels), jnp.ones(2, bool), jnp.int32(data.num_labels))
+  head = model.init_head(jax.random.key(1))
+  others = {"backbone": model.init_backbone(jax.random.key(0)), "held": jnp.asarray(held)}
+  loss = lambda head: model.loss(
+      {**others, "head": head}, batch, dict(given.hparams), jax.random.key(2))[0]
+  moved = jax.grad(loss)(head)["params"]["class_embeddings"]
+  assert np.abs(moved[~held]).max() == 0 < np.abs(moved[held]).max()
+  far = jax.tree.map(lambda rows: rows.at[2:].multiply(-3.0), head)
+  np.testing.assert_array_equal(loss(head), loss(far))

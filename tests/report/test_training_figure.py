@@ -68,10 +68,10 @@ def test_the_axis_of_the_loss_shows_its_course():
 
 def test_chance_is_a_line_of_the_loss_where_it_does_not_flatten_it():
   near = training_curves(course([2.3, 2.2, 2.0], chance_loss=[NAN, 2.25, 2.35])).axes[0]
-  assert "chance, ln(classes) 2.3" in texts(near) and len(near.lines) == 2
+  assert "ln(classes): chance without a margin 2.3" in texts(near) and len(near.lines) == 2
   far = training_curves(course([0.3, 0.2, 0.1], chance_loss=[5.0] * 3)).axes[0]
   assert len(far.lines) == 1 and far.get_ylim()[1] < 0.4
-  assert far.get_title(loc="right") == "chance, ln(classes) 5 (above)"
+  assert far.get_title(loc="right") == "ln(classes): chance without a margin 5 (above)"
 
 
 def test_no_panel_for_an_infinite_epsilon():

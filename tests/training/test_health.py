@@ -222,3 +222,23 @@ def test_a_run_whose_updates_are_never_finite_stops_and_says_what_was_released(t
   losses = [line.split(",")[lines[0].split(",").index("loss")] for line in lines[-2:]]
   assert losses == ["nan", "nan"]
   assert "noise on the mean has norm" in capfd.readouterr().err
+
+
+WARM = SETTING._replace(warm=True)
+
+
+def test_a_warm_head_below_chance_that_learns_nothing_is_told():
+  """Its loss lies below ln(classes) from the first round on, so only the course of it tells."""
+  line = only_line(rows(np.full(40, 1.5)), WARM)
+  assert line.startswith("loss 1.5 in rounds 1-10 is no lower than in the first rounds (1.5): "
+                         "nothing is learned")
+  assert said(rows(falling(40)), WARM) == []
+  plateau = np.concatenate([np.linspace(2.0, 1.5, 10), np.full(30, 1.5)])
+  assert said(rows(plateau), WARM) == []
+  assert said(rows(np.full(40, 1.5))) == []  # a new head below chance has learned
+
+
+def test_a_short_run_is_judged_when_it_is_over():
+  short = SETTING._replace(rounds=8)
+  assert only_line(rows(np.full(8, 2.6)), short).startswith("loss 2.6 is not below chance")
+  assert said(rows(np.full(5, 2.6)), SETTING._replace(rounds=5)) == []

@@ -71,7 +71,7 @@ def test_noise_of_the_run_comes_from_its_numbers_of_people_and_stays_on_the_mean
 
 def test_without_noise_there_is_no_clip_norm_to_choose():
   given = changed(privacy__aggregator="mean", hparams__noise_multiplier=None)
-  plan = rehearsal_plan.Planned(0.0, 4, 8, 6)
+  plan = rehearsal_plan.Planned(0.0, 4, 8, 6, 100)
   assert rehearsal_plan.rehearsal_config(given, plan, 8, 1).hparams.noise_multiplier is None
   drawn = candidates.draw(given, 6, np.random.default_rng(0))
   assert not any("hparams.clip_norm" in c.values or c.quantile for c in drawn)
@@ -152,9 +152,9 @@ def search(metric="accuracy", count=16, **options):
 def test_halving_goes_on_with_the_best_and_repeats_the_finalists():
   (first, second), played = search()
   assert (first.number, second.number) == (15, 14)
-  assert played[:16] == [(n, 0, 4, 0) for n in range(16)]
-  assert played[16:22] == [(n, 4, 12, 0) for n in (15, 14, 13, 12, 11, 10)]
-  assert played[22:] == [(15, 12, 36, 0), (14, 12, 36, 0), (15, 0, 36, 1), (14, 0, 36, 1)]
+  assert played[:16] == [(n, 0, 12, 0) for n in range(16)]
+  assert played[16:22] == [(n, 12, 24, 0) for n in (15, 14, 13, 12, 11, 10)]
+  assert played[22:] == [(15, 24, 36, 0), (14, 24, 36, 0), (15, 0, 36, 1), (14, 0, 36, 1)]
   assert first.last == pytest.approx([540, 540.1])
 
 
@@ -165,7 +165,14 @@ def test_an_error_rate_is_better_when_lower():
 
 def test_out_of_time_the_first_two_still_play():
   found, played = search(minutes=1e-9)
-  assert {number for number, *_ in played} == {0, 1} and found[0].rounds == 12
+  assert {number for number, *_ in played} == {0, 1} and found[0].rounds == 24
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_settings_have_no_heats_and_need_no_timing(monkeypatch, count):
+  monkeypatch.setattr(Toy, "seconds_per_round", 0.0)
+  found, played = search(count=count, minutes=1.0)
+  assert len(found) == count and all(start == 0 for _, start, _, _ in played)
 
 
 def test_a_diverged_setting_goes_no_further(monkeypatch):
@@ -173,7 +180,7 @@ def test_a_diverged_setting_goes_no_further(monkeypatch):
       "accuracy": state[0] if self.played[-1][0] < 10 else math.nan})
   found, played = search()
   assert (found[0].number, found[1].number) == (9, 8)
-  assert all(stop == 4 for number, _, stop, _ in played if number >= 10)
+  assert all(stop == 12 for number, _, stop, _ in played if number >= 10)
   monkeypatch.setattr(Toy, "values", lambda self, state: {})
   with pytest.raises(ValueError, match="diverged; lower hparams.client_learning_rate"):
     search()
