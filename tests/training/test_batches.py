@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Data
 from fedjax_face.training import batches
 from fedjax_face.training.batches import Span
@@ -23,7 +24,7 @@ def test_spans_needs_a_size():
 
 
 def test_gathered_rows_are_the_images_that_the_cohort_named():
-  cohorts = batches.host_batch(toy_algorithm().cohort, (0,), Span(2, 4), 3)
+  cohorts = batches.host_batch(toy_algorithm().cohort, Draws.of(0), Span(2, 4), 3)
   numbers = np.arange(len(IMAGES))
   renumbered, rows = batches.gather(Data(IMAGES, {"number": numbers}), cohorts)
   assert rows.images.shape == (3, 4, 2, 2, 1)
@@ -37,7 +38,8 @@ def test_gathered_rows_are_the_images_that_the_cohort_named():
 
 def test_host_batch_depends_on_the_round_only_and_pads_with_zeros():
   cohort = toy_algorithm().cohort
-  together, alone = (batches.host_batch(cohort, (0,), span, 3) for span in (Span(2, 4), Span(3, 4)))
+  together, alone = (batches.host_batch(cohort, Draws.of(0), span, 3)
+                     for span in (Span(2, 4), Span(3, 4)))
   np.testing.assert_array_equal(together.examples[1], alone.examples[0])
   assert not together.mask[2].any() and together.mask[:2].all()
 
