@@ -353,7 +353,7 @@ def test_every_use_of_a_round_has_its_own_noise_key():
     ({"exchange.loss": "v4"}, "exchange.loss 'v4' is not one of v0, v1, v2, v3"),
     ({"exchange.rows": "images"}, "exchange.rows 'images' is not one of"),
     ({"exchange.every": -1}, "exchange.every=-1: expected"),
-    ({"exchange.clusters": 5}, "exchange.clusters=5: expected 1 to 4 .people of the smallest"),
+    ({"exchange.clusters": 6}, "exchange.clusters=6: expected 1 to 5 .people of the largest"),
     ({"exchange.epsilon": 0.0, "hparams.cluster_noise_multiplier": None},
      "exchange.epsilon=0.0: expected a number above 0"),
     ({"exchange.epsilon": -1.0, "hparams.cluster_noise_multiplier": None},

@@ -25,7 +25,7 @@ def regions():
       face=np.array([1, 1, 0, 1], np.int32), landmarks=np.tile(LANDMARKS, (4, 1, 1)),
       visible=VISIBLE, pose=np.array([[0, .1, .2], [.3, 0, 0], [0] * 3, [9] * 3], np.float32),
       gender=np.array([1, 0, 1, 0], np.int32), known=known,
-      original=np.array([0, 0, 1, 2], np.int32))
+      original=np.array([0, 0, 1, 2], np.int32), identity=np.array([0, 0, 1, 2], np.uint64))
 
 
 FACE_BOX = np.array([[0, 0, 10, 10], [0, 0, 20, 80], [0, 0, 0, 0], [0, 0, 8, 8]], np.float32)
