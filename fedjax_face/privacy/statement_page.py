@@ -80,11 +80,10 @@ def _meaning(unit: Mapping[str, Any]) -> str:
     return (f"There is no finite bound for {_a(name)} on all channels together: an attacker who "
             f"sees them all may be able to tell {what}, without any error. The reason: "
             f"{epsilon_words(total['best'], total['note'])}.")
-  found = _percent(attacker["found_at_most"])
   said = (f"An attacker who sees everything that was released, knows the data of everybody else "
           f"and not the secrets named below, tries to tell {what}. If the attacker is wrong on "
-          f"{wrong} of those who are not in, at most {found} of those "
-          f"who are in can be found (without any release: {wrong}). This follows from epsilon "
+          f"{wrong} of those who are not in, at most {_percent(attacker['found_at_most'])} of "
+          f"those who are in can be found (without any release: {wrong}). This follows from epsilon "
           f"{_rounded_up(total['best'])} at delta {unit['delta']:g} for each {name}, "
           f"{_dashed(unit)}: nothing that can be seen becomes more than "
           f"{_factor(attacker['likelihood_factor'])} times (e^epsilon) as probable by one {name}, "

@@ -168,6 +168,10 @@ def test_a_lost_noise_root_is_refused(parts, port, tmp_path, monkeypatch, capfd)
   assert take_part(tmp_path, port, 0).result() == 2
   assert "device 0 has another noise root than when it first joined" in capfd.readouterr().err
   noise.write_text(kept)
+  noise.chmod(0o644)
+  assert take_part(tmp_path, port, 0).result() == 2
+  assert "noise.json is open to others than its owner" in capfd.readouterr().err
+  noise.chmod(0o600)
   assert take_part(tmp_path, port, 0).result() == server.result() == 0
 
 
