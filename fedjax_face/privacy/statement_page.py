@@ -83,8 +83,8 @@ def _meaning(unit: Mapping[str, Any]) -> str:
   said = (f"An attacker who sees everything that was released, knows the data of everybody else "
           f"and not the secrets named below, tries to tell {what}. If the attacker is wrong on "
           f"{wrong} of those who are not in, at most {_percent(attacker['found_at_most'])} of "
-          f"those who are in can be found (without any release: {wrong}). This follows from epsilon "
-          f"{_rounded_up(total['best'])} at delta {unit['delta']:g} for each {name}, "
+          f"those who are in can be found (without any release: {wrong}). This follows from "
+          f"epsilon {_rounded_up(total['best'])} at delta {unit['delta']:g} for each {name}, "
           f"{_dashed(unit)}: nothing that can be seen becomes more than "
           f"{_factor(attacker['likelihood_factor'])} times (e^epsilon) as probable by one {name}, "
           f"but for a probability of delta. What is true of the data as a whole is not protected.")

@@ -230,7 +230,7 @@ def test_a_message_without_an_answer_is_on_the_statement(mode, parts, port, tmp_
 def test_a_device_that_stops_between_passes_counts_those_that_it_began(begun, passes, parts, port,
                                                                        tmp_path, capfd):
   parts.parts = make_parts("frozen_fresh", devices=1)
-  (tmp_path / "device_0").mkdir()
+  (tmp_path / "device_0").mkdir(mode=0o700)
   journal = device.Journal(tmp_path / "device_0/noise.json", 0, lambda: NOISE_ROOT)
   assert [journal.claim("send", step) for step in range(begun)] == [True] * begun
   assert take_part(tmp_path, port, 0, "--patience=0.2").result() == 2
