@@ -9,12 +9,9 @@ above 125 % is one that leaves the defaults below 80 % of it. Results: docs/resu
 
 from __future__ import annotations
 
-import pathlib
-import runpy
-
 import ml_collections
 
-_DP_FEDEMB = runpy.run_path(str(pathlib.Path(__file__).with_name("dp_fedemb.py")))
+from configs import dp_fedemb
 
 
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
@@ -25,7 +22,7 @@ def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
     raise ValueError(f"dp_fedemb_rates has no variant {variant!r}: {', '.join(variants)}")
   config = variants[variant]()
   config.privacy.update({"aggregator": "mean", "epsilon": None})
-  default = _DP_FEDEMB["base"]()
+  default = dp_fedemb.base()
   for name in ("client_learning_rate", "server_learning_rate", "clip_norm", "margin"):
     config.hparams[name] = default.hparams[name]
   config.cohort.epochs = default.cohort.epochs
@@ -53,7 +50,7 @@ def get_non_private(variant: str = "synthetic") -> str:
 
 
 def _orl() -> ml_collections.ConfigDict:
-  config = _DP_FEDEMB["base"]()
+  config = dp_fedemb.base()
   config.data = {"name": "orl", "size": 32, "grayscale": True, "test_fraction": 0.4}
   config.rounds = 24
   config.cohort.update({"virtual_clients": 4, "users_per_client": 5})
@@ -62,15 +59,15 @@ def _orl() -> ml_collections.ConfigDict:
 
 
 def _femnist() -> ml_collections.ConfigDict:
-  return _DP_FEDEMB["femnist"]()
+  return dp_fedemb.femnist()
 
 
 def _lfw() -> ml_collections.ConfigDict:
-  return _DP_FEDEMB["lfw"]()
+  return dp_fedemb.lfw()
 
 
 def _lfw64() -> ml_collections.ConfigDict:
-  config = _DP_FEDEMB["lfw"]()
+  config = dp_fedemb.lfw()
   config.data.size = 64
   config.rounds = 12
   config.cohort.virtual_clients = 8
@@ -79,6 +76,6 @@ def _lfw64() -> ml_collections.ConfigDict:
 
 def _synthetic() -> ml_collections.ConfigDict:
   """1,000 rendered people from a public start."""
-  config = _DP_FEDEMB["heads"]()
+  config = dp_fedemb.heads()
   config.cohort.virtual_clients = 32
   return config

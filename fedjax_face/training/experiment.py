@@ -253,12 +253,13 @@ def _enter_rehearsal(ledger: Ledger, said: Any, sources: Any) -> None:
       not its size.
   """
   public = sources.public
+  declared = public is not None and said.set == public.name
   for role, other in (("trains", sources.train), ("evaluates", sources.evaluation)):
-    if other is not None and said.set == other.name:
+    if not declared and said.set == other.name:
       raise ValueError(f"config.rehearsal was on {said.set}, which {role} in this run and so is "
                        "not public: rehearse on data.public, or leave out what is said of it "
                        "(--config.rehearsal=None)")
-  if public is not None and said.set == public.name and said.people != public.num_persons:
+  if declared and said.people != public.num_persons:
     raise ValueError(f"config.rehearsal was on {said.people} people of {said.set}, but data.public "
                      f"holds {public.num_persons} of them: rehearse again, or leave out what is "
                      "said of it (--config.rehearsal=None)")

@@ -110,7 +110,7 @@ class Watch:
       NoFiniteUpdate: no update of this dispatch was finite, and of two rounds on end at least.
     """
     self._rows.extend(rows)
-    if self._setting.first_loss is None and self._rows[0][0] == 1:
+    if self._setting.first_loss is None and self._rows and self._rows[0][0] == 1:
       losses = [row["loss"] for _, row in self._rows if "loss" in row][:ROUNDS_OF_A_LEVEL]
       if len(losses) == ROUNDS_OF_A_LEVEL:
         self._setting = self._setting._replace(first_loss=statistics.median(losses))
@@ -188,7 +188,7 @@ def _stays(last: float, trained: Window, setting: Setting) -> Trouble | None:
   if setting.first_loss is None or last < 0.98 * setting.first_loss:
     return None
   return Trouble("stays", 1.0, f"loss {last:.3g} in {_span(trained)} is no lower than in the first "
-                 f"rounds ({setting.first_loss:.3g}): nothing is learned; "
+                 f"rounds ({setting.first_loss:.3g}): little is learned, if anything; "
                  f"{_change(setting.hparams, *_local_rates(setting))}")
 
 

@@ -93,8 +93,7 @@ def rehearse(config: Any, workdir: str | os.PathLike, *, candidates: int = 16, r
   trials = [Trial(number, candidate) for number, candidate in enumerate(drawn)]
   search = Search(stage, metric, unit, config.hparams, say)
   winner = search.run(trials, min(rounds or plan.rounds, plan.rounds), repetitions, minutes)[0]
-  record = _record(config, own, parts, plan, metric, start[metric], trials,
-                   winner)
+  record = _record(config, own, parts, plan, metric, start[metric], trials, winner)
   pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
   write_json(pathlib.Path(workdir) / "rehearsal.json", record)
   return record

@@ -117,8 +117,8 @@ def rehearsal_config(config: Any, plan: Planned, people: int, devices: int) -> A
   of the same few people in every round, so that it adds up over rounds as it cannot in the run. The
   noise on the mean, z C / K in the run, is lengthened by the same factor: the multiplier on the sum
   of K' is z sqrt(K' / K). Where K' < K the server step that is chosen is therefore cautious: with
-  z K' / K, the run's noise on the mean, 18 clients asked for a step twice what 128 could bear
-  (docs/results/dp_fedemb.md).
+  z K' / K, the run's noise on the mean, 18 clients asked for a server rate with which a run of 128
+  fell below its start (docs/results/dp_fedemb.md).
 
   Args:
     config: of the run.

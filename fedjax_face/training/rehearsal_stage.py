@@ -96,7 +96,6 @@ class Stage:
 
   Attributes:
     start: state before the first round.
-    parameters: numbers in an update.
     weight: root mean square of the parameters at the start.
     evaluator: on the people who judge.
   """
@@ -109,8 +108,8 @@ class Stage:
     self._one_client = Player(one_client_config(config), parts, one_device, backbone, epochs)
     self._norms: dict[tuple[Any, ...], np.ndarray] = {}
     self.start = self._player.start
-    self.parameters = count_parameters(self.start.params)
-    self.weight = float(optax.tree.norm(self.start.params)) / math.sqrt(self.parameters)
+    size = count_parameters(self.start.params)
+    self.weight = float(optax.tree.norm(self.start.params)) / math.sqrt(size)
     options, pairs = _judging(config, parts.judges)
     self.evaluator = Evaluator(self._player.algorithm, options, parts.judges, pairs, config.seed)
     self._timed: list[tuple[int, float]] = []

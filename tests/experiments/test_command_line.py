@@ -73,6 +73,8 @@ def test_curves_are_drawn_with_names_a_band_for_the_model_and_no_far_below_what_
 
 def test_without_a_curve_nothing_is_drawn(tmp_path):
   command_line.save_roc(None, {}, tmp_path)
+  older = {"far": [0.1, 1.0], "tar": [0.5, 1.0]}  # as a version before wrote it
+  command_line.save_roc(older, {}, tmp_path)
   assert not list(tmp_path.iterdir())
 
 

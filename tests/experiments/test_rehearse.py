@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 
+import ml_collections
 import numpy as np
 import pytest
 
 from experiments import rehearse, train
+from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.training import experiment, loop, rehearsal
 from tests.experiments import tiny_config
 from tests.experiments.test_train import TINY, cache  # noqa: F401  (a fixture)
@@ -100,6 +102,16 @@ def test_a_run_with_the_overrides_says_what_was_chosen_on_whom(played, record, t
   capfd.readouterr()
   assert trained(tmp_path / "other", path, "--config.hparams.clip_norm=3") == 2
   assert "leave one out" in capfd.readouterr().err
+
+
+def test_a_set_that_trains_or_evaluates_is_not_public_because_a_rehearsal_says_so(played, record):
+  sources = experiment.load_sources(config())
+  said = ml_collections.ConfigDict({"set": sources.train.name, "people": 24, "judges": 5,
+                                    "chose": {"hparams": {"clip_norm": 1.0}}})
+  with pytest.raises(ValueError, match="which trains in this run and so is not public"):
+    experiment._enter_rehearsal(Ledger(), said, sources)
+  said.set = sources.public.name
+  experiment._enter_rehearsal(Ledger(), said, sources)
 
 
 @pytest.mark.parametrize("change, message", [

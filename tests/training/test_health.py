@@ -231,7 +231,7 @@ def test_a_warm_head_below_chance_that_learns_nothing_is_told():
   """Its loss lies below ln(classes) from the first round on, so only the course of it tells."""
   line = only_line(rows(np.full(40, 1.5)), WARM)
   assert line.startswith("loss 1.5 in rounds 1-10 is no lower than in the first rounds (1.5): "
-                         "nothing is learned")
+                         "little is learned")
   assert said(rows(falling(40)), WARM) == []
   plateau = np.concatenate([np.linspace(2.0, 1.5, 10), np.full(30, 1.5)])
   assert said(rows(plateau), WARM) == []

@@ -52,7 +52,7 @@ def test_what_cannot_be_rehearsed(changes, message):
     rehearsal_plan.check(given)
 
 
-def test_noise_of_the_run_comes_from_its_numbers_of_people_and_stays_on_the_mean():
+def test_noise_of_the_run_comes_from_its_numbers_of_people_and_keeps_its_ratio_in_a_small_mean():
   given = tiny_config.get_config("pretrain")
   given.update_from_flattened_dict({"privacy.epsilon": 8.0, "hparams.noise_multiplier": None})
   sources = experiment.load_sources(given)
@@ -68,6 +68,39 @@ def test_noise_of_the_run_comes_from_its_numbers_of_people_and_stays_on_the_mean
   assert given.privacy.epsilon == 8.0 and given.cohort.virtual_clients == 4
   with pytest.raises(ValueError, match="1 public people are left for the clients"):
     rehearsal_plan.rehearsal_config(given, plan, people=1, devices=1)
+
+
+def test_noise_on_the_count_of_adaptive_clipping_is_lengthened_alike():
+  """z = 4.4 of 64 clients is below twice the count's 0.05 * 64, and so it is of 16."""
+  given = changed(privacy__aggregator="adaptive", cohort__virtual_clients=64,
+                  cohort__users_per_client=2)
+  plan = rehearsal_plan.Planned(4.4, 64, 5000, 6, 100)
+  own = rehearsal_plan.rehearsal_config(given, plan, 32, 1)
+  assert own.cohort.virtual_clients == 16
+  assert own.hparams.noise_multiplier == pytest.approx(2.2)
+  assert own.privacy.count_stddev_per_client * 16 == pytest.approx(
+      given.privacy.count_stddev_per_client * 64 / 2)
+
+
+def test_groups_that_take_turns_have_people_of_their_own():
+  given = changed(cohort__sampling="cyclic_fixed", cohort__min_separation=4,
+                  cohort__virtual_clients=4, cohort__users_per_client=2)
+  plan = rehearsal_plan.Planned(1.0, 4, 8, 6, 100)
+  assert rehearsal_plan.groups(given) == 4 and rehearsal_plan.groups(changed()) == 1
+  assert rehearsal_plan.rehearsal_config(given, plan, 16, 1).cohort.virtual_clients == 2
+  with pytest.raises(ValueError, match="15 public people .* at least 16, for 2 client.s. of"):
+    rehearsal_plan.rehearsal_config(given, plan, 15, 2)
+
+
+def test_parameters_are_those_of_the_run_whose_head_may_be_larger():
+  given = tiny_config.get_config("pretrain")
+  sources = experiment.load_sources(given)
+  parameters = []
+  for name in ("dp_fedemb", "fedavg"):
+    given.algorithm = name
+    plan = rehearsal_plan.planned(given, sources, clients_mesh(jax.devices()[:1]), lambda *_: None)
+    parameters.append(plan.parameters)
+  assert parameters[1] - parameters[0] == sources.train.num_labels * given.model.embedding_dim
 
 
 def test_without_noise_there_is_no_clip_norm_to_choose():
