@@ -56,8 +56,8 @@ def test_a_single_silo_is_never_corrected(name, form):
 
 
 def test_correction_moves_class_embeddings_and_through_them_the_backbone():
-  pe, _ = run(build(algorithm="fedpe"))
-  gc, metrics = run(build(), correction_strength=10.0)
+  pe, _ = run(build(algorithm="fedpe"), rounds=3)
+  gc, metrics = run(build(), rounds=3, correction_strength=10.0)
   assert metrics["correction_norm"] > 0
   assert not np.allclose(pe.heads.class_embeddings, gc.heads.class_embeddings)
   different = jax.tree.map(lambda a, b: not np.array_equal(a, b), pe.params, gc.params)
