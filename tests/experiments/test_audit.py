@@ -187,7 +187,7 @@ def test_dp_sgd_on_units_is_audited_with_the_clip_of_the_config(tmp_path, capfd)
 def one_run(workdir, *overrides):
   return [f"--config={TINY}", f"--workdir={workdir}", "--one_run", "--canaries=64",
           "--compilation_cache=off", "--config.rounds=2", "--config.hparams.noise_multiplier=60.0",
-          "--config.privacy.noise_seed=None", *overrides]
+          "--config.privacy.noise_seed=None", "--config.privacy.delta=1e-6", *overrides]
 
 
 def test_a_run_is_audited_while_it_trains(tmp_path, capfd):
@@ -195,7 +195,7 @@ def test_a_run_is_audited_while_it_trains(tmp_path, capfd):
   record = json.loads((tmp_path / "w" / "audit_one_run.json").read_text())
   [game] = record["games"]
   assert (record["channel"], record["unit"], record["delta"], record["trials"]) == (
-      "backbone", "person", 1e-3, 64)
+      "backbone", "person", 1e-6, 64)
   assert 0 < game["claimed_epsilon"] < 1 and not game["violated"]
   assert record["largest_measurable_epsilon"] > game["claimed_epsilon"]
   assert (tmp_path / "w" / "audit_one_run.png").exists()
