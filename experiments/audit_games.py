@@ -9,6 +9,7 @@ if TYPE_CHECKING:
   from fedjax_face.attacks.audit import Audit
 
 CONFIDENCE = 0.99
+_SPARSE = 2                 # clients for each user
 CLAIM_OF_DPLC = ("DPLC as published claims what its own formula says for each cluster, added up "
                  "over clusters; the ledger of a run promises nothing for it.")
 
@@ -61,14 +62,14 @@ class SumGame:
         lambda noise: self.event(self.who, noise), epsilon, self._delta, self.who.adjacency)
 
   def one(self, make_participation: Any, users: int, noise: float, event: Any, place: str,
-          towards: str = "random", probability: float = 1.0) -> Audit:
-    """One game."""
+          towards: str = "random", probability: float = 1.0, aggregator: Any = None) -> Audit:
+    """One game, with the config's aggregator or the same for other clients."""
     import jax
 
     from fedjax_face.attacks import audit
     from fedjax_face.training.mesh import clients_mesh
     return audit.audit(
-        make_participation, self.aggregator, event, self.hparams(noise),
+        make_participation, aggregator or self.aggregator, event, self.hparams(noise),
         clients_mesh(jax.devices()[:1]), users=users, probability=probability,
         rounds=self._rounds, trials=self._trials, delta=self._delta, confidence=CONFIDENCE,
         seed=self._config.seed, place=place, towards=towards)
@@ -124,7 +125,8 @@ class CanaryGame(SumGame):
     self.who = self._participation(self.everyone)
     super().__init__(config, rounds, trials, delta)
 
-  def _participation(self, users: int, dataset: Any = None, groups: int | None = None) -> Any:
+  def _participation(self, users: int, dataset: Any = None, groups: int | None = None,
+                     clients: int | None = None) -> Any:
     """The config's sampling of `users` users of one image each; one local step holds them all."""
     from fedjax_face.attacks import audit
     from fedjax_face.federated.participation import participation
@@ -135,7 +137,8 @@ class CanaryGame(SumGame):
     options = dict(self._options) | {
         "batch_size": most, "epochs": 1, "max_examples": most, "max_examples_per_user": 0,
         "classes": "all", "sampling_probability": self.everyone / users,
-        "users_per_client": per_client, "capacity": most, "min_separation": groups}
+        "users_per_client": per_client, "capacity": most, "min_separation": groups,
+        "virtual_clients": self._options.virtual_clients if clients is None else clients}
     population = audit.population([audit.IDLE] * users) if dataset is None else dataset
     return participation(options, population)
 
@@ -157,10 +160,23 @@ class CanaryGame(SumGame):
         Played("broken: sensitivity C claimed, 2C holds", True, everyone,
                real._replace(claimed=self.claim_of_c(noise))),
     ]
+    if self.change == "removed":
+      games.insert(3, Played(f"as configured, {_SPARSE} clients a user; the first removed", False,
+                             everyone, self._sparse(noise)))
     if self._groups > 1:
       games.append(Played(f"broken: every user in every round, not in one of {self._groups}", True,
                           everyone, self._one(everyone, noise, claim, groups=1)))
     return games
+
+  def _sparse(self, noise: float) -> Audit:
+    """So many clients that hardly one holds two users: whoever changes places is seen."""
+    from fedjax_face.algorithms import parts
+    clients = _SPARSE * self.everyone
+    make = lambda dataset: self._participation(self.everyone, dataset, clients=clients)
+    who = make(None)
+    aggregator = parts.aggregator(self._config.privacy, who, self._rounds)
+    return self.one(make, self.everyone, noise, self.event(who, noise, aggregator), "first",
+                    aggregator=aggregator)
 
   def _one(self, users: int, noise: float, event: Any, place: str = "first",
            towards: str = "random", groups: int | None = None) -> Audit:
