@@ -2,14 +2,20 @@ r"""Audits what a config promises: claimed epsilon beside what an adversary meas
 
 python -m experiments.audit --config=configs/dp_fedemb.py:synthetic --workdir=runs/audit
 
-Backbone: canaries through the config's aggregator and sampling (configs with cohort.sampling).
-The population is small and the noise is set so that the claim is --epsilon: a few thousand trials
-cannot show a large epsilon. So this tests sampling, assignment to clients, clipping, noise and
-accounting of a run, not the noise level of its config. Cyclic sampling and correlated noise need
---rounds of at least cohort.min_separation. Writes audit.json and audit.png.
+Backbone: canaries through the config's aggregator and sampling of users or silos; model: a canary
+unit through the config's clip and noise (DP-SGD). The neighbouring data set lacks the FIRST or the
+last user or unit, or has it replaced. The population is small and the noise is set so that the
+claim is --epsilon: a few thousand trials cannot show a large epsilon. So this tests sampling,
+assignment to clients, clipping, noise and accounting of a run, not the noise level of its config.
+Cyclic sampling and correlated noise need --rounds of at least cohort.min_separation. Writes
+audit.json and audit.png.
 
 Clusters of class embeddings (configs with exchange.mechanism): two silos that differ in one person,
 through every mechanism that there is, at the same claim. Writes audit_clusters.json and .png.
+
+One run (--one_run): the config itself, with its data and its noise, is trained once with --canaries
+canary users (or units), each in the training set by a coin, and the bound is on the epsilon of its
+noised sum at privacy.delta. Writes audit_one_run.json and .png; what was trained is thrown away.
 
 Mechanisms that are broken on purpose show whether the game can tell. The exit status is 1 if a real
 mechanism reveals more than it claims.
@@ -38,6 +44,10 @@ def _flags(arguments: Sequence[str]) -> flags.FlagValues:
   flags.DEFINE_integer("rounds", 2, "rounds of a game", lower_bound=1, flag_values=values)
   flags.DEFINE_float("delta", 1e-2, "of claim and measurement", flag_values=values)
   flags.DEFINE_float("epsilon", 2.5, "claim, for which the noise is set", flag_values=values)
+  flags.DEFINE_boolean("one_run", False, "audit the config's own run, trained once with canaries",
+                       flag_values=values)
+  flags.DEFINE_integer("canaries", 1000, "of --one_run, half of them in the training set",
+                       lower_bound=2, flag_values=values)
   return values
 
 
@@ -66,25 +76,23 @@ def _records(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
   Raises:
     ValueError: there is none.
   """
-  from experiments.audit_games import CanaryGame, cluster_record
+  from experiments.audit_games import cluster_record, game_of
+  from experiments.audit_one_run import one_run_record
   config, records = values.config, {}
+  if values.one_run:
+    return {"audit_one_run": one_run_record(config, values.canaries)}
   clusters = (config.get("exchange") or {}).get("mechanism", "none") != "none"
-  not_played = "cohort.sampling is absent, and the canary game needs to know how users are sampled"
-  if (config.get("cohort") or {}).get("sampling") is not None:
-    game = CanaryGame(config, values.rounds, values.trials, values.delta)
-    if game.adds_noise:
-      not_played = ""
-      records["audit"] = game.record(game.play(game.noise_for(values.epsilon)))
-    else:
-      not_played = (f"privacy.aggregator={config.privacy.aggregator} adds no noise: "
-                    "there is no claim to audit")
+  game = game_of(config, values.rounds, values.trials, values.delta)
+  not_played = game if isinstance(game, str) else ""
+  if not isinstance(game, str):
+    records["audit"] = game.record(game.play(game.noise_for(values.epsilon)))
   if clusters:
     records["audit_clusters"] = cluster_record(
         values.epsilon, values.delta, values.cluster_trials, config.seed)
   if not records:
     raise ValueError(f"{not_played}; exchange.mechanism is none as well")
   if not_played:
-    print(f"channel backbone is not audited: {not_played}")
+    print(f"the noised sum is not audited: {not_played}")
   return records
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
   from fedjax_face.attacks.audit import Audit
 
 CONFIDENCE = 0.99
+_SPARSE = 2                 # clients for each user
 CLAIM_OF_DPLC = ("DPLC as published claims what its own formula says for each cluster, added up "
                  "over clusters; the ledger of a run promises nothing for it.")
 
@@ -22,8 +23,87 @@ class Played(NamedTuple):
   result: Audit
 
 
-class CanaryGame:
-  """The config's aggregator and sampling, on populations of canaries.
+class SumGame:
+  """Canaries through an aggregator: what is the same for users and for silos.
+
+  Attributes:
+    who: the config's participation on the population in which all take part.
+    everyone: its size, the canary included.
+  """
+
+  who: Any
+  everyone: int
+  sampling: str
+
+  def __init__(self, config: Any, rounds: int, trials: int, delta: float):
+    from fedjax_face.algorithms import parts
+    self._config, self._rounds, self._trials, self._delta = config, rounds, trials, delta
+    self.aggregator = parts.aggregator(config.privacy, self.who, rounds)
+
+  def hparams(self, noise_multiplier: float) -> dict[str, float]:
+    """Those of the canaries' rounds."""
+    return {"clip_norm": self._config.hparams.clip_norm, "noise_multiplier": noise_multiplier}
+
+  def event(self, who: Any, noise_multiplier: float, aggregator: Any = None) -> Any:
+    """What the ledger of a run of so many rounds holds."""
+    import dp_accounting
+
+    from fedjax_face.algorithms import parts
+    from fedjax_face.privacy import ledger
+    release = parts.backbone_release(
+        aggregator or self.aggregator, who, self.hparams(noise_multiplier))
+    return dp_accounting.SelfComposedDpEvent(
+        release.event, ledger.events_used(self._rounds, release.covers))
+
+  def noise_for(self, epsilon: float) -> float:
+    """Noise multiplier, over the clip norm, that claims `epsilon` where all take part."""
+    from fedjax_face.privacy import calibration
+    return calibration.calibrate_noise(
+        lambda noise: self.event(self.who, noise), epsilon, self._delta, self.who.adjacency)
+
+  def one(self, make_participation: Any, users: int, noise: float, event: Any, place: str,
+          towards: str = "random", probability: float = 1.0, aggregator: Any = None) -> Audit:
+    """One game, with the config's aggregator or the same for other clients."""
+    import jax
+
+    from fedjax_face.attacks import audit
+    from fedjax_face.training.mesh import clients_mesh
+    return audit.audit(
+        make_participation, aggregator or self.aggregator, event, self.hparams(noise),
+        clients_mesh(jax.devices()[:1]), users=users, probability=probability,
+        rounds=self._rounds, trials=self._trials, delta=self._delta, confidence=CONFIDENCE,
+        seed=self._config.seed, place=place, towards=towards)
+
+  def claim_of_c(self, noise: float) -> float:
+    """Epsilon of an aggregator that forgets that a client holds several users."""
+    import dp_accounting
+
+    from fedjax_face.privacy import accounting
+    event = lambda hparams: dp_accounting.GaussianDpEvent(
+        2 * self.aggregator.event(hparams).noise_multiplier)
+    wrong = self.event(self.who, noise, self.aggregator._replace(event=event))
+    return accounting.epsilon(wrong, self._delta, self.who.adjacency).best
+
+  @property
+  def change(self) -> str:
+    """What is done to the canary's data in the neighbouring population."""
+    from fedjax_face.privacy.adjacency import Adjacency
+    return "removed" if self.who.adjacency is Adjacency.ADD_OR_REMOVE_ONE else "replaced"
+
+  def record(self, games: Sequence[Played]) -> dict[str, Any]:
+    """audit.json."""
+    return {
+        "channel": "backbone", "unit": "person", "adjacency": self.who.adjacency.value,
+        "adjacency_in_words": self.who.adjacency.words("person"),
+        "delta": self._delta, "confidence": CONFIDENCE, "rounds": self._rounds,
+        "trials": self._trials, "sampling": self.sampling,
+        "aggregator": self._config.privacy.aggregator,
+        "games": [row(game) for game in games],
+    }
+
+
+class CanaryGame(SumGame):
+  """The config's aggregator and sampling of users, on populations of canaries.
 
   Raises:
     ValueError: a sampling scheme that the game does not know, or fewer rounds than the groups of
@@ -31,32 +111,22 @@ class CanaryGame:
   """
 
   def __init__(self, config: Any, rounds: int, trials: int, delta: float):
-    from fedjax_face.algorithms import parts
     cohort = config.cohort
     if cohort.sampling not in ("fixed", "poisson", "cyclic_fixed", "cyclic_poisson"):
       raise ValueError(f"cohort.sampling={cohort.sampling!r}: the game knows fixed, poisson, "
                        "cyclic_fixed and cyclic_poisson")
-    self._cyclic = cohort.sampling.startswith("cyclic")
+    self._cyclic, self.sampling = cohort.sampling.startswith("cyclic"), cohort.sampling
     self._groups = cohort.min_separation if self._cyclic else 1
     if rounds < self._groups:
       raise ValueError(f"--rounds={rounds}: cohort.min_separation={self._groups} needs as many")
-    self._per_round = cohort.virtual_clients * cohort.users_per_client
-    self._options, self._config = cohort, config
-    self._rounds, self._trials, self._delta = rounds, trials, delta
-    self._who = self._participation(self._everyone)
-    self._aggregator = parts.aggregator(config.privacy, self._who, rounds)
+    self._options = cohort
+    # A population that takes part as a whole, a group a round.
+    self.everyone = cohort.virtual_clients * cohort.users_per_client * self._groups
+    self.who = self._participation(self.everyone)
+    super().__init__(config, rounds, trials, delta)
 
-  @property
-  def adds_noise(self) -> bool:
-    """Whether there is a claim to audit."""
-    return self._aggregator.adds_noise
-
-  @property
-  def _everyone(self) -> int:
-    """Users of a population that takes part as a whole, a group a round."""
-    return self._per_round * self._groups
-
-  def _participation(self, users: int, dataset: Any = None, groups: int | None = None) -> Any:
+  def _participation(self, users: int, dataset: Any = None, groups: int | None = None,
+                     clients: int | None = None) -> Any:
     """The config's sampling of `users` users of one image each; one local step holds them all."""
     from fedjax_face.attacks import audit
     from fedjax_face.federated.participation import participation
@@ -66,83 +136,110 @@ class CanaryGame:
     most = self._options.capacity * self._groups // groups if poisson else per_client
     options = dict(self._options) | {
         "batch_size": most, "epochs": 1, "max_examples": most, "max_examples_per_user": 0,
-        "classes": "all", "sampling_probability": self._everyone / users,
-        "users_per_client": per_client, "capacity": most, "min_separation": groups}
+        "classes": "all", "sampling_probability": self.everyone / users,
+        "users_per_client": per_client, "capacity": most, "min_separation": groups,
+        "virtual_clients": self._options.virtual_clients if clients is None else clients}
     population = audit.population([audit.IDLE] * users) if dataset is None else dataset
     return participation(options, population)
 
-  def _hparams(self, noise_multiplier: float) -> dict[str, float]:
-    return {"clip_norm": self._config.hparams.clip_norm, "noise_multiplier": noise_multiplier}
-
-  def _event(self, who: Any, noise_multiplier: float, aggregator: Any = None) -> Any:
-    """What the ledger of a run of so many rounds holds."""
-    import dp_accounting
-
-    from fedjax_face.algorithms import parts
-    from fedjax_face.privacy import ledger
-    release = parts.backbone_release(
-        aggregator or self._aggregator, who, self._hparams(noise_multiplier))
-    return dp_accounting.SelfComposedDpEvent(
-        release.event, ledger.events_used(self._rounds, release.covers))
-
-  def noise_for(self, epsilon: float) -> float:
-    """Noise multiplier, over the clip norm, that claims `epsilon` where all take part."""
-    from fedjax_face.privacy import calibration
-    return calibration.calibrate_noise(
-        lambda noise: self._event(self._who, noise), epsilon, self._delta, self._who.adjacency)
-
   def play(self, noise: float) -> list[Played]:
     """The real mechanism on two populations, and the broken ones where nothing else hides them."""
-    from fedjax_face.privacy import accounting
-    everyone, twice = self._everyone, 2 * self._everyone
-    claim = self._event(self._who, noise)
-    sampled = self._event(self._participation(twice), noise)
+    everyone, twice = self.everyone, 2 * self.everyone
+    claim = self.event(self.who, noise)
+    sampled = self.event(self._participation(twice), noise)
+    turn, always = ("its turn", "its turn") if self._cyclic else ("a round", "every round")
     real = self._one(everyone, noise, claim)
-    wrong = self._event(self._who, noise, self._sensitivity_c())
-    claimed = accounting.epsilon(wrong, self._delta, self._who.adjacency).best
-    turn = "its turn" if self._cyclic else "a round"
     games = [
-        Played(f"as configured, every user in {'its turn' if self._cyclic else 'every round'}",
-               False, everyone, real),
-        Played(f"as configured, every second user in {turn}", False, twice,
-               self._one(twice, noise, sampled)),
+        Played(f"as configured, every user in {always}; the first {self.change}", False, everyone,
+               real),
+        Played(f"as configured, every user in {always}; the last {self.change}, all layers", False,
+               everyone, self._one(everyone, noise, claim, "last", "all_layers")),
+        Played(f"as configured, every second user in {turn}; the first {self.change}", False,
+               twice, self._one(twice, noise, sampled)),
         Played("broken: half the noise", True, everyone, self._one(everyone, noise / 2, claim)),
         Played("broken: sensitivity C claimed, 2C holds", True, everyone,
-               real._replace(claimed=claimed)),
+               real._replace(claimed=self.claim_of_c(noise))),
     ]
+    if self.change == "removed":
+      games.insert(3, Played(f"as configured, {_SPARSE} clients a user; the first removed", False,
+                             everyone, self._sparse(noise)))
     if self._groups > 1:
       games.append(Played(f"broken: every user in every round, not in one of {self._groups}", True,
                           everyone, self._one(everyone, noise, claim, groups=1)))
     return games
 
-  def _sensitivity_c(self) -> Any:
-    """The aggregator that forgets that a client holds several users."""
-    import dp_accounting
-    event = lambda hparams: dp_accounting.GaussianDpEvent(
-        2 * self._aggregator.event(hparams).noise_multiplier)
-    return self._aggregator._replace(event=event)
+  def _sparse(self, noise: float) -> Audit:
+    """So many clients that hardly one holds two users: whoever changes places is seen."""
+    from fedjax_face.algorithms import parts
+    clients = _SPARSE * self.everyone
+    make = lambda dataset: self._participation(self.everyone, dataset, clients=clients)
+    who = make(None)
+    aggregator = parts.aggregator(self._config.privacy, who, self._rounds)
+    return self.one(make, self.everyone, noise, self.event(who, noise, aggregator), "first",
+                    aggregator=aggregator)
 
-  def _one(self, users: int, noise: float, event: Any, groups: int | None = None) -> Audit:
-    import jax
+  def _one(self, users: int, noise: float, event: Any, place: str = "first",
+           towards: str = "random", groups: int | None = None) -> Audit:
+    return self.one(lambda dataset: self._participation(users, dataset, groups), users, noise,
+                    event, place, towards, self.everyone / users)
 
+
+class SiloGame(SumGame):
+  """The config's aggregator on silos of canaries, all of them in every round.
+
+  Who is in which silo follows from the person alone, as the claim assumes. Fewer silos a round
+  would hide the canary, and the claim counts nothing for it.
+  """
+
+  silos, people = 3, 3
+
+  def __init__(self, config: Any, rounds: int, trials: int, delta: float):
     from fedjax_face.attacks import audit
-    from fedjax_face.training.mesh import clients_mesh
-    return audit.audit(
-        lambda dataset: self._participation(users, dataset, groups), self._aggregator, event,
-        self._hparams(noise), clients_mesh(jax.devices()[:1]), users=users,
-        probability=self._everyone / users, rounds=self._rounds, trials=self._trials,
-        delta=self._delta, confidence=CONFIDENCE, seed=self._config.seed)
+    self.sampling, self.everyone = "silos", self.silos * self.people
+    self.who = self._participation(audit.population([audit.IDLE] * self.everyone))
+    super().__init__(config, rounds, trials, delta)
 
-  def record(self, games: Sequence[Played]) -> dict[str, Any]:
-    """audit.json."""
-    return {
-        "channel": "backbone", "unit": "person", "adjacency": self._who.adjacency.value,
-        "adjacency_in_words": self._who.adjacency.words("person"),
-        "delta": self._delta, "confidence": CONFIDENCE, "rounds": self._rounds,
-        "trials": self._trials, "sampling": self._options.sampling,
-        "aggregator": self._config.privacy.aggregator,
-        "games": [_row(game) for game in games],
-    }
+  def _participation(self, dataset: Any) -> Any:
+    from fedjax_face.data.silos import Silos
+    from fedjax_face.federated.participation import silo_participation
+    options = {"silos_per_round": 0, "batch_size": self.people, "epochs": 1,
+               "max_examples": self.people, "classes": "own"}
+    names = tuple(f"silo {number}" for number in range(self.silos))
+    return silo_participation(
+        options, dataset, Silos(dataset.person // self.people, names), 1, 1)
+
+  def play(self, noise: float) -> list[Played]:
+    """The real mechanism with the first and the last person removed, and the broken ones."""
+    claim, users = self.event(self.who, noise), self.everyone
+    game = lambda noise, place, towards="random": self.one(
+        self._participation, users, noise, claim, place, towards)
+    real = game(noise, "first")
+    return [
+        Played("as configured, all silos in every round; the first person removed", False, users,
+               real),
+        Played("as configured, all silos in every round; the last person added, all layers", False,
+               users, game(noise, "last", "all_layers")),
+        Played("broken: half the noise", True, users, game(noise / 2, "first")),
+        Played("broken: sensitivity C claimed, 2C holds", True, users,
+               real._replace(claimed=self.claim_of_c(noise))),
+    ]
+
+
+def game_of(config: Any, rounds: int, trials: int, delta: float) -> Any:
+  """The game for the config's noised sum, or in words why there is none to play."""
+  from experiments.audit_units import UnitGame
+  cohort = config.get("cohort") or {}
+  if config.get("algorithm") == "dp_hyperface":
+    return UnitGame(config, rounds, trials, delta)
+  if cohort.get("sampling") is None and not config.get("silos"):
+    return ("cohort.sampling and silos are absent, and the canary game needs to know how users are "
+            "sampled")
+  kind = SiloGame if config.get("silos") else CanaryGame
+  game = kind(config, rounds, trials, delta)
+  if not game.aggregator.adds_noise:
+    return (f"privacy.aggregator={config.privacy.aggregator} adds no noise: "
+            "there is no claim to audit")
+  return game
 
 
 def cluster_record(epsilon: float, delta: float, trials: int, seed: int) -> dict[str, Any]:
@@ -176,11 +273,12 @@ def cluster_record(epsilon: float, delta: float, trials: int, seed: int) -> dict
       "confidence": CONFIDENCE, "publications": 1, "trials": trials,
       "largest_measurable_epsilon": largest,
       "note": f"{CLAIM_OF_DPLC} The most that so many trials can show is {largest:.3f}.",
-      "games": [_row(played) for played in (*real, *published, *halved)],
+      "games": [row(played) for played in (*real, *published, *halved)],
   }
 
 
-def _row(played: Played) -> dict[str, Any]:
+def row(played: Played) -> dict[str, Any]:
+  """A game as the records keep it."""
   result = played.result
   return {"mechanism": played.mechanism, "broken": played.broken, "users": played.users,
           "claimed_epsilon": result.claimed, "measured_epsilon": result.measured,

@@ -35,6 +35,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 _BLOCK = 8192  # identities hashed at a time, so that the working set stays in the cache
+_FEW = 16  # identities for which Python's own numbers are faster than arrays
 _LEAST_ROOT, _LARGEST_ROOT = 16, 64  # bytes; the most that BLAKE2b takes as a key
 _PARTS = (0x7061727473206F66, 0x206120756E697420)  # public: which part of a unit is which
 
@@ -185,10 +186,37 @@ def _siphash(key: tuple[int, int], *words: np.ndarray) -> np.ndarray:
   shape = np.broadcast_shapes(*(word.shape for word in words))
   flat = [np.broadcast_to(word, shape).reshape(-1) for word in words]
   out = np.empty(flat[0].size, np.uint64)
+  if out.size <= _FEW:
+    messages = np.stack(flat, axis=1).tolist()
+    out[:] = [_siphash_number(key, message) for message in messages]
+    return out.reshape(shape)
   for start in range(0, out.size, _BLOCK):
     block = slice(start, start + _BLOCK)
     out[block] = _siphash_block(key, [word[block] for word in flat])
   return out.reshape(shape)
+
+
+def _siphash_number(key: tuple[int, int], words: Sequence[int]) -> int:
+  """The same of one message, in Python's own numbers."""
+  v0, v1, v2, v3 = (start ^ key[i % 2] for i, start in enumerate(_MAGIC))
+  last = 8 * len(words) << 56
+  for word, rounds in (*((word, 2) for word in words), (last, 2), (0, 4)):
+    if rounds == 4:
+      v2 ^= 0xFF
+    v3 ^= word
+    for _ in range(rounds):
+      v0 = (v0 + v1) & _LOW
+      v1 = ((v1 << 13 | v1 >> 51) & _LOW) ^ v0
+      v0 = (v0 << 32 | v0 >> 32) & _LOW
+      v2 = (v2 + v3) & _LOW
+      v3 = ((v3 << 16 | v3 >> 48) & _LOW) ^ v2
+      v0 = (v0 + v3) & _LOW
+      v3 = ((v3 << 21 | v3 >> 43) & _LOW) ^ v0
+      v2 = (v2 + v1) & _LOW
+      v1 = ((v1 << 17 | v1 >> 47) & _LOW) ^ v2
+      v2 = (v2 << 32 | v2 >> 32) & _LOW
+    v0 ^= word
+  return v0 ^ v1 ^ v2 ^ v3
 
 
 def _siphash_block(key: tuple[int, int], words: Sequence[np.ndarray]) -> np.ndarray:
@@ -204,6 +232,7 @@ def _siphash_block(key: tuple[int, int], words: Sequence[np.ndarray]) -> np.ndar
   return np.bitwise_xor.reduce(state, axis=0)
 
 
+_LOW = 2**64 - 1
 _MAGIC = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
 _FIRST, _SECOND = (
     tuple(np.array(bits, np.uint64)[:, None] for bits in (left, [64 - b for b in left]))

@@ -58,7 +58,7 @@ def embedding_algorithm(
   round_ = federated_round(
       client_update=client_update,
       heads=heads,
-      aggregator=aggregator,
+      aggregator=aggregator if given.watch is None else given.watch.aggregator(aggregator, who),
       server_optimizer=server_optimizer,
       hparams=hparams,
       mesh=given.mesh,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import dp_accounting
 import optax
@@ -35,6 +35,16 @@ Progress = Callable[[float, float], None]
 _SILOS = 0x73696C6F  # keeps the split into silos apart from other uses of the same seed
 
 
+class Watch(Protocol):
+  """Puts the canaries of an audit into what is summed, and reads them in what is released."""
+
+  def aggregator(self, watched: Aggregator, who: Participation) -> Aggregator:
+    """The aggregator of client updates, watched."""
+
+  def noise(self, watched: noise.Noise, noise_multiplier: float, rate: float) -> noise.Noise:
+    """The noise of sums of gradients, watched; `rate` is that of a unit in a step."""
+
+
 class Ingredients(NamedTuple):
   """What every page is made from.
 
@@ -45,6 +55,7 @@ class Ingredients(NamedTuple):
     backbone: parameters to start from, or None for a random start.
     public: a set declared public, or None.
     progress: called with (noise multiplier, epsilon) while noise is calibrated.
+    watch: of an audit; None in any run that is not one.
   """
 
   config: Any
@@ -53,6 +64,7 @@ class Ingredients(NamedTuple):
   backbone: Any = None
   public: FaceDataset | None = None
   progress: Progress | None = None
+  watch: Watch | None = None
 
 
 def participants(given: Ingredients) -> Participation:

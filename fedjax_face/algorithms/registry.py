@@ -17,7 +17,7 @@ from fedjax_face.algorithms.fedaws import fedaws
 from fedjax_face.algorithms.fedgc import fedgc
 from fedjax_face.algorithms.fedpe import fedpe
 from fedjax_face.algorithms.local_only import local_only
-from fedjax_face.algorithms.parts import Ingredients, Progress
+from fedjax_face.algorithms.parts import Ingredients, Progress, Watch
 from fedjax_face.algorithms.privacyface import privacyface
 from fedjax_face.federated.algorithm import Algorithm
 
@@ -39,7 +39,7 @@ ALGORITHMS: dict[str, Callable[[Ingredients], Algorithm]] = {
 
 
 def build(config: Any, sources: Any, mesh: Mesh, initial_backbone: Any = None,
-          progress: Progress | None = None) -> Algorithm:
+          progress: Progress | None = None, watch: Watch | None = None) -> Algorithm:
   """The algorithm that `config.algorithm` names, on the training set of `sources`.
 
   Args:
@@ -49,6 +49,7 @@ def build(config: Any, sources: Any, mesh: Mesh, initial_backbone: Any = None,
     mesh: devices, axis `clients`.
     initial_backbone: parameters to start from (public pre-training), or None.
     progress: called with (noise multiplier, epsilon) while noise is calibrated.
+    watch: of an audit (`fedjax_face.attacks.one_run`), whose canaries join the training set.
 
   Raises:
     ValueError: an unknown name, or a config that the algorithm refuses.
@@ -57,4 +58,4 @@ def build(config: Any, sources: Any, mesh: Mesh, initial_backbone: Any = None,
   if name not in ALGORITHMS:
     raise ValueError(f"algorithm {name!r} is not one of {', '.join(sorted(ALGORITHMS))}")
   return ALGORITHMS[name](Ingredients(
-      config, sources.train, mesh, initial_backbone, sources.public, progress))
+      config, sources.train, mesh, initial_backbone, sources.public, progress, watch))

@@ -6,6 +6,9 @@ all others stand still; under add-or-remove the neighbour lacks the canary, and 
 the opposite direction, so that the canary turns its client round. Either way the sum moves by 2C,
 which is what several users to a client are accounted for.
 
+The canary is the first, a middle or the last of its population, and moves a backbone of several
+tensors of different sizes: all of them, one alone, or in a random direction.
+
 The adversary sees the backbone after every round, knows who else takes part and in which rounds it
 is the canary's turn, and guesses which population it was. Where the claim counts no sampling
 (correlated noise over a whole run) it also knows in which rounds the canary takes part. Sampling,
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -43,11 +47,16 @@ from fedjax_face.privacy.adjacency import Adjacency
 IDLE, PUSH, PULL = 0, 1, 2
 # Far above any clip norm, so that the clipped canary lies on the sphere.
 STRENGTH = 1e6
-DIMENSION = 4
+# Tensors of the backbone, by name.
+SHAPES = {"bias": (5,), "kernel": (4, 3), "scale": (), "wide": (2, 3, 4)}
 # Draws of the noise of all rounds, from which the adversary learns how they are correlated.
 NOISE_SAMPLES = 200_000
 # Cohorts of a game in which they are all known: the claim then holds for each of them.
 KNOWN_COHORTS = 200
+DIRECTIONS = ("random", "one_layer", "all_layers")
+PLACES = ("first", "middle", "last")
+
+Direction = dict[str, np.ndarray]
 
 
 class Audit(NamedTuple):
@@ -75,34 +84,81 @@ class Audit(NamedTuple):
     return self.measured > self.claimed
 
 
-def neighbours(users: int, adjacency: Adjacency) -> tuple[FaceDataset, FaceDataset]:
-  """Two populations of `users` users with one image of one pixel each; the last is the canary.
+def direction(name: str) -> Direction:
+  """A unit vector over all tensors of a canary's backbone.
+
+  Args:
+    name: `random`; `one_layer`, the largest tensor alone; `all_layers`, each tensor as far.
+
+  Raises:
+    ValueError: another name.
+  """
+  rng = np.random.default_rng(0)
+  largest = max(SHAPES, key=lambda layer: math.prod(SHAPES[layer]))
+  length = {"random": lambda layer: math.sqrt(math.prod(SHAPES[layer])),
+            "one_layer": lambda layer: float(layer == largest), "all_layers": lambda layer: 1.0}
+  if name not in length:
+    raise ValueError(f"direction {name!r} is not one of {', '.join(DIRECTIONS)}")
+  drawn = {layer: rng.normal(size=shape) for layer, shape in SHAPES.items()}
+  moved = {layer: length[name](layer) * vector / np.linalg.norm(vector)
+           for layer, vector in drawn.items()}
+  norm = math.sqrt(sum((vector**2).sum() for vector in moved.values()))
+  return {layer: (vector / norm).astype(np.float32) for layer, vector in moved.items()}
+
+
+def neighbours(users: int, adjacency: Adjacency, place: str = "last"
+               ) -> tuple[FaceDataset, FaceDataset]:
+  """Two populations of `users` users with one image of one pixel each, which differ in a canary.
+
+  Args:
+    users: of the larger population.
+    adjacency: what neighbours differ in.
+    place: of the canary: `first`, `middle` or `last`.
 
   Returns:
     (with a canary that pushes, with one that pulls) under replace-one, (with, without the canary)
-    under add-or-remove, where all others pull.
+    under add-or-remove, where all others pull. Everybody else keeps the own person number.
   """
   absent = adjacency is Adjacency.ADD_OR_REMOVE_ONE
-  others = [PULL if absent else IDLE] * (users - 1)
-  return population([*others, PUSH]), population(others if absent else [*others, PULL])
+  canary = canary_row(users, place)
+  roles = np.full(users, PULL if absent else IDLE)
+  pushing, pulling = roles.copy(), roles.copy()
+  pushing[canary], pulling[canary] = PUSH, PULL
+  if not absent:
+    return population(pushing), population(pulling)
+  others = np.delete(np.arange(users), canary)
+  return population(pushing), population(roles[others], others)
 
 
-def population(roles: Sequence[int]) -> FaceDataset:
-  """A user for each role (IDLE, PUSH or PULL), in this order."""
-  persons = np.arange(len(roles), dtype=np.int32)
+def canary_row(users: int, place: str) -> int:
+  """The row of the canary in the population that holds it."""
+  rows = {"first": 0, "middle": users // 2, "last": users - 1}
+  if place not in rows:
+    raise ValueError(f"place {place!r} is not one of {', '.join(PLACES)}")
+  return rows[place]
+
+
+def population(roles: Sequence[int] | np.ndarray, persons: np.ndarray | None = None) -> FaceDataset:
+  """A user for each role (IDLE, PUSH or PULL), in this order, numbered so or by `persons`."""
+  persons = np.arange(len(roles)) if persons is None else persons
   images = np.array(roles, np.uint8).reshape(-1, 1, 1, 1)
-  return FaceDataset("canaries", images, np.zeros_like(persons), persons)
+  labels = np.zeros(len(roles), np.int32)
+  return FaceDataset("canaries", images, labels, persons.astype(np.int32))
 
 
-def canary_update(params: Any, images: jax.Array, batches: Any, hparams: Any, key: jax.Array
-                  ) -> ClientResult:
-  """Moves along the first coordinate: up if one of the client's users pushes, else down if one
-  pulls.
-  """
+def canary_update(params: Any, images: jax.Array, batches: Any, hparams: Any, key: jax.Array,
+                  towards: Direction | None = None) -> ClientResult:
+  """Moves `towards` a direction if one of the client's users pushes, else away if one pulls."""
   roles = images[batches.examples, 0, 0, 0]
   push, pull = ((batches.mask & (roles == role)).any() for role in (PUSH, PULL))
-  moved = params["backbone"].at[0].add(-STRENGTH * jnp.where(push, 1.0, -1.0 * pull))
+  moved = shifted(params["backbone"], -STRENGTH * jnp.where(push, 1.0, -1.0 * pull), towards)
   return ClientResult({"backbone": moved, "head": params["head"]}, Totals.zero())
+
+
+def shifted(backbone: Any, amount: jax.typing.ArrayLike, towards: Direction | None = None) -> Any:
+  """The backbone moved by an amount along a direction, by default the random one."""
+  along = direction("random") if towards is None else towards
+  return jax.tree.map(lambda leaf, unit: leaf + amount * unit, backbone, along)
 
 
 NO_HEAD = heads.fresh(lambda key: (), "shared_frame")
@@ -128,21 +184,28 @@ def draw(who: Participation, start: int, rounds: int, trials: int, seed: int) ->
 
   Populations that differ in the canary get the same cohorts from the same seed, but for the canary.
   """
-  drawn = cohorts.stack([who.cohort(draws, start + r) for draws in (
-      Draws.of((seed, trial)) for trial in range(trials)) for r in range(rounds)])
+  drawn = cohorts.stack([cohort for trial in range(trials)
+                         for cohort in _cohorts(who, (seed, trial), start, rounds)])
   return jax.tree.map(lambda leaf: leaf.reshape(trials, rounds, *leaf.shape[1:]), drawn)
 
 
 def first_turn(who: Participation, user: int, seed: int) -> int:
-  """The first round, modulo `rounds_per_event`, in which the user can take part."""
+  """The first round, modulo `rounds_per_event`, in which the user, a row, can take part."""
+  for r in itertools.count():
+    [cohort] = _cohorts(who, (seed,), r, 1)
+    if (cohort.mask & (cohort.examples == user)).any():
+      return r % who.rounds_per_event
+  raise AssertionError
+
+
+def _cohorts(who: Participation, seed: Sequence[int], start: int, rounds: int) -> list[Cohort]:
+  """Cohorts of consecutive rounds; the only place where the audit draws who takes part."""
   draws = Draws.of(seed)
-  cohorts_ = ((r, who.cohort(draws, r)) for r in itertools.count())
-  return next(r for r, cohort in cohorts_
-              if (cohort.mask & (cohort.examples == user)).any()) % who.rounds_per_event
+  return [who.cohort(draws, start + r) for r in range(rounds)]
 
 
 def clean_sums(drawn: Cohort, dataset: FaceDataset) -> np.ndarray:
-  """First coordinate of the sum of clipped updates, in clip norms and before noise.
+  """The sum of clipped updates along the canary's direction, in clip norms and before noise.
 
   Returns:
     f64 [trials, rounds].
@@ -153,23 +216,26 @@ def clean_sums(drawn: Cohort, dataset: FaceDataset) -> np.ndarray:
 
 
 def observe(round_: FederatedRound, dataset: FaceDataset, drawn: Cohort,
-            hparams: dict[str, float], seed: int) -> np.ndarray:
-  """What the adversary sees of the first coordinate of the sum.
+            hparams: dict[str, float], seed: int, towards: Direction | None = None) -> np.ndarray:
+  """What the adversary sees of the sum along the canary's direction.
 
   Returns:
     f32 [trials, rounds], in units of the clip norm at the start.
   """
   trials, rounds, clients = drawn.client.shape
   scale = clients / hparams["clip_norm"]
+  along = direction("random") if towards is None else towards
 
   def one_trial(data, cohort, key):
-    state = round_.init(jax.random.key(0), jnp.zeros(DIMENSION))
+    state = round_.init(jax.random.key(0), jax.tree.map(jnp.zeros_like, along))
 
     def one_round(state, inputs):
       index, cohort = inputs
       keys = StepKeys(key, jax.random.fold_in(key, index))
       new, _ = round_.step(state, data, cohort, hparams, keys)
-      return new, (state.params["backbone"] - new.params["backbone"])[0] * scale
+      moved = jax.tree.map(lambda old, new, unit: ((old - new) * unit).sum(),
+                           state.params["backbone"], new.params["backbone"], along)
+      return new, sum(jax.tree.leaves(moved)) * scale
 
     return jax.lax.scan(one_round, state, (jnp.arange(rounds), cohort))[1]
 
@@ -247,6 +313,8 @@ def audit(
     seed: int,
     client_update: Callable[..., ClientResult] = canary_update,
     head: HeadStrategy = NO_HEAD,
+    place: str = "last",
+    towards: str = "random",
 ) -> Audit:
   """Plays the game and compares the measured epsilon with the claim.
 
@@ -265,14 +333,19 @@ def audit(
     seed: of cohorts and noise.
     client_update: how the canary's client acts.
     head: where the head comes from that it acts on.
+    place: of the canary in the population: `first`, `middle` or `last`.
+    towards: in which it moves the backbone: `random`, `one_layer` or `all_layers`.
   """
+  along = direction(towards)
+  if client_update is canary_update:
+    client_update = functools.partial(canary_update, towards=along)
   round_ = canary_round(aggregator, hparams, mesh, client_update, head)
   adjacency = make_participation(population([IDLE] * users)).adjacency
   absent = adjacency is Adjacency.ADD_OR_REMOVE_ONE
-  populations = neighbours(users, adjacency)
+  populations = neighbours(users, adjacency, place)
   samplings = [make_participation(dataset) for dataset in populations]
   who = samplings[0]
-  start = first_turn(who, users - 1, seed)
+  start = first_turn(who, canary_row(users, place), seed)
 
   known = aggregator.covers > 1
 
@@ -286,7 +359,7 @@ def audit(
     # A replaced canary leaves every cohort as it is.
     cohort = lambda world: drawn(world if absent else 0, stream)
     clean = lambda world: clean_sums(cohort(world), populations[world])
-    seen = observe(round_, populations[world], cohort(world), hparams, stream)
+    seen = observe(round_, populations[world], cohort(world), hparams, stream, along)
     if known:
       covariance = noise_covariance(aggregator, who.clients, hparams, rounds, seed + 2)
       return whitened_scores(seen, clean(0), clean(1), covariance)

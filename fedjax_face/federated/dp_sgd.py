@@ -76,7 +76,7 @@ def poisson_units(unit: np.ndarray, identity: np.ndarray, name: str, *, expected
   for key, value in (("batch_size", expected), ("regions_per_unit", rows), ("views", views)):
     if value < 1:
       raise ValueError(f"cohort.{key}={value}: expected at least 1")
-  if expected > population:
+  if probability is None and expected > population:
     raise ValueError(f"cohort.batch_size={expected} {name}s a step, but the training set has "
                      f"{population}")
   if capacity < expected or capacity % devices:

@@ -68,15 +68,15 @@ def epsilon(event: DpEvent, delta: float, adjacency: Adjacency) -> EpsilonReport
     ValueError: delta outside (0, 1).
   """
   _check_delta(delta)
-  values, reasons = [], []
-  for accountant in ("rdp", "pld"):
-    reason = unsupported(event, adjacency, accountant)
-    value = math.nan
-    if not reason:
-      value, reason = _bound(accountant, event, delta, adjacency)
-    values.append(value)
-    reasons.append(reason)
-  return report(*values, *reasons)
+  (rdp, rdp_reason), (pld, pld_reason) = (
+      _bound_or_nan(accountant, event, delta, adjacency) for accountant in ("rdp", "pld"))
+  return report(rdp, pld, rdp_reason, pld_reason)
+
+
+def _bound_or_nan(accountant: str, event: DpEvent, delta: float,
+                  adjacency: Adjacency) -> tuple[float, str | None]:
+  reason = unsupported(event, adjacency, accountant)
+  return (math.nan, reason) if reason else _bound(accountant, event, delta, adjacency)
 
 
 def report(rdp: float, pld: float, rdp_reason: str | None = None,

@@ -1,5 +1,7 @@
 """The audit passes the real mechanisms and catches each broken one."""
 
+import dataclasses
+
 import dp_accounting
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ def gaussian(who):
 
 def play(sampling, make_aggregator=gaussian, hparams=HPARAMS, rounds=1, probability=0.5,
          claim_hparams=None, client_update=audit.canary_update, cohort=COHORT, event=None,
-         trials=4000, head=audit.NO_HEAD):
+         trials=4000, head=audit.NO_HEAD, **chosen):
   options = cohort | {"sampling": sampling, "sampling_probability": probability}
   make = lambda dataset: participation(options, dataset)
   who = make(audit.population([audit.IDLE] * USERS))
@@ -46,7 +48,7 @@ def play(sampling, make_aggregator=gaussian, hparams=HPARAMS, rounds=1, probabil
   return audit.audit(
       make, aggregator, event, hparams, toys.one_device(), users=USERS, probability=probability,
       rounds=rounds, trials=trials, delta=DELTA, confidence=0.99, seed=1,
-      client_update=client_update, head=head)
+      client_update=client_update, head=head, **chosen)
 
 
 @pytest.mark.parametrize("sampling, rounds", [("fixed", 2), ("poisson", 1)])
@@ -75,6 +77,86 @@ def test_half_the_noise_is_caught():
   assert halved.violated
 
 
+def clipped_by_layer(who):
+  """Every tensor clipped to C, and C claimed for all: 1 / sqrt(number of layers) was forgotten."""
+  real = gaussian(who)
+  def clip(update, state, hparams):
+    parts = {name: real.clip({name: leaf}, state, hparams)
+             for name, leaf in update["backbone"].items()}
+    clipped = {name: part[0][name] for name, part in parts.items()}
+    return update | {"backbone": clipped}, jnp.zeros(()), jnp.array(True)
+  return real._replace(clip=clip)
+
+
+LOUD = HPARAMS | {"noise_multiplier": 2.0}
+
+
+@pytest.mark.parametrize("towards, make, violated", [
+    ("all_layers", gaussian, False), ("one_layer", gaussian, False),
+    ("all_layers", clipped_by_layer, True), ("one_layer", clipped_by_layer, False)])
+def test_a_clip_by_layer_that_claims_the_whole_is_caught_where_all_layers_move(
+    towards, make, violated):
+  result = play("fixed", make, hparams=LOUD, cohort=ALWAYS, probability=1, towards=towards)
+  assert result.violated == violated
+  assert result.measured > 0.3 * result.claimed
+
+
+@pytest.mark.parametrize("name", audit.DIRECTIONS)
+def test_directions_are_unit_vectors_over_tensors_of_different_sizes(name):
+  moved = audit.direction(name)
+  norms = {layer: np.linalg.norm(vector) for layer, vector in moved.items()}
+  assert sum(norm**2 for norm in norms.values()) == pytest.approx(1, rel=1e-5)
+  assert {layer: vector.shape for layer, vector in moved.items()} == audit.SHAPES
+  assert len({vector.size for vector in moved.values()}) == len(moved) == 4
+  expected = {"one_layer": 1, "all_layers": 4, "random": 4}[name]
+  assert sum(norm > 0 for norm in norms.values()) == expected
+  if name == "all_layers":
+    assert list(norms.values()) == pytest.approx([0.5] * 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("place, row", [("first", 0), ("middle", 4), ("last", 7)])
+def test_neighbours_differ_in_one_unit_and_the_others_keep_their_numbers(place, row):
+  pushing, pulling = audit.neighbours(8, Adjacency.REPLACE_ONE, place)
+  assert np.flatnonzero((pushing.images != pulling.images).ravel()).tolist() == [row]
+  with_it, without = audit.neighbours(8, Adjacency.ADD_OR_REMOVE_ONE, place)
+  assert without.person.tolist() == [person for person in range(8) if person != row]
+  assert with_it.images[row] == audit.PUSH and (without.images == audit.PULL).all()
+
+
+@pytest.mark.parametrize("place", audit.PLACES)
+@pytest.mark.parametrize("sampling", ["fixed", "poisson"])
+def test_whoever_is_removed_or_replaced_the_claim_holds(sampling, place):
+  cohort, rate = (TOGETHER, 1) if sampling == "poisson" else (COHORT, 0.5)
+  result = play(sampling, hparams=LOUD, cohort=cohort, probability=rate, place=place, trials=2000)
+  assert 0 < result.measured <= result.claimed
+
+
+def by_place(dataset):
+  """The data set as a sampling scheme sees it that numbers people by their rows."""
+  return dataclasses.replace(dataset, person=np.arange(len(dataset.person), dtype=np.int32))
+
+
+@pytest.mark.parametrize("place, violated", [("first", True), ("last", False)])
+def test_groups_by_place_in_the_data_are_caught_when_the_first_leaves(place, violated):
+  """Removing the first moves all others to another group; each has a client of its own."""
+  cohort = COHORT | {"virtual_clients": 48, "users_per_client": 1, "sampling": "cyclic_poisson",
+                     "sampling_probability": 1.0, "max_examples": 4, "batch_size": 4}
+  made, make_aggregator = correlated("banded", rounds=2, min_separation=2)
+  make = lambda dataset: participation(cohort, by_place(dataset))
+  aggregator = make_aggregator(make(audit.population([audit.IDLE] * USERS)))
+  hparams = HPARAMS | {"noise_multiplier": 2.0}
+  result = audit.audit(
+      make, aggregator, aggregator.event(hparams), hparams, toys.one_device(), users=USERS,
+      probability=1.0, rounds=2, trials=1000, delta=DELTA, confidence=0.99, seed=1, place=place)
+  assert result.violated == violated
+
+
+@pytest.mark.parametrize("fault", ["towards", "place"])
+def test_unknown_directions_and_places(fault):
+  with pytest.raises(ValueError, match="'sideways' is not one of"):
+    play("fixed", **{fault: "sideways"})
+
+
 ROLES = prototype_head(lambda backbone, images: jax.nn.one_hot(images[:, 0, 0, 0], 3), False)
 
 
@@ -89,7 +171,7 @@ def as_the_head_says(params, images, batches, hparams, key):
   """A canary that sees roles in the prototypes from which its head started, and nowhere else."""
   row = params["head"]["params"]["class_embeddings"][0]
   push, pull = row[audit.PUSH] > 0, row[audit.PULL] > 0
-  moved = params["backbone"].at[0].add(-audit.STRENGTH * jnp.where(push, 1.0, -1.0 * pull))
+  moved = audit.shifted(params["backbone"], -audit.STRENGTH * jnp.where(push, 1.0, -1.0 * pull))
   return ClientResult({"backbone": moved, "head": params["head"]}, Totals.zero())
 
 
@@ -206,8 +288,10 @@ def test_clean_sums_are_those_of_the_round():
 
 def batchwise_canary(params, images, batches, hparams, key):
   """Clips every local step instead of the whole update: four steps of norm C each."""
-  result = audit.canary_update(params, images, batches, hparams, key)
-  moved = jnp.sign(result.params["backbone"]) * hparams["clip_norm"] * 4
+  start = params["backbone"]
+  result = audit.canary_update(params, images, batches, hparams, key).params["backbone"]
+  moved = jax.tree.map(lambda a, b: a + (b - a) / audit.STRENGTH * hparams["clip_norm"] * 4,
+                       start, result)
   return ClientResult({"backbone": moved, "head": ()}, Totals.zero())
 
 

@@ -19,7 +19,8 @@ import ml_collections
 def get_config():
   return ml_collections.ConfigDict({
       "seed": 0, "silos": {"by": "random"}, "cohort": {"silos_per_round": 0},
-      "privacy": {"aggregator": "mean"}, "exchange": {"mechanism": "client_mean"}})
+      "privacy": {"aggregator": "mean"}, "hparams": {"clip_norm": 0.5},
+      "exchange": {"mechanism": "client_mean"}})
 """
 
 
@@ -34,9 +35,12 @@ def test_real_mechanism_holds_and_the_report_is_complete(tmp_path, capfd):
   assert (record["unit"], record["adjacency"], record["delta"], record["confidence"]) == (
       "person", "replace_one", 1e-2, 0.99)
   games = record["games"]
-  assert [game["broken"] for game in games] == [False, False, True, True]
-  assert not any(game["violated"] for game in games[:2])
-  everyone, sampled, halved, small = games
+  assert [game["broken"] for game in games] == [False, False, False, True, True]
+  assert not any(game["violated"] for game in games[:3])
+  everyone, last, sampled, halved, small = games
+  assert everyone["mechanism"].endswith("the first replaced")
+  assert last["mechanism"].endswith("the last replaced, all layers")
+  assert last["measured_epsilon"] > 0
   assert everyone["claimed_epsilon"] == pytest.approx(2.5, abs=0.01)
   assert sampled["claimed_epsilon"] < everyone["claimed_epsilon"] and sampled["users"] == 16
   assert halved["claimed_epsilon"] == everyone["claimed_epsilon"]
@@ -53,8 +57,9 @@ def test_correlated_noise_is_audited_with_its_turns(tmp_path):
       tmp_path, "--rounds=2", "--epsilon=3.5", "--config.cohort.sampling=cyclic_fixed",
       "--config.cohort.min_separation=2", "--config.privacy.aggregator=correlated")) == 0
   games = json.loads((tmp_path / "audit.json").read_text())["games"]
-  everyone, sampled, halved, small, unenforced = games
-  assert [game["users"] for game in games] == [16, 32, 16, 16, 16]
+  everyone, last, sampled, halved, small, unenforced = games
+  assert [game["users"] for game in games] == [16, 16, 32, 16, 16, 16]
+  assert not last["violated"]
   assert not (everyone["violated"] or sampled["violated"])
   assert sampled["claimed_epsilon"] == everyone["claimed_epsilon"]  # turns are known: no sampling
   assert unenforced["measured_epsilon"] > everyone["measured_epsilon"]
@@ -110,7 +115,7 @@ def test_silos_that_exchange_clusters_are_audited_for_these(tmp_path, silos, few
       ("half the noise: client mean", True, True)]
   assert record["games"][1]["measured_epsilon"] <= record["largest_measurable_epsilon"]
   said = capfd.readouterr().out
-  assert "channel backbone is not audited: cohort.sampling is absent" in said
+  assert "the noised sum is not audited: privacy.aggregator=mean adds no noise" in said
   assert "clusters: epsilon for a person at delta 0.01, add-or-remove-one" in said
 
 
@@ -135,10 +140,89 @@ def test_a_noised_backbone_is_audited_beside_the_clusters(tmp_path, few_games, m
   assert [record["channel"] for record in records] == ["backbone", "clusters"]
 
 
+def test_the_noised_backbone_of_silos_is_audited_beside_their_clusters(
+    tmp_path, silos, few_games, capfd):
+  """As `composed` runs: people of silos, a noised backbone, an exchange."""
+  assert audit.main([*silos, "--config.privacy.aggregator=gaussian", "--trials=1500",
+                     "--rounds=2"]) == 0
+  assert {path.name for path in (tmp_path / "w").iterdir()} >= {
+      "audit.json", "audit_clusters.json"}
+  record = json.loads((tmp_path / "w" / "audit.json").read_text())
+  assert (record["channel"], record["unit"], record["adjacency"], record["sampling"]) == (
+      "backbone", "person", "add_or_remove_one", "silos")
+  first, last, halved, small = record["games"]
+  assert "the first person removed" in first["mechanism"]
+  assert first["claimed_epsilon"] == pytest.approx(2.5, abs=0.01)
+  assert 0 < first["measured_epsilon"] and not (first["violated"] or last["violated"])
+  assert small["claimed_epsilon"] < first["claimed_epsilon"]
+  assert halved["measured_epsilon"] > first["measured_epsilon"]
+
+
+UNITS = """
+import ml_collections
+
+def get_config():
+  return ml_collections.ConfigDict({
+      "algorithm": "dp_hyperface", "seed": 0, "cohort": {"unit": "image", "batch_size": 32},
+      "privacy": {"clip": "grouped", "weights_share": 0.1, "form": "vmapped"},
+      "model": {"task_weights": "uncertainty"}})
+"""
+
+
+def test_dp_sgd_on_units_is_audited_with_the_clip_of_the_config(tmp_path, capfd):
+  path = tmp_path / "units.py"
+  path.write_text(UNITS)
+  assert audit.main([f"--config={path}", f"--workdir={tmp_path}/w", "--trials=3000", "--rounds=1",
+                     "--compilation_cache=off"]) == 0
+  record = json.loads((tmp_path / "w" / "audit.json").read_text())
+  assert (record["channel"], record["unit"], record["adjacency"]) == (
+      "model", "image", "add_or_remove_one")
+  games = record["games"]
+  assert [game["broken"] for game in games] == [False, False, False, True, True]
+  assert "the first image removed" in games[0]["mechanism"]
+  assert 0 < games[0]["measured_epsilon"] <= games[0]["claimed_epsilon"]
+  assert all(game["violated"] for game in games[3:])
+
+
+def one_run(workdir, *overrides):
+  return [f"--config={TINY}", f"--workdir={workdir}", "--one_run", "--canaries=64",
+          "--compilation_cache=off", "--config.rounds=2", "--config.hparams.noise_multiplier=60.0",
+          "--config.privacy.noise_seed=None", "--config.privacy.delta=1e-6", *overrides]
+
+
+def test_a_run_is_audited_while_it_trains(tmp_path, capfd):
+  assert audit.main(one_run(tmp_path / "w")) == 0
+  record = json.loads((tmp_path / "w" / "audit_one_run.json").read_text())
+  [game] = record["games"]
+  assert (record["channel"], record["unit"], record["delta"], record["trials"]) == (
+      "backbone", "person", 1e-6, 64)
+  assert 0 < game["claimed_epsilon"] < 1 and not game["violated"]
+  assert record["largest_measurable_epsilon"] > game["claimed_epsilon"]
+  assert (tmp_path / "w" / "audit_one_run.png").exists()
+  said = " ".join(capfd.readouterr().out.split())
+  assert "holds" in said and "an estimate, no bound" in said
+
+
+def test_a_run_without_its_noise_is_caught_in_one_run(tmp_path, monkeypatch, capfd):
+  silent = aggregators.noise_mechanisms.gaussian()._replace(
+      add=lambda total, state, stddev, key: (total, state))
+  monkeypatch.setattr(aggregators.noise_mechanisms, "gaussian", lambda: silent)
+  assert audit.main(one_run(tmp_path / "w")) == 1
+  assert "VIOLATED" in capfd.readouterr().out
+
+
+def test_one_run_needs_a_noised_sum(tmp_path, capfd):
+  assert audit.main(one_run(tmp_path / "w", "--config.privacy.aggregator=mean",
+                            "--config.hparams.noise_multiplier=None")) == 2
+  said = capfd.readouterr().err.strip().splitlines()
+  assert len(said) == 1 and "releases no noised sum of updates or gradients" in said[0]
+  assert not (tmp_path / "w").exists()
+
+
 def test_nothing_to_audit_is_one_line(tmp_path, silos, capfd):
   assert audit.main([*silos, "--config.exchange.mechanism=none"]) == 2
   said = capfd.readouterr().err.strip().splitlines()
-  assert len(said) == 1 and "cohort.sampling is absent" in said[0]
+  assert len(said) == 1 and "privacy.aggregator=mean adds no noise" in said[0]
   assert "exchange.mechanism is none" in said[0]
   assert not (tmp_path / "w").exists()
 

@@ -195,7 +195,7 @@ def check_constant_divisor(aggregator, clients):
 def check_constant_divisor_of_steps(gradient_sum, clip, noise, expected):
   """A step with one unit moves half as far as one with two, whatever was expected."""
   steps = descent(gradient_sum, clip, noise, expected, lambda hparams: optax.sgd(1.0),
-                  lambda data, key: data, lambda params: params)
+                  None, lambda params: params)
   hparams = {"clip_norm": 1e6, "noise_multiplier": 0.0, "average_decay": 0.0}
   params, images = jnp.zeros(3), jnp.ones((4, 3))
   keys = StepKeys(jax.random.key(0), jax.random.key(1))
@@ -231,8 +231,9 @@ def check_noise_of_the_loop(per_dispatch, rounds=2):
   # A run of its own up to every round shows the weights after it, however long a dispatch is.
   for stop in range(1, rounds + 1):
     *_, last = loop.train(
-        noisy, 0 * IMAGES, rounds=stop, seed=3, noise_root=jax.random.key(11, impl="threefry2x32"),
-        cohort_root=(5,), rounds_per_dispatch=per_dispatch, mesh=clients_mesh(jax.devices()[:1]))
+        noisy, 0 * IMAGES, rounds=stop, seed=3, noise_root=bytes([11] * 32),
+        cohort_root=bytes(32), rounds_per_dispatch=per_dispatch,
+        mesh=clients_mesh(jax.devices()[:1]))
     weights.append(np.asarray(last.state.weights))
   draws = [{"w": after - before / 2} for before, after in itertools.pairwise(weights)]
   check_noise(draws, independent(0.1, rounds))
@@ -244,10 +245,10 @@ def check_participation_follows_the_secret():
 
   def targets(root):
     return np.concatenate([progress.metrics["target"] for progress in loop.train(
-        algorithm, IMAGES, rounds=6, seed=3, noise_root=jax.random.key(1, impl="threefry2x32"),
-        cohort_root=root, mesh=clients_mesh(jax.devices()[:1]))])
+        algorithm, IMAGES, rounds=6, seed=3, noise_root=bytes(32), cohort_root=root,
+        mesh=clients_mesh(jax.devices()[:1]))])
 
-  assert not np.array_equal(targets((3, 7)), targets((3, 8)))
+  assert not np.array_equal(targets(bytes([7] * 32)), targets(bytes([8] * 32)))
 
 
 def check_cached_noise():

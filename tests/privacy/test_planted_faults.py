@@ -32,8 +32,9 @@ def test_the_count_of_adaptive_clipping_without_noise(monkeypatch):
 
 
 def test_one_noise_key_for_all_rounds(monkeypatch):
-  at = streams.RootKeys.at
-  monkeypatch.setattr(streams.RootKeys, "at", lambda self, index: at(self, 0 * index))
+  at = streams.RoundKeys.at
+  monkeypatch.setattr(streams.RoundKeys, "at", lambda self, index, round_index: at(
+      self, 0 * index, round_index))
   with caught():
     checks.check_noise_of_the_loop(per_dispatch=2)
 
@@ -140,7 +141,7 @@ def test_cached_noise_drawn_anew(monkeypatch):
 def test_participation_from_a_public_root(monkeypatch):
   real = loop.train
   monkeypatch.setattr(loop, "train", lambda *given, seed, cohort_root, **options: real(
-      *given, seed=seed, cohort_root=(seed,), **options))
+      *given, seed=seed, cohort_root=streams.public_root(seed), **options))
   with caught():
     checks.check_participation_follows_the_secret()
 

@@ -1,0 +1,85 @@
+"""The game of `experiments.audit` for DP-SGD on units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.audit_games import CONFIDENCE, Played, row
+
+if TYPE_CHECKING:
+  from fedjax_face.attacks.audit import Audit
+  from fedjax_face.federated.dp_sgd import UnitSampling
+
+
+class UnitGame:
+  """The config's clip and noise on a few units, with the sampling that a run has."""
+
+  units = 6
+
+  def __init__(self, config: Any, rounds: int, trials: int, delta: float):
+    from fedjax_face.algorithms import dp_hyperface
+    self._config, self._rounds, self._trials, self._delta = config, rounds, trials, delta
+    self._clip = dp_hyperface.gradient_clip(config.privacy)
+    self._unit = config.cohort.unit
+
+  def _sampling(self, unit: np.ndarray, rate: float) -> UnitSampling:
+    """Poisson samples of the units with a rate that does not follow from their number."""
+    from fedjax_face.attacks import unit_audit
+    from fedjax_face.draws import identity_of
+    from fedjax_face.federated import dp_sgd
+    return dp_sgd.poisson_units(
+        unit, identity_of(unit), self._unit, expected=round(rate * self.units),
+        capacity=self.units, rows=unit_audit.ROWS, views=1, devices=1, probability=rate)
+
+  def _event(self, noise: float, rate: float) -> Any:
+    import dp_accounting
+    one = self._sampling(np.arange(self.units), rate).event(noise)
+    return dp_accounting.SelfComposedDpEvent(one, self._rounds)
+
+  def noise_for(self, epsilon: float) -> float:
+    """Noise over sensitivity that claims `epsilon` where all units take part."""
+    from fedjax_face.attacks.unit_audit import ADJACENCY
+    from fedjax_face.privacy import calibration
+    return calibration.calibrate_noise(
+        lambda noise: self._event(noise, 1.0), epsilon, self._delta, ADJACENCY)
+
+  def play(self, noise: float) -> list[Played]:
+    """The real steps, and two broken ones where nothing else hides them."""
+    unit = self._unit
+    return [
+        Played(f"as configured, every {unit} in every step; the first {unit} removed", False,
+               self.units, self._one(noise, 1.0, "first")),
+        Played(f"as configured, every {unit} in every step; the last {unit} added, all layers",
+               False, self.units, self._one(noise, 1.0, "last", towards="all_layers")),
+        Played(f"as configured, every second {unit} in a step; the first {unit} removed", False,
+               self.units, self._one(noise, 0.5, "first")),
+        Played("broken: half the noise", True, self.units,
+               self._one(noise, 1.0, "first", less=0.5)),
+        Played(f"broken: every {unit} in every step, every fourth claimed", True, self.units,
+               self._one(noise, 1.0, "first", claimed_rate=0.25)),
+    ]
+
+  def _one(self, noise: float, rate: float, place: str, towards: str = "random", less: float = 1.0,
+           claimed_rate: float | None = None) -> Audit:
+    from fedjax_face.attacks import unit_audit
+    from fedjax_face.privacy import noise as mechanisms
+    event = self._event(noise, rate if claimed_rate is None else claimed_rate)
+    return unit_audit.audit(
+        lambda unit: self._sampling(unit, rate), self._clip, self._config.privacy.form,
+        mechanisms.gaussian(), event, noise * less, units=self.units, rate=rate,
+        steps=self._rounds, trials=self._trials, delta=self._delta, confidence=CONFIDENCE,
+        seed=self._config.seed, place=place, towards=towards)
+
+  def record(self, games: Sequence[Played]) -> dict[str, Any]:
+    """audit.json."""
+    from fedjax_face.attacks.unit_audit import ADJACENCY
+    return {
+        "channel": "model", "unit": self._unit, "adjacency": ADJACENCY.value,
+        "adjacency_in_words": ADJACENCY.words(self._unit), "delta": self._delta,
+        "confidence": CONFIDENCE, "rounds": self._rounds, "trials": self._trials,
+        "sampling": "poisson", "clip": self._config.privacy.clip,
+        "games": [row(game) for game in games],
+    }
