@@ -3,10 +3,11 @@ r"""Audits what a config promises: claimed epsilon beside what an adversary meas
 python -m experiments.audit --config=configs/dp_fedemb.py:synthetic --workdir=runs/audit
 
 Backbone: canaries through the config's aggregator and sampling of users or silos; model: a canary
-unit through the config's clip and noise (DP-SGD). The neighbouring data set lacks the FIRST or the
-last user or unit, or has it replaced. The population is small and the noise is set so that the
-claim is --epsilon: a few thousand trials cannot show a large epsilon. So this tests sampling,
-assignment to clients, clipping, noise and accounting of a run, not the noise level of its config.
+unit through the config's clip and noise (DP-SGD); split learning: the messages of a device. The
+neighbouring data set lacks the FIRST or the last user or unit, or has it replaced. The population
+is small and the noise is set so that the claim is --epsilon: a few thousand trials cannot show a
+large epsilon. So this tests sampling, assignment to clients, clipping, noise and accounting of a
+run, not the noise level of its config.
 Cyclic sampling and correlated noise need --rounds of at least cohort.min_separation. Writes
 audit.json and audit.png.
 

@@ -227,10 +227,13 @@ class SiloGame(SumGame):
 
 def game_of(config: Any, rounds: int, trials: int, delta: float) -> Any:
   """The game for the config's noised sum, or in words why there is none to play."""
+  from experiments.audit_split import SplitGame
   from experiments.audit_units import UnitGame
   cohort = config.get("cohort") or {}
   if config.get("algorithm") == "dp_hyperface":
     return UnitGame(config, rounds, trials, delta)
+  if config.get("algorithm") == "dp_activations":
+    return SplitGame(config, rounds, trials, delta)
   if cohort.get("sampling") is None and not config.get("silos"):
     return ("cohort.sampling and silos are absent, and the canary game needs to know how users are "
             "sampled")

@@ -184,6 +184,30 @@ def test_dp_sgd_on_units_is_audited_with_the_clip_of_the_config(tmp_path, capfd)
   assert all(game["violated"] for game in games[3:])
 
 
+def test_the_messages_of_a_device_are_audited_with_its_mode_and_labels(tmp_path):
+  path = tmp_path / "split.py"
+  path.write_text("""
+import ml_collections
+
+def get_config():
+  return ml_collections.ConfigDict({
+      "algorithm": "dp_activations", "seed": 0, "privacy": {"unit": "image",
+      "gradient_noise_ratio": 1.0}, "split": {"mode": "frozen_cached", "labels":
+      "randomized_response", "label_epsilon": 0.5, "label_noise_multiplier": 0.0,
+      "labels_in_clear": False}})
+""")
+  assert audit.main([f"--config={path}", f"--workdir={tmp_path}/w", "--trials=4000", "--rounds=4",
+                     "--compilation_cache=off"]) == 0
+  record = json.loads((tmp_path / "w" / "audit.json").read_text())
+  assert (record["unit"], record["adjacency"], record["mode"], record["labels"]) == (
+      "image", "replace_one", "frozen_cached", "randomized_response")
+  games = record["games"]
+  assert [game["broken"] for game in games] == [False, False, False, True, True]
+  assert games[0]["claimed_epsilon"] == pytest.approx(2.5, abs=0.01)
+  assert all(0 < game["measured_epsilon"] <= game["claimed_epsilon"] for game in games[:3])
+  assert all(game["violated"] for game in games[3:])
+
+
 def one_run(workdir, *overrides):
   return [f"--config={TINY}", f"--workdir={workdir}", "--one_run", "--canaries=64",
           "--compilation_cache=off", "--config.rounds=2", "--config.hparams.noise_multiplier=60.0",
