@@ -187,8 +187,8 @@ class CanaryGame(SumGame):
 class SiloGame(SumGame):
   """The config's aggregator on silos of canaries, all of them in every round.
 
-  Who is in which silo follows from the person alone, as the claim assumes. Fewer silos a round
-  would hide the canary, and the claim counts nothing for it.
+  People are dealt to silos as a run with `silos.by=random` deals them. Fewer silos a round would
+  hide the canary, and the claim counts nothing for it.
   """
 
   silos, people = 3, 3
@@ -196,20 +196,22 @@ class SiloGame(SumGame):
   def __init__(self, config: Any, rounds: int, trials: int, delta: float):
     from fedjax_face.attacks import audit
     self.sampling, self.everyone = "silos", self.silos * self.people
+    self._config = config
     self.who = self._participation(audit.population([audit.IDLE] * self.everyone))
     super().__init__(config, rounds, trials, delta)
 
   def _participation(self, dataset: Any) -> Any:
-    from fedjax_face.data.silos import Silos
+    from fedjax_face.data import silos
+    from fedjax_face.draws import Draws
     from fedjax_face.federated.participation import silo_participation
-    options = {"silos_per_round": 0, "batch_size": self.people, "epochs": 1,
-               "max_examples": self.people, "classes": "own"}
-    names = tuple(f"silo {number}" for number in range(self.silos))
-    return silo_participation(
-        options, dataset, Silos(dataset.person // self.people, names), 1, 1)
+    options = {"silos_per_round": 0, "batch_size": self.everyone, "epochs": 1, "max_examples": 0,
+               "classes": "own"}
+    dealt = silos.partition({"by": "random", "num_silos": self.silos}, dataset,
+                            Draws.of(self._config.seed))
+    return silo_participation(options, dataset, dealt, 1, 1)
 
   def play(self, noise: float) -> list[Played]:
-    """The real mechanism with the first and the last person removed, and the broken ones."""
+    """The real mechanism with the first and the last person more or less, and the broken ones."""
     claim, users = self.event(self.who, noise), self.everyone
     game = lambda noise, place, towards="random": self.one(
         self._participation, users, noise, claim, place, towards)
@@ -217,8 +219,8 @@ class SiloGame(SumGame):
     return [
         Played("as configured, all silos in every round; the first person removed", False, users,
                real),
-        Played("as configured, all silos in every round; the last person added, all layers", False,
-               users, game(noise, "last", "all_layers")),
+        Played("as configured, all silos in every round; the last person removed, all layers",
+               False, users, game(noise, "last", "all_layers")),
         Played("broken: half the noise", True, users, game(noise / 2, "first")),
         Played("broken: sensitivity C claimed, 2C holds", True, users,
                real._replace(claimed=self.claim_of_c(noise))),

@@ -51,9 +51,11 @@ def one_run_record(config: Any, canaries: int, seed: int | None = None) -> dict[
       "delta": result.delta, "confidence": CONFIDENCE, "rounds": config.rounds, "trials": canaries,
       "largest_measurable_epsilon": result.largest_measurable,
       "estimated_epsilon": result.estimate,
+      "estimated_epsilon_at_least": result.estimate_at_least,
       "note": f"One run of the config with {canaries} canaries, half of them in the training set. "
               f"The most that so many can show is {result.largest_measurable:.3f}. Their scores "
-              f"look like those of epsilon {result.estimate:.3f} (an estimate, no bound).",
+              f"look like those of epsilon {result.estimate:.3f}, at least "
+              f"{result.estimate_at_least:.3f} (an estimate, no bound).",
       "games": [{"mechanism": "as configured, one run", "broken": False, "users": canaries,
                  "claimed_epsilon": result.claimed, "measured_epsilon": result.measured,
                  "violated": result.violated}],

@@ -25,18 +25,18 @@ class UnitGame:
     self._clip = dp_hyperface.gradient_clip(config.privacy)
     self._unit = config.cohort.unit
 
-  def _sampling(self, unit: np.ndarray, rate: float) -> UnitSampling:
+  def _sampling(self, unit: np.ndarray, rate: float, capacity: int) -> UnitSampling:
     """Poisson samples of the units with a rate that does not follow from their number."""
     from fedjax_face.attacks import unit_audit
     from fedjax_face.draws import identity_of
     from fedjax_face.federated import dp_sgd
     return dp_sgd.poisson_units(
         unit, identity_of(unit), self._unit, expected=round(rate * self.units),
-        capacity=self.units, rows=unit_audit.ROWS, views=1, devices=1, probability=rate)
+        capacity=capacity, rows=unit_audit.ROWS, views=1, devices=1, probability=rate)
 
-  def _event(self, noise: float, rate: float) -> Any:
+  def _event(self, noise: float, rate: float, capacity: int) -> Any:
     import dp_accounting
-    one = self._sampling(np.arange(self.units), rate).event(noise)
+    one = self._sampling(np.arange(self.units), rate, capacity).event(noise)
     return dp_accounting.SelfComposedDpEvent(one, self._rounds)
 
   def noise_for(self, epsilon: float) -> float:
@@ -44,7 +44,7 @@ class UnitGame:
     from fedjax_face.attacks.unit_audit import ADJACENCY
     from fedjax_face.privacy import calibration
     return calibration.calibrate_noise(
-        lambda noise: self._event(noise, 1.0), epsilon, self._delta, ADJACENCY)
+        lambda noise: self._event(noise, 1.0, self.units), epsilon, self._delta, ADJACENCY)
 
   def play(self, noise: float) -> list[Played]:
     """The real steps, and two broken ones where nothing else hides them."""
@@ -52,10 +52,12 @@ class UnitGame:
     return [
         Played(f"as configured, every {unit} in every step; the first {unit} removed", False,
                self.units, self._one(noise, 1.0, "first")),
-        Played(f"as configured, every {unit} in every step; the last {unit} added, all layers",
+        Played(f"as configured, every {unit} in every step; the last {unit} removed, all layers",
                False, self.units, self._one(noise, 1.0, "last", towards="all_layers")),
         Played(f"as configured, every second {unit} in a step; the first {unit} removed", False,
                self.units, self._one(noise, 0.5, "first")),
+        Played(f"as configured, room for half of the {unit}s; the first {unit} removed", False,
+               self.units, self._one(noise, 0.5, "first", capacity=self.units // 2)),
         Played("broken: half the noise", True, self.units,
                self._one(noise, 1.0, "first", less=0.5)),
         Played(f"broken: every {unit} in every step, every fourth claimed", True, self.units,
@@ -63,12 +65,13 @@ class UnitGame:
     ]
 
   def _one(self, noise: float, rate: float, place: str, towards: str = "random", less: float = 1.0,
-           claimed_rate: float | None = None) -> Audit:
+           claimed_rate: float | None = None, capacity: int | None = None) -> Audit:
     from fedjax_face.attacks import unit_audit
     from fedjax_face.privacy import noise as mechanisms
-    event = self._event(noise, rate if claimed_rate is None else claimed_rate)
+    room = self.units if capacity is None else capacity
+    event = self._event(noise, rate if claimed_rate is None else claimed_rate, room)
     return unit_audit.audit(
-        lambda unit: self._sampling(unit, rate), self._clip, self._config.privacy.form,
+        lambda unit: self._sampling(unit, rate, room), self._clip, self._config.privacy.form,
         mechanisms.gaussian(), event, noise * less, units=self.units, rate=rate,
         steps=self._rounds, trials=self._trials, delta=self._delta, confidence=CONFIDENCE,
         seed=self._config.seed, place=place, towards=towards)

@@ -108,8 +108,7 @@ def _training(
   hparams = {key: value for key, value in config.hparams.items() if value is not None}
   hparams["noise_multiplier"] = noise_multiplier
   if given.watch is not None and noise_ is not None:
-    noise_ = given.watch.noise(
-        noise_, noise_multiplier, sampling.expected / sampling.population)
+    noise_ = given.watch.noise(noise_, noise_multiplier, sampling.probability)
   project = lambda params: params | {"weights": weighting.project(params["weights"])}
   steps = dp_sgd.descent(gradient_sum, clip, noise_, sampling.expected,
                          _optimizer(config.model.optimizer), _augment(given), project)

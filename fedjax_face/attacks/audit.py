@@ -10,9 +10,10 @@ The canary is the first, a middle or the last of its population, and moves a bac
 tensors of different sizes: all of them, one alone, or in a random direction.
 
 The adversary sees the backbone after every round, knows who else takes part and in which rounds it
-is the canary's turn, and guesses which population it was. Where the claim counts no sampling
-(correlated noise over a whole run) it also knows in which rounds the canary takes part. Sampling,
-assignment, clipping, summation, noise and the server step are those of the run.
+is the canary's turn, and guesses which population it was; errors of both kinds count, so a user who
+is removed and one who is added. Where the claim counts no sampling (correlated noise over a whole
+run) it also knows in which rounds the canary takes part. Sampling, assignment, clipping, summation,
+noise and the server step are those of the run.
 """
 
 from __future__ import annotations
@@ -369,7 +370,7 @@ def audit(
 
   auditor = auditing.CanaryScoreAuditor(scores(0, seed), scores(1, seed + 1))
   measured = auditor.epsilon_clopper_pearson(
-      significance=1 - confidence, delta=delta,
+      significance=1 - confidence, delta=delta, one_sided=False,
       threshold_strategy=auditing.Split(seed=seed))
   claimed = accounting.epsilon(event, delta, adjacency).best
   return Audit(claimed, float(measured), delta, confidence, trials,

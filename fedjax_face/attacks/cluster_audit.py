@@ -152,7 +152,7 @@ def games(epsilon: float, delta: float) -> tuple[Game, ...]:
 
 
 def with_and_without(rows: np.ndarray, silos: int = 1) -> tuple[np.ndarray, np.ndarray]:
-  """Silos of the same rows; in the second data set the first silo lacks the last row.
+  """Silos of the same rows; in the second data set the first silo lacks the FIRST row.
 
   Args:
     rows: [n, D].
@@ -162,14 +162,14 @@ def with_and_without(rows: np.ndarray, silos: int = 1) -> tuple[np.ndarray, np.n
     (rows f32 [N, n, D], present bool [2, N, n]).
   """
   present = np.ones((2, silos, len(rows)), bool)
-  present[1, 0, -1] = False
+  present[1, 0, 0] = False
   return np.tile(rows.astype(np.float32), (silos, 1, 1)), present
 
 
 def two_blobs(first: int, second: int, audited: np.ndarray) -> np.ndarray:
-  """So many rows along the first axis, so many along the second, then the audited one [D]."""
+  """The audited row [D], then so many along the first axis, so many along the second."""
   axes = np.eye(len(audited), dtype=np.float32)[:2]
-  return np.concatenate([np.repeat(axes, (first, second), axis=0), audited[None]])
+  return np.concatenate([audited[None], np.repeat(axes, (first, second), axis=0)])
 
 
 def table_game(name: str, mechanism: ClusterMechanism, audited: np.ndarray) -> Game:
@@ -252,10 +252,10 @@ def published_tie(epsilon: float, delta: float) -> Game:
 
 def published_blob(epsilon: float, delta: float) -> Game:
   """One blob: without the row in its middle the fullest cap holds only half of it."""
-  angles = np.append(np.repeat([0.8 * ANGLE, -0.8 * ANGLE], PUBLISHED_ROWS), 0.0)
+  angles = np.append(0.0, np.repeat([0.8 * ANGLE, -0.8 * ANGLE], PUBLISHED_ROWS))
   rows = np.zeros((len(angles), DIMENSION), np.float32)
   rows[:, 0], rows[:, 1] = np.cos(angles), np.sin(angles)
-  return _published_game("a blob", rows, rows[-1] - rows[0], 1, epsilon, delta)
+  return _published_game("a blob", rows, rows[0] - rows[1], 1, epsilon, delta)
 
 
 def _published_game(data: str, rows: np.ndarray, direction: np.ndarray, clusters: int,

@@ -184,7 +184,8 @@ def split_by_person(photographs: Photographs, fraction: float, draws: Draws,
 
   Photographs that share people stay together, so every photograph is used, and so do views of one
   photograph. Each group of them is drawn by itself, from the smallest identity of a photograph in
-  it: it goes to the test set with probability `fraction`, as `draws.halves` says. Where
+  it: it goes to the test set with probability `fraction`, as `draws.halves` says. So a photograph
+  more or less moves at most others of its group, which it may have joined together. Where
   `persons_known` is False, nobody is on both sides under one number.
 
   Raises:

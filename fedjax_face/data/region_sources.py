@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_face.data import face_tasks, photographs, proposals, region_places, tfds_photographs
+from fedjax_face.data import (
+    caps,
+    face_tasks,
+    photographs,
+    proposals,
+    region_places,
+    tfds_photographs,
+)
 from fedjax_face.data.decode import ReadReport
 from fedjax_face.data.photographs import Photographs
 from fedjax_face.data.proposals import Proposer
@@ -111,6 +118,12 @@ class _Whole(NamedTuple):
   report: ReadReport | None
 
 
+SPLIT_BY_PERSON = (
+    "data.split=person: which photographs train is taken as given. A photograph more or less can "
+    "move others of the people that it shows, and of people whom it connects, between training and "
+    "evaluation.")
+
+
 def load(config_data: Mapping[str, Any], rng_seed: int) -> RegionSources:
   """Loads what a config asks for and splits every source into training and evaluation.
 
@@ -147,7 +160,7 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> RegionSources:
   unknown, not_covered = _shared_people(config_data["split"], wholes)
   return RegionSources(_joined(sides[0]), _joined(sides[1]), public,
                        (*_notes(wholes), *unknown, *public_notes),
-                       (*not_covered, *assumed, *unchecked))
+                       (*not_covered, *_capped(config_data["sources"]), *assumed, *unchecked))
 
 
 def load_public(config_data: Mapping[str, Any],
@@ -249,10 +262,16 @@ def _shared_people(split: str, wholes: Mapping[str, _Whole],
     return (), (f"data.split=image: evaluation photographs {said}",)
   unknown = [w.photographs.name for w in wholes.values() if not w.photographs.persons_known]
   if not unknown:
-    return (), ()
+    return (), (SPLIT_BY_PERSON,)
   names = ", ".join(unknown)
   return ((f"{names}: who is who is not known; data.split=person keeps photographs apart there, "
-           "not people",), (f"{names}: evaluation photographs {said}",))
+           "not people",), (SPLIT_BY_PERSON, f"{names}: evaluation photographs {said}"))
+
+
+def _capped(sources: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+  """Sentences about limits on what is read."""
+  return tuple(sentence for name, options in sources.items()
+               for sentence in caps.not_covered(f"data.sources.{name}", options))
 
 
 def _scenes(*, num_scenes: int, size: int, seed: int, num_people: int, faces: tuple[int, int],

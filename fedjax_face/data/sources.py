@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_face.data import femnist, folders, insightface_rec, lfw, tfds_source
+from fedjax_face.data import caps, femnist, folders, insightface_rec, lfw, tfds_source
 from fedjax_face.data.dataset import FaceDataset, compact
 from fedjax_face.data.decode import OnBad, ReadReport
 from fedjax_face.data.pairs import Pairs
@@ -68,6 +68,8 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
   options = dict(config_data)
   public_options = options.pop("public", None)
   sources = _call("data", PRIVATE, options, draws=Draws.of(rng_seed))
+  sources = sources._replace(
+      not_covered=(*sources.not_covered, *caps.not_covered("data", options)))
   if not public_options:
     return sources
   public, notes = whole_set("data.public", dict(public_options))

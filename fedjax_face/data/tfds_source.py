@@ -15,6 +15,7 @@ import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
+from fedjax_face.draws import identity_of
 
 EACH_IMAGE = "each_image"
 
@@ -99,14 +100,16 @@ def read_tfds(name: str, *, split: str = "train", data_dir: str | pathlib.Path |
     images = np.ascontiguousarray(images.transpose(0, 2, 1, 3))
   report = settle(ReadReport(name, skipped=tuple((f"record {i}", why) for i, why in bad)), on_bad)
   label, names = _numbered(values[features.label], rows, _feature(builder, name, features.label))
-  person, person_names = label, names
+  person, person_names, identity = label, names, None
   if features.person == EACH_IMAGE:
     person, person_names = np.arange(len(rows), dtype=np.int32), ()
+    identity = identity_of(f"record {row}" for row in rows)
   elif features.person != features.label:
     person, person_names = _numbered(values[features.person], rows,
                                      _feature(builder, name, features.person))
   return FaceDataset(name, images, label, person.copy(), names=names,
-                     person_names=() if person is label else person_names), report
+                     person_names=() if person is label else person_names,
+                     identity=identity), report
 
 
 def _base(name: str) -> str:

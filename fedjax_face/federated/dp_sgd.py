@@ -35,6 +35,7 @@ class UnitSampling(NamedTuple):
       a unit].
     event: noise multiplier -> event of one step, which counts the random choice of units.
     expected: expected number of units in a step, which a mean divides by.
+    probability: of a unit in a step, as `event` counts it.
     population: number of units.
     words: for the privacy statement.
     not_covered: sentences for the privacy statement.
@@ -43,6 +44,7 @@ class UnitSampling(NamedTuple):
   cohort: Callable[[Draws, int], Cohort]
   event: Callable[[float], dp_accounting.DpEvent]
   expected: float
+  probability: float
   population: int
   words: str
   not_covered: tuple[str, ...] = ()
@@ -119,7 +121,7 @@ def poisson_units(unit: np.ndarray, identity: np.ndarray, name: str, *, expected
   origin = ("from their number, which is treated as public" if probability is None
             else "given, not derived from their number")
   return UnitSampling(
-      cohort, event, float(expected), population,
+      cohort, event, float(expected), chance, population,
       f"each of {population} {name}s independently with probability {chance:.6g} a step "
       f"(Poisson; {origin}), at most {capacity}, of which a random subset otherwise",
       _number_is_public(name, probability is None, capacity < population))

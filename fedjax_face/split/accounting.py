@@ -131,7 +131,9 @@ def not_covered(schedule: Schedule, labels: LabelPolicy, devices: int) -> tuple[
     devices: K, over which the people are spread by the config's seed.
   """
   sentences = ["which images of a device are in which message, and how many images it has, are "
-               "seen by the server"]
+               "seen by the server",
+               "numbers of images are treated as public: each device has as many in both data sets "
+               "that the guarantee compares, and a person is replaced by one with as many"]
   if labels.policy == "pseudonym":
     sentences.append(LABELS_IN_CLEAR)
   elif labels.in_clear:

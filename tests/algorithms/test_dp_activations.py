@@ -1,6 +1,7 @@
 """Split learning as its page wires it: what crosses the cut, the ledger, refusals, whole runs."""
 
 import csv
+import itertools
 import json
 import math
 from typing import Any, NamedTuple
@@ -283,6 +284,14 @@ def test_cached_activations_are_drawn_once_each_for_itself(sources):
   other[0] = 255 - other[0]
   moved = np.any(prepared(algorithm, other).images != once.images, axis=(1, 2, 3))
   np.testing.assert_array_equal(moved, once.targets["number"] == 0)
+
+
+def test_cached_activations_drawn_anew_are_noticed(sources, monkeypatch):
+  real, calls = page.example_keys, itertools.count()
+  monkeypatch.setattr(page, "example_keys", lambda key, example: real(
+      jax.random.fold_in(key, next(calls)), example))
+  with pytest.raises(AssertionError):
+    test_cached_activations_are_drawn_once_each_for_itself(sources)
 
 
 @pytest.mark.parametrize("mode", ["frozen_cached", "frozen_fresh"])

@@ -131,12 +131,12 @@ def test_score_of_lloyd_by_hand():
 def test_with_and_without():
   rows, present = cluster_audit.with_and_without(np.eye(3, 2), silos=2)
   assert rows.shape == (2, 3, 2) and rows.dtype == np.float32
-  assert present.tolist() == [[[True] * 3] * 2, [[True, True, False], [True] * 3]]
+  assert present.tolist() == [[[True] * 3] * 2, [[False, True, True], [True] * 3]]
 
 
 def test_two_blobs():
   assert cluster_audit.two_blobs(1, 2, np.array([0.6, 0.8])).tolist() == [
-      [1, 0], [0, 1], [0, 1], [0.6, 0.8]]
+      [0.6, 0.8], [1, 0], [0, 1], [0, 1]]
 
 
 def test_what_perfect_guesses_show():

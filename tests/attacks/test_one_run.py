@@ -57,12 +57,13 @@ def adaptive(clip, clients):
 @pytest.mark.parametrize("make, rounds", [(None, 1), (None, 3), (adaptive, 2)])
 def test_real_mechanisms_stay_under_their_claim(make, rounds):
   result = play(make, rounds=rounds)
-  assert 0 < result.measured <= result.claimed
+  assert 0 < result.measured and not result.violated
   assert result.measured <= result.largest_measurable
   assert 0.2 * result.claimed < result.estimate < 1.5 * result.claimed
 
 
-@pytest.mark.parametrize("make, less", [(None, 0.0), (None, 0.2), (adaptive, 0.2)])
+@pytest.mark.parametrize("make, less", [
+    (None, 0.0), (None, 0.2), (adaptive, 0.2), (None, 0.5), (adaptive, 0.5)])
 def test_noise_that_is_missing_or_far_too_small_is_caught(make, less):
   assert play(make, less=less).violated
 
@@ -115,6 +116,21 @@ def test_guesses_by_hand():
   likeliest = (0.01 / 3) ** (1 / 16)
   assert result.measured == pytest.approx(np.log(likeliest / (1 - likeliest)), abs=1e-3)
   assert result.measured == pytest.approx(result.largest_measurable)
+
+
+def test_the_estimate_by_hand():
+  """Means 2 apart at a standard deviation of 1, eight scores on each side."""
+  included = np.arange(16) < 8
+  result = one_run.judge(np.tile([1.0, -1.0], 8) + 2.0 * included, included, 1.0, 1e-5, 0.99)
+  error = np.sqrt(2 / 8 + 4 / 32)
+  assert result.estimate == pytest.approx(one_run.gaussian_epsilon(2.0, 1e-5))
+  assert result.estimate_at_least == pytest.approx(
+      one_run.gaussian_epsilon(2.0 - one_run.DEVIATIONS * error, 1e-5))
+
+
+def test_without_noise_there_is_nothing_to_audit():
+  with pytest.raises(ValueError, match="no noise to audit"):
+    Canaries(np.array([True]), jax.random.key(0)).noise(noise.gaussian(), 0.0, 1.0)
 
 
 @pytest.mark.parametrize("found, included", [

@@ -7,6 +7,7 @@ would number them.
 """
 
 import dataclasses
+import itertools
 
 import dp_accounting
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from fedjax_face.algorithms import dp_activations
 from fedjax_face.data import closed_set, splits
 from fedjax_face.data.dataset import FaceDataset, compact, concatenate
-from fedjax_face.data.photographs import split_by_image, split_by_person
+from fedjax_face.data.photographs import people_groups, split_by_image, split_by_person
 from fedjax_face.data.proposals import random_proposer
 from fedjax_face.data.regions import RegionOptions, extract_regions, unit_identities, units_of
 from fedjax_face.data.silos import Silos, partition
@@ -284,16 +285,37 @@ def test_a_unit_of_regions_that_leaves_keeps_the_others_identities(unit, place):
   np.testing.assert_array_equal(unit_identities(rest, unit), identity[stay])
 
 
+def people_of_three_photographs():
+  """60 photographs of 20 people; two photographs also show somebody of the next three."""
+  image = np.concatenate([np.arange(60), [5, 40]])
+  person = np.concatenate([np.arange(60) // 3, [2, 14]])
+  order = np.argsort(image, kind="stable")
+  return dataclasses.replace(
+      make_photographs(image[order], person[order]),
+      identity=identity_of(f"{n}.jpg" for n in range(60)))
+
+
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("split", [split_by_image, split_by_person])
-def test_a_photograph_that_leaves_moves_no_other_to_the_other_side(split, place):
-  photographs = dataclasses.replace(make_photographs(range(60)),
-                                    identity=identity_of(f"{n}.jpg" for n in range(60)))
+def test_a_photograph_that_leaves_moves_no_other_to_the_other_side(place):
+  photographs = people_of_three_photographs()
   gone = range(60)[PLACES[place]]
   stay = np.delete(np.arange(60), gone)
-  _, test = split(photographs, .3, Draws.of(0))
-  _, left = split(photographs.select(stay), .3, Draws.of(0))
+  _, test = split_by_image(photographs, .3, Draws.of(0))
+  _, left = split_by_image(photographs.select(stay), .3, Draws.of(0))
   assert set(stay[left]) == set(test) - {gone}
+
+
+def test_a_photograph_that_leaves_a_split_by_person_moves_its_own_group_alone():
+  photographs = people_of_three_photographs()
+  group, moved = people_groups(photographs), 0
+  for seed, gone in itertools.product(range(5), range(60)):
+    stay = np.delete(np.arange(60), gone)
+    _, test = split_by_person(photographs, .3, Draws.of(seed))
+    _, left = split_by_person(photographs.select(stay), .3, Draws.of(seed))
+    others = set(stay[left]) ^ (set(test) - {gone})
+    assert all(group[other] == group[gone] for other in others)
+    moved += bool(others)
+  assert moved  # what the privacy statement says of data.split=person does happen
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -54,7 +54,8 @@ def test_photographs_of_a_person_stay_on_one_side():
   assert train | evaluation == set(range(COUNT)) and not train & evaluation
   assert {n // 2 for n in train}.isdisjoint(n // 2 for n in evaluation)
   assert len(evaluation) in (2, 4, 6)  # whole people of two photographs each
-  assert loaded.public is None and loaded.notes == () and loaded.not_covered == ()
+  assert loaded.public is None and loaded.notes == ()
+  assert loaded.not_covered == (region_sources.SPLIT_BY_PERSON,)
 
 
 def test_a_split_by_image_may_part_them():
@@ -119,13 +120,14 @@ def test_a_public_set_is_whole_and_said_to_be_public():
   assert f"ungendered: {len(loaded.public.images)} regions are taken as public" in note
   alone, notes, sentences = region_sources.load_public(section(public=public))
   np.testing.assert_array_equal(alone.images, loaded.public.images)
-  assert notes == loaded.notes and sentences == loaded.not_covered
+  assert notes == loaded.notes
+  assert (region_sources.SPLIT_BY_PERSON, *sentences) == loaded.not_covered
   assert region_sources.load_public(section()) == (None, (), ())
 
 
 def test_the_statement_says_that_public_people_may_be_private():
   public = {"sources": {"others": {"name": "ungendered"}}}
-  sentence, = region_sources.load(section(public=public), 0).not_covered
+  _, sentence = region_sources.load(section(public=public), 0).not_covered
   assert sentence == ("data.public.sources.others (ungendered) and data.sources.one (pairs): "
                       "whether they share a person cannot be checked; whoever is in both is not "
                       "protected on public photographs.")
@@ -142,7 +144,7 @@ def test_a_public_photograph_that_is_private_is_refused():
 
 def test_private_sources_are_of_different_photographs_and_people(tmp_path, monkeypatch):
   both = section(sources={"one": {"name": "pairs"}, "two": {"name": "ungendered"}})
-  sentence, = region_sources.load(both, 0).not_covered
+  _, sentence = region_sources.load(both, 0).not_covered
   assert sentence.startswith("data.sources.one, data.sources.two: epsilon assumes that no person")
   both["sources"]["two"]["first"] = 4
   with pytest.raises(ValueError, match="photograph 0 of data.sources.two is photograph 4 of "):
@@ -177,7 +179,7 @@ def test_it_is_said_where_evaluation_may_show_people_who_train(monkeypatch):
   by_person = region_sources.load(both, 0)
   assert by_person.notes == ("strangers: who is who is not known; data.split=person keeps "
                              "photographs apart there, not people",)
-  assert by_person.not_covered[0].startswith("strangers: evaluation photographs may show people")
+  assert by_person.not_covered[1].startswith("strangers: evaluation photographs may show people")
   assert not by_person.train.persons_known
   assert len(by_person.train.units("image")) == len(by_person.train.images)
   with pytest.raises(ValueError, match="cohort.unit=person: strangers does not say"):
@@ -337,3 +339,9 @@ def test_aflw_goes_from_its_folder_to_regions(tmp_path, monkeypatch):
   assert sum(len(part.photographs[0]) for part in (loaded.train, loaded.evaluation)) == 3
   assert loaded.train.targets["landmarks"].shape[1:] == (21, 2)
   assert not isinstance(loaded.train.photographs[0].images, (list, np.ndarray))  # still encoded
+
+
+def test_a_limit_on_what_is_read_is_said_in_the_statement():
+  """Who leaves the source lets the next one in."""
+  said = region_sources._capped({"one": {"name": "scenes"}, "two": {"name": "aflw", "limit": 5}})
+  assert len(said) == 1 and said[0].startswith("data.sources.two.limit=5 lets in the first")

@@ -128,6 +128,8 @@ def test_lfw_evaluates_the_people_and_pairs_of_its_folds(tmp_path):
   several = sources.load({"name": "lfw", "root": str(tmp_path), "size": 8, "test_folds": [2],
                           "min_images": 2, "max_people": 1}, 0)
   assert several.train.names == ("Ann",) and several.evaluation.names == ("Cem", "Dan")
+  assert loaded.not_covered == ()
+  assert several.not_covered[0].startswith("data.max_people=1 lets in the first so many")
 
 
 @pytest.mark.parametrize("config, message", [

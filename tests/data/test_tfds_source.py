@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.data.tfds_source import EACH_IMAGE, FeatureNames, prepare_command, read_tfds
+from fedjax_face.draws import identity_of
 from tests.data.conftest import encoded
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -65,6 +66,16 @@ def test_every_image_its_own_person_size_and_channels(data_dir):
   data, _ = read(data_dir, features=FeatureNames(person=EACH_IMAGE), size=4, channels=1)
   np.testing.assert_array_equal(data.person, np.arange(5))
   assert data.images.shape == (5, 4, 4, 1) and data.person_names == ()
+
+
+def test_a_record_that_is_skipped_leaves_the_others_their_identities(data_dir):
+  with pytest.warns(UserWarning, match="skipped 1"):
+    data, report = read_tfds("nested_faces", data_dir=data_dir,
+                             features=FeatureNames(person=EACH_IMAGE))
+  [(skipped, _)] = report.skipped
+  records = [f"record {number}" for number in range(6)]
+  records.remove(skipped)
+  np.testing.assert_array_equal(data.identities, identity_of(records))
 
 
 def test_slices_and_limits(data_dir):

@@ -282,6 +282,15 @@ def test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(
     assert (roots.participation == streams.public_root(0)) == nothing
 
 
+def test_participation_that_anybody_can_compute_is_noticed(toy_experiment, tmp_path, monkeypatch):
+  monkeypatch.setattr(run, "_roots", lambda *given: streams.Roots(
+      streams.secret_root(), streams.public_root(0)))
+  with pytest.raises(AssertionError):
+    test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(toy_experiment, tmp_path)
+  with pytest.raises(AssertionError):
+    test_who_takes_part_follows_from_a_root_of_its_own(tmp_path, toy_experiment)
+
+
 def test_another_noise_multiplier_than_that_of_the_releases_is_refused(toy_experiment):
   algorithm = toy_experiment.algorithm
   with pytest.raises(ValueError, match="noise_multiplier=9.0, but the releases"):
