@@ -107,10 +107,10 @@ def _what_adds_up(statement: Mapping[str, Any]) -> list[str]:
     lines += ["", f"**Running total of {budget['data']}, {_number(len(budget['runs']))} run(s): "
               f"epsilon {_cell(epsilon)} for each {unit} at delta {budget['delta']:g}{limit}.** "
               "Runs are entered in full before they begin."]
-  rows = [(run.get("name", ""), run.get("started", ""), run.get("revision", ""), run["digest"],
+  rows = [(run.get("name", ""), run.get("started", ""), run.get("revision", ""),
            ", ".join(f"{_cell(e)} for each {u} at delta {budget['delta']:g}"
                      for u, e in run["epsilon"].items())) for run in budget["runs"]]
-  return [*lines, "", *_table(("run", "entered on", "revision", "digest of the data",
+  return [*lines, "", *_table(("run", "entered on", "revision",
                                "epsilon of the run alone"), rows)]
 
 

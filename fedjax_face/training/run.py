@@ -149,6 +149,7 @@ def _begun(experiment: Experiment, before: Checkpoint,
     before = before._replace(finished=False)
     checkpoint.save(workdir / "checkpoints",
                     before._replace(state=gathered(before.state, experiment.mesh)))
+  budget_entry.begun(workdir)
   return before, roots
 
 

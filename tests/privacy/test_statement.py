@@ -177,13 +177,13 @@ def test_add_or_remove_is_meant_at_a_public_number():
 
 def test_what_adds_up_is_said_with_and_without_a_budget():
   assert "No privacy budget was kept" in statement.privacy_markdown(made(book()))
-  runs = [{"name": "first", "started": "2026-01-01", "revision": "abc", "digest": "00",
+  runs = [{"name": "first", "started": "2026-01-01", "revision": "abc",
            "epsilon": {"person": 1.0}}] * 2
   budget = {"data": "faces", "delta": 1e-6, "limit": 4.0, "total": {"person": 1.5}, "runs": runs}
   text = statement.privacy_markdown(made(book()) | {"budget": budget})
   assert ("Running total of faces, two run(s): epsilon 1.500 for each person at delta 1e-06, of a "
           "limit of 4") in text
-  assert text.count("| first | 2026-01-01 | abc | 00 | 1.000 for each person at delta 1e-06 |") == 2
+  assert text.count("| first | 2026-01-01 | abc | 1.000 for each person at delta 1e-06 |") == 2
 
 
 def test_secrets_are_named_as_to_be_deleted_and_the_generator_as_what_it_is():

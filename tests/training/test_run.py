@@ -382,14 +382,46 @@ def test_a_run_is_entered_before_it_releases_and_once(tmp_path, monkeypatch):
 
 
 def test_an_exhausted_budget_stops_the_run_before_anything_is_written(tmp_path):
-  cost = run.run(options(), tmp_path / "a")[1]["units"][0]["epsilon"]["best"]
+  cost = run.run(options(**SECRET), tmp_path / "a")[1]["units"][0]["epsilon"]["best"]
   budget = Budget(tmp_path / BUDGET, 1.1 * cost)
-  run.run(options(), tmp_path / "b", budget=budget)
+  run.run(options(**SECRET), tmp_path / "b", budget=budget)
   before = (tmp_path / BUDGET).read_bytes()
   with pytest.raises(ValueError, match="is exhausted for each person") as error:
-    run.run(options(), tmp_path / "c", budget=budget)
+    run.run(options(**SECRET), tmp_path / "c", budget=budget)
   assert "\n" not in str(error.value)
   assert not (tmp_path / "c").exists() and (tmp_path / BUDGET).read_bytes() == before
+
+
+def test_a_run_whose_checkpoints_are_gone_is_entered_anew(tmp_path):
+  budget = Budget(tmp_path / BUDGET)
+  _, first = run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  for gone in ("checkpoints", "summary.json"):
+    path = tmp_path / "w" / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  _, second = run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  assert len(totals(tmp_path)["runs"]) == 2
+  assert second["budget"]["total"]["person"] > first["budget"]["total"]["person"]
+  run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  assert len(totals(tmp_path)["runs"]) == 2
+
+
+def test_a_run_that_is_refused_the_second_time_goes_on_being_the_first(tmp_path):
+  cost = run.run(options(**SECRET), tmp_path / "a")[1]["units"][0]["epsilon"]["best"]
+  budget = Budget(tmp_path / BUDGET, 1.1 * cost)
+  run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  marker = (tmp_path / "w" / "privacy_budget.json").read_bytes()
+  shutil.rmtree(tmp_path / "w" / "checkpoints")
+  (tmp_path / "w" / "summary.json").unlink()
+  with pytest.raises(ValueError, match="is exhausted for each person"):
+    run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  assert (tmp_path / "w" / "privacy_budget.json").read_bytes() == marker
+
+
+def test_known_noise_counts_as_none_in_the_budget(tmp_path):
+  run.run(options(), tmp_path / "w", budget=Budget(tmp_path / BUDGET))
+  assert totals(tmp_path)["total"] == {"person": "infinite"}
+  with pytest.raises(ValueError, match="is exhausted for each person"):
+    run.run(options(), tmp_path / "v", budget=Budget(tmp_path / "limited.json", 1e6))
 
 
 def test_a_run_that_finished_without_a_budget_is_in_none(tmp_path):
