@@ -96,6 +96,7 @@ class RegionSources(NamedTuple):
     public: pre-training set, outside the privacy guarantee, or None.
     notes: sentences for the record.
     not_covered: sentences for the privacy statement.
+    evaluates_training_people: whether evaluation images are, or may be, of people who train.
   """
 
   train: RegionSet
@@ -103,6 +104,7 @@ class RegionSources(NamedTuple):
   public: RegionSet | None = None
   notes: tuple[str, ...] = ()
   not_covered: tuple[str, ...] = ()
+  evaluates_training_people: bool = False
 
 
 class _Whole(NamedTuple):
@@ -147,7 +149,7 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> RegionSources:
   unknown, not_covered = _shared_people(config_data["split"], wholes)
   return RegionSources(_joined(sides[0]), _joined(sides[1]), public,
                        (*_notes(wholes), *unknown, *public_notes),
-                       (*not_covered, *assumed, *unchecked))
+                       (*not_covered, *assumed, *unchecked), bool(not_covered))
 
 
 def load_public(config_data: Mapping[str, Any],
