@@ -268,7 +268,7 @@ def test_every_setting_and_seed_is_given_the_budget(tmp_path, monkeypatch):
                       given.append((str(workdir.relative_to(tmp_path)), budget.limit)))
   monkeypatch.setattr(compare, "summarise", lambda *given: sys.exit(0))
   with pytest.raises(SystemExit):
-    compare.main([f"--config={ROOT}/configs/fedgc.py", f"--workdir={tmp_path}", "--seeds=2",
+    compare.main([f"--config={FEMNIST}", f"--workdir={tmp_path}", "--seeds=2",
                   f"--privacy_budget={tmp_path}/b.json", "--privacy_budget_limit=8"])
   assert {limit for _, limit in given} == {8.0}
   assert {place.rpartition("/")[2] for place, _ in given} == {"seed0", "seed1"}

@@ -108,7 +108,7 @@ def test_views_repeat_rows_and_devices_share_the_units():
 
 
 def test_the_event_counts_the_coins_and_the_room():
-  roomy = units(np.arange(8)).event(1.5)
+  roomy = units(np.arange(8), capacity=9).event(1.5)
   assert roomy == dp_accounting.PoissonSampledDpEvent(.25, dp_accounting.GaussianDpEvent(1.5))
   tight = units(np.arange(80), expected=20, capacity=24).event(1.5)
   assert tight == dp_accounting.dp_event.TruncatedSubsampledGaussianDpEvent(
