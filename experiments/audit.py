@@ -17,6 +17,7 @@ through every mechanism that there is, at the same claim. Writes audit_clusters.
 One run (--one_run): the config itself, with its data and its noise, is trained once with --canaries
 canary users (or units), each in the training set by a coin, and the bound is on the epsilon of its
 noised sum at privacy.delta. Writes audit_one_run.json and .png; what was trained is thrown away.
+It counts in no --privacy_budget: on private data, its files are a further release.
 
 Mechanisms that are broken on purpose show whether the game can tell. The exit status is 1 if a real
 mechanism reveals more than it claims.

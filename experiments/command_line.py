@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -73,21 +74,25 @@ def define_budget(values: flags.FlagValues) -> None:
   flags.DEFINE_string("privacy_budget", None, "JSON file, kept across the runs on one data set: "
                       "the run is entered in it before it releases anything", flag_values=values)
   flags.DEFINE_float("privacy_budget_limit", None, "largest epsilon of all runs of a new "
-                     "--privacy_budget together; a run beyond it is refused", lower_bound=0.0,
-                     flag_values=values)
+                     "--privacy_budget together, for each person and each unit of the runs; a run "
+                     "beyond it is refused", lower_bound=0.0, flag_values=values)
 
 
 def privacy_budget(values: flags.FlagValues) -> Any:
   """The `budget.Budget` that the flags name, or None.
 
   Raises:
-    ValueError: a limit without a file.
+    ValueError: a limit without a file, or one that is not finite.
   """
   from fedjax_face.privacy.budget import Budget
   if values.privacy_budget is None:
     if values.privacy_budget_limit is not None:
       raise ValueError("--privacy_budget_limit needs --privacy_budget FILE")
     return None
+  limit = values.privacy_budget_limit
+  if limit is not None and not math.isfinite(limit):
+    raise ValueError(f"--privacy_budget_limit={limit}: expected a finite number; without the flag "
+                     "there is no limit")
   return Budget(pathlib.Path(values.privacy_budget).absolute(), values.privacy_budget_limit)
 
 

@@ -14,7 +14,7 @@ a second table says which settings are as good as the reference within the margi
 
 Settings whose pre-training has the same config and images share it, in public_stages/. Finished
 runs are not repeated, so seeds can be computed by several processes (--only_seed) and joined by a
-last call.
+last call. --privacy_budget=FILE enters the run of every setting and seed before its first release.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def _flags() -> flags.FlagValues:
   flags.DEFINE_integer("only_seed", None, "run this seed alone and print no table",
                        flag_values=values)
   command_line.define_shared(values)
+  command_line.define_budget(values)
   return values
 
 
@@ -118,7 +119,7 @@ def _overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
   return config
 
 
-def _run_all(configs: Mapping[str, Any], workdir: pathlib.Path, seeds: Sequence[int]
+def _run_all(configs: Mapping[str, Any], workdir: pathlib.Path, seeds: Sequence[int], budget: Any
              ) -> dict[str, list[tuple[dict, dict]]]:
   from fedjax_face.training import experiment, run
   results: dict[str, list[tuple[dict, dict]]] = {name: [] for name in configs}
@@ -131,7 +132,7 @@ def _run_all(configs: Mapping[str, Any], workdir: pathlib.Path, seeds: Sequence[
       if loaded[0] != key:
         loaded = key, experiment.load_sources(config)
       results[name].append(run.run(config, workdir / name / f"seed{seed}", loaded[1],
-                                   workdir / "public_stages"))
+                                   workdir / "public_stages", budget))
   return results
 
 
@@ -393,12 +394,13 @@ def _compare(values: flags.FlagValues, arguments: Sequence[str]) -> None:
       raise ValueError(f"--{name} is required")
   command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
+  budget = command_line.privacy_budget(values)
   configs, gap, equivalence, non_private = settings(values.config)
   workdir = pathlib.Path(values.workdir)
   if values.only_seed is not None:
-    _run_all(configs, workdir, [values.only_seed])
+    _run_all(configs, workdir, [values.only_seed], budget)
     return
-  results = _run_all(configs, workdir, range(values.seeds))
+  results = _run_all(configs, workdir, range(values.seeds), budget)
   table = summarise(results, gap, equivalence, non_private)
   (workdir / "comparison.json").write_text(json.dumps(table, indent=2))
   headline = next(iter(configs.values())).evaluation.headline

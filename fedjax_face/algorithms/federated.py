@@ -17,6 +17,7 @@ from fedjax_face.federated.heads import HeadStrategy
 from fedjax_face.federated.participation import Participation
 from fedjax_face.federated.round import ServerOptimizer, check_divides, federated_round
 from fedjax_face.privacy.ledger import Release
+from fedjax_face.privacy.statement import MOST_PEOPLE
 
 
 def embedding_algorithm(
@@ -101,4 +102,4 @@ def _mechanism(aggregator: Aggregator, who: Participation,
     return {}
   return {"clip norm C": hparams["clip_norm"], "noise stddev / C": hparams["noise_multiplier"],
           "sensitivity / C": aggregator.sensitivity, "mean over clients": who.clients,
-          "most people in a client": who.users_per_client}
+          MOST_PEOPLE: who.users_per_client}

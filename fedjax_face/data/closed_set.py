@@ -32,7 +32,9 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
   whole, notes = whole_set("data", options)
   whole = compact(whole)
   test = _held_out(whole, fraction, Draws.of(rng_seed))
-  sources = Sources(whole.select(~test), whole.select(test), notes=notes)
+  sources = Sources(whole.select(~test), whole.select(test), notes=notes, not_covered=(
+      "Evaluation metrics and figures are computed, without noise, on other images of the people "
+      "who train.",), evaluates_training_people=True)
   if not public:
     return sources
   other, more = whole_set("data.public", dict(public))

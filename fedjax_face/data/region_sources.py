@@ -103,6 +103,7 @@ class RegionSources(NamedTuple):
     public: pre-training set, outside the privacy guarantee, or None.
     notes: sentences for the record.
     not_covered: sentences for the privacy statement.
+    evaluates_training_people: whether evaluation images are, or may be, of people who train.
   """
 
   train: RegionSet
@@ -110,6 +111,7 @@ class RegionSources(NamedTuple):
   public: RegionSet | None = None
   notes: tuple[str, ...] = ()
   not_covered: tuple[str, ...] = ()
+  evaluates_training_people: bool = False
 
 
 class _Whole(NamedTuple):
@@ -158,9 +160,11 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> RegionSources:
     for side, numbers in zip(sides, chosen, strict=True):
       side.append(_side(whole, numbers))
   unknown, not_covered = _shared_people(config_data["split"], wholes)
+  given = (SPLIT_BY_PERSON,) if config_data["split"] == "person" else ()
   return RegionSources(_joined(sides[0]), _joined(sides[1]), public,
                        (*_notes(wholes), *unknown, *public_notes),
-                       (*not_covered, *_capped(config_data["sources"]), *assumed, *unchecked))
+                       (*given, *not_covered, *_capped(config_data["sources"]), *assumed,
+                        *unchecked), bool(not_covered))
 
 
 def load_public(config_data: Mapping[str, Any],
@@ -262,10 +266,10 @@ def _shared_people(split: str, wholes: Mapping[str, _Whole],
     return (), (f"data.split=image: evaluation photographs {said}",)
   unknown = [w.photographs.name for w in wholes.values() if not w.photographs.persons_known]
   if not unknown:
-    return (), (SPLIT_BY_PERSON,)
+    return (), ()
   names = ", ".join(unknown)
   return ((f"{names}: who is who is not known; data.split=person keeps photographs apart there, "
-           "not people",), (SPLIT_BY_PERSON, f"{names}: evaluation photographs {said}"))
+           "not people",), (f"{names}: evaluation photographs {said}",))
 
 
 def _capped(sources: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

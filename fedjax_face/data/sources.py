@@ -34,6 +34,7 @@ class Sources(NamedTuple):
     pairs: official pairs, rows of `evaluation`, or None.
     notes: sentences for the record: what was skipped, what could not be checked.
     not_covered: sentences for the privacy statement.
+    evaluates_training_people: whether evaluation images are, or may be, of people who train.
   """
 
   train: FaceDataset
@@ -42,6 +43,7 @@ class Sources(NamedTuple):
   pairs: Pairs | None = None
   notes: tuple[str, ...] = ()
   not_covered: tuple[str, ...] = ()
+  evaluates_training_people: bool = False
 
 
 _Whole = tuple[FaceDataset, tuple[str, ...]]
@@ -114,7 +116,7 @@ def _femnist(draws, *, path: str | None = None, num_writers: int | None = None,
       *notes, "femnist: evaluation images are unseen characters, by writers that also train"))
   return sources._replace(not_covered=(
       "Evaluation metrics and figures are computed, without noise, on other images of the writers "
-      "who train.",))
+      "who train.",), evaluates_training_people=True)
 
 
 def _lfw(draws, *, root: str | None = None, size: int = 112, grayscale: bool = False,
@@ -290,8 +292,11 @@ def _by_person(whole: _Whole, test_fraction: float, draws: Draws) -> Sources:
 def _disjoint(train: FaceDataset, evaluation: FaceDataset, what: str = "person",
               pairs: Pairs | None = None, notes: tuple[str, ...] = ()) -> Sources:
   """Both sets with labels and persons 0..n-1, if they share no `what`."""
-  notes += _checked_disjoint(train, evaluation, what)
-  return Sources(compact(train), compact(evaluation), pairs=pairs, notes=notes)
+  unknown = _checked_disjoint(train, evaluation, what)
+  return Sources(
+      compact(train), compact(evaluation), pairs=pairs, notes=(*notes, *unknown),
+      not_covered=tuple(f"{note}; evaluation metrics are without noise." for note in unknown),
+      evaluates_training_people=bool(unknown))
 
 
 def _checked_disjoint(train: FaceDataset, test: FaceDataset, what: str) -> tuple[str, ...]:

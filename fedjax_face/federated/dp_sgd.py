@@ -111,7 +111,7 @@ def poisson_units(unit: np.ndarray, identity: np.ndarray, name: str, *, expected
         draw=drawn.astype(np.uint32).reshape(shape))
 
   def event(noise_multiplier: float) -> dp_accounting.DpEvent:
-    if capacity >= population:
+    if capacity > population:  # also with one unit more, nobody is left out
       return dp_accounting.PoissonSampledDpEvent(
           chance, dp_accounting.GaussianDpEvent(noise_multiplier))
     return dp_accounting.dp_event.TruncatedSubsampledGaussianDpEvent(
@@ -124,7 +124,7 @@ def poisson_units(unit: np.ndarray, identity: np.ndarray, name: str, *, expected
       cohort, event, float(expected), chance, population,
       f"each of {population} {name}s independently with probability {chance:.6g} a step "
       f"(Poisson; {origin}), at most {capacity}, of which a random subset otherwise",
-      _number_is_public(name, probability is None, capacity < population))
+      _number_is_public(name, probability is None, capacity <= population))
 
 
 def _number_is_public(name: str, of_probability: bool, of_room: bool) -> tuple[str, ...]:

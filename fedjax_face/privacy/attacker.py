@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from dp_accounting.dp_event import DpEvent
 
-from fedjax_face.privacy import accounting
+from fedjax_face.privacy import accounting, time_limit
 from fedjax_face.privacy.adjacency import Adjacency
 
 FALSE_POSITIVES = 0.01
@@ -54,8 +54,8 @@ def most_found(event: DpEvent, adjacency: Adjacency, epsilon: float, delta: floa
   From the trade-off curve: every (epsilon, delta) that holds gives the two lines
   min(e^epsilon f + delta, 1 - e^-epsilon (1 - delta - f)) at f false positives, and the smallest
   of all holds (Kairouz, Oh, Viswanath 2015; Dong, Roth, Su 2022, Proposition 2.5). The curve is
-  that of the privacy loss distribution; where there is none, or epsilon is above 100, the one pair
-  is used.
+  that of the privacy loss distribution; where there is none, it takes too long or is too wide for
+  its grid, or epsilon is above 100, the one pair is used.
 
   Args:
     event: everything that was released about a unit.
@@ -70,12 +70,24 @@ def most_found(event: DpEvent, adjacency: Adjacency, epsilon: float, delta: floa
     return 1.0
   epsilons, deltas = np.array([epsilon]), np.array([delta])
   if epsilon <= _LARGEST_EPSILON and not accounting.unsupported(event, adjacency, "pld"):
-    merged = accounting.merge_gaussians(event)
-    accountant = accounting.PldAccountant(adjacency, accounting.discretisation(merged))
-    composed = accountant.compose(merged)
-    grid = np.linspace(0, max(epsilon, 1e-3) * 1.5, 200)
-    epsilons = np.concatenate([epsilons, grid])
-    deltas = np.concatenate([deltas, composed._pld.get_delta_for_epsilon(grid)])
+    try:
+      with time_limit.limited("the bound on an attacker"):
+        grid = np.linspace(0, max(epsilon, 1e-3) * 1.5, 200)
+        found = _deltas(event, adjacency, grid)
+        epsilons, deltas = np.append(epsilons, grid), np.append(deltas, found)
+    except (time_limit.TookTooLong, OverflowError):
+      pass  # the one pair holds all the same
+  epsilons = np.minimum(epsilons, 700)  # e^700 is more than any share
   lines = np.minimum(np.exp(epsilons) * false_positives + deltas,
                      1 - np.exp(-epsilons) * (1 - deltas - false_positives))
   return float(np.clip(lines.min(), false_positives, 1.0))
+
+
+def _deltas(event: DpEvent, adjacency: Adjacency, epsilons: np.ndarray) -> np.ndarray:
+  """The delta of each epsilon, 1 where the loss is too wide for its grid."""
+  merged = accounting.merge_gaussians(event)
+  interval = accounting.discretisation(merged)
+  if interval > accounting._WIDEST:
+    return np.ones_like(epsilons)
+  composed = accounting.PldAccountant(adjacency, interval).compose(merged)
+  return np.asarray(composed._pld.get_delta_for_epsilon(epsilons))

@@ -3,11 +3,15 @@
 A run is entered with everything that it may release, all rounds of it, before the first release; it
 stays entered, whether it ends or not. Entering reads and replaces the file under a lock, so that
 runs which start together all count. A run that goes on is not counted again.
+
+The file is guarded: the digests in it are of the data alone, so that its owner can tell which runs
+had the same data, and who knows everybody else's data could tell from one whether somebody is in.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import math
@@ -17,10 +21,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fedjax_face.privacy import groups
 from fedjax_face.privacy.adjacency import Adjacency
-from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.privacy.ledger import Ledger, Release, events_used
 
 _VERSION = 1
+_PERSON = "person"
 _POLL_SECONDS = 0.05
 
 
@@ -43,10 +49,11 @@ class Entry(NamedTuple):
   Attributes:
     run: identifies it, the same when it goes on.
     data: name of the training set.
-    digest: of the training set.
+    digest: of the training set, without a key; it stays in the file.
     delta: of its statement.
     said: further words for readers: name, date, revision.
     ledger: everything that it may release, to its last round.
+    units_per_person: unit -> the most of them that one person has, where that is known.
   """
 
   run: str
@@ -55,6 +62,7 @@ class Entry(NamedTuple):
   delta: float
   said: Mapping[str, str]
   ledger: Ledger
+  units_per_person: Mapping[str, int] = {}
 
 
 def enter(budget: Budget, entry: Entry, patience: float = 10.0) -> None:
@@ -82,6 +90,7 @@ def enter(budget: Budget, entry: Entry, patience: float = 10.0) -> None:
                        "the same, or none given")
     others = [run for run in held["runs"] if run["run"] != entry.run]
     runs = [*others, {"run": entry.run, "digest": entry.digest, **entry.said,
+                      "units_per_person": dict(entry.units_per_person),
                       "ledger": entry.ledger.to_json()}]
     if held["limit"] is not None:
       before, after = totals(others, held["delta"]), totals(runs, held["delta"])
@@ -105,10 +114,12 @@ def statement(path: pathlib.Path) -> dict[str, Any]:
   """What the file says, for privacy.json: runs with the epsilon of each, and the total.
 
   Returns:
-    `data`, `delta`, `limit`, `total` (unit -> epsilon, "infinite" without a bound), `runs`.
+    `data`, `delta`, `limit`, `total` (unit -> epsilon, "infinite" without a bound), `runs`; no
+    digest and no number of units of a person, which are private.
   """
   held = _read(path)
-  alone = [{**{k: v for k, v in run.items() if k != "ledger"},
+  private = ("ledger", "digest", "units_per_person")
+  alone = [{**{k: v for k, v in run.items() if k not in private},
             "epsilon": _plain(totals([run], held["delta"]))} for run in held["runs"]]
   return {"data": held["data"], "delta": held["delta"], "limit": held["limit"],
           "total": _plain(totals(held["runs"], held["delta"])), "runs": alone}
@@ -120,27 +131,67 @@ def totals(runs: Sequence[Mapping[str, Any]], delta: float) -> dict[str, float]:
   Composition is adaptive, over all runs of a unit and adjacency. A unit with releases under both
   add-or-remove-one and replace-one has a total under replace-one: removing one and adding another
   doubles the epsilon of the former, at (1 + e^epsilon) times its delta, and the two parts add up.
+
+  There is always a total of the person: a run that counts by another unit (an image) enters it with
+  the epsilon of as many units as one person has (`groups`), inf where that number is not known.
+  Another unit has a total only where every run counts by it.
   """
-  ledgers: dict[tuple[str, Adjacency], Ledger] = {}
-  for run in runs:
-    for release, times in Ledger.from_json(run["ledger"]).entries:
-      ledgers.setdefault((release.unit, release.adjacency), Ledger()).record(release, times)
-  units = dict.fromkeys(unit for unit, _ in ledgers)
-  return {unit: _total(unit, {of: ledger for (name, of), ledger in ledgers.items() if name == unit},
-                       delta) for unit in units}
+  books = [(Ledger.from_json(run["ledger"]), run.get("units_per_person", {})) for run in runs]
+  books = [(book, most) for book, most in books if book.units]
+  units = dict.fromkeys(unit for book, _ in books for unit in book.units)
+  found = {unit: _total(unit, _composed(unit, books), delta) for unit in units
+           if all(unit in book.units for book, _ in books)}
+  if units and _PERSON not in found:
+    found[_PERSON] = _of_person(books, delta)
+  return found
+
+
+def _composed(unit: str, books: Sequence[tuple[Ledger, Any]]) -> dict[Adjacency, Ledger]:
+  """Adjacency -> privacy events of all runs, counted run by run: no event covers two runs."""
+  ledgers: dict[Adjacency, Ledger] = {}
+  for book, _ in books:
+    for release, times in book.entries:
+      if release.unit == unit:
+        ledgers.setdefault(release.adjacency, Ledger()).record(
+            dataclasses.replace(release, covers=1), events_used(times, release.covers))
+  return ledgers
+
+
+def _of_person(books: Sequence[tuple[Ledger, Mapping[str, int]]], delta: float) -> float:
+  """The runs that count by the person, and those of its other units one by one, at shares of delta.
+  """
+  own = _composed(_PERSON, books)
+  others = [(release, times, most.get(release.unit)) for book, most in books
+            if _PERSON not in book.units for release, times in book.entries if times]
+  if any(adjacency is not Adjacency.ADD_OR_REMOVE_ONE for adjacency in own):
+    return math.inf
+  share = delta / (len(others) + bool(own))
+  return sum((_of_group(*other, share) for other in others),
+             _total(_PERSON, own, share) if own else 0.0)
+
+
+def _of_group(release: Release, times: int, most: int | None, delta: float) -> float:
+  """Epsilon of adding or removing a person with `most` units; inf where it is not known."""
+  if most is None or release.covers != 1 or (
+      release.adjacency is not Adjacency.ADD_OR_REMOVE_ONE):
+    return math.inf
+  return _known(groups.group_epsilon(release.event, times, most, delta))
+
+
+def _known(epsilon: float) -> float:
+  return math.inf if math.isnan(epsilon) else epsilon
 
 
 def _total(unit: str, ledgers: Mapping[Adjacency, Ledger], delta: float) -> float:
-  known = lambda epsilon: math.inf if math.isnan(epsilon) else epsilon
   if len(ledgers) == 1:
     (ledger,) = ledgers.values()
-    return known(ledger.epsilon(delta, unit).best)
+    return _known(ledger.epsilon(delta, unit).best)
   if set(ledgers) != {Adjacency.ADD_OR_REMOVE_ONE, Adjacency.REPLACE_ONE}:
     return math.inf
-  replaced = known(ledgers[Adjacency.REPLACE_ONE].epsilon(delta / 2, unit).best)
+  replaced = _known(ledgers[Adjacency.REPLACE_ONE].epsilon(delta / 2, unit).best)
   smaller = delta / 4
   for _ in range(20):
-    added = known(ledgers[Adjacency.ADD_OR_REMOVE_ONE].epsilon(smaller, unit).best)
+    added = _known(ledgers[Adjacency.ADD_OR_REMOVE_ONE].epsilon(smaller, unit).best)
     if not added < 300:
       return math.inf
     if (1 + math.exp(added)) * smaller <= delta / 2:

@@ -22,13 +22,15 @@ from dp_accounting.dp_event import DpEvent
 from dp_accounting.pld import pld_pmf, privacy_loss_distribution
 from scipy import special, stats
 
-from fedjax_face.privacy import accounting
+from fedjax_face.privacy import accounting, time_limit
 from fedjax_face.privacy.adjacency import Adjacency
 
 _TAIL = 10.0           # standard deviations of the Gaussian loss that are kept
 _NEGLIGIBLE = 1e-6     # share of delta given up for numbers of sampled units that hardly occur
 _NEWTON_STEPS = 3
-_LARGEST_GRID = 4e6    # points
+_LARGEST_GRID = 1e6    # points
+_SECONDS = 20.0
+_HARDLY = 0.01         # epsilon so small that sampling is left out of the account
 
 
 class _Mixture(NamedTuple):
@@ -50,7 +52,8 @@ def group_epsilon(event: DpEvent, steps: int, group: int, delta: float) -> float
     delta: in (0, 1).
 
   Returns:
-    A valid upper bound; inf where nothing is promised, nan for an event of another kind.
+    A valid upper bound; inf where nothing is promised, nan for an event of another kind and where
+    the computation takes too long.
 
   Raises:
     ValueError: a group below 1, negative steps or a delta outside (0, 1).
@@ -89,10 +92,25 @@ def _of_sampled(sampling_rate: float, noise_multiplier: float, steps: int, group
   """As `group_epsilon`, where j sampled units move the sum by `sensitivity` * j."""
   if sampling_rate == 0:
     return 0.0
-  if noise_multiplier == 0:
+  if noise_multiplier < accounting.SMALLEST_NOISE:
     return math.inf
-  if sampling_rate == 1:
-    return _of_gaussian(noise_multiplier / (group * sensitivity), steps, delta)
+  noise_multiplier = min(noise_multiplier, accounting.LARGEST_NOISE)
+  # All units in every step: k sensitivities, the most that a sample can move the sum.
+  unsampled = _of_gaussian(noise_multiplier / (group * sensitivity), steps, delta)
+  if sampling_rate == 1 or unsampled < _HARDLY:
+    return unsampled
+  try:
+    with time_limit.limited(f"epsilon of {group} units of a person", _SECONDS):
+      return min(unsampled, _of_mixture(sampling_rate, noise_multiplier, steps, group, delta,
+                                        sensitivity))
+  except time_limit.TookTooLong:
+    return unsampled if math.isfinite(unsampled) else math.nan
+  except OverflowError:  # losses beyond all numbers
+    return unsampled
+
+
+def _of_mixture(sampling_rate: float, noise_multiplier: float, steps: int, group: int,
+                delta: float, sensitivity: int) -> float:
   # More than `most` of the units in one step: given up, with the same coins on both sides.
   most = int(stats.binom.isf(_NEGLIGIBLE * delta / steps, group, sampling_rate))
   most = min(group, most)
@@ -102,8 +120,12 @@ def _of_sampled(sampling_rate: float, noise_multiplier: float, steps: int, group
   mixture = _Mixture(1.0 * sensitivity * number, probabilities / probabilities.sum(),
                      noise_multiplier)
   interval = _interval(mixture, sampling_rate, steps, group)
-  loss = privacy_loss_distribution.PrivacyLossDistribution(
-      _pmf(mixture, interval, "remove"), _pmf(mixture, interval, "add")).self_compose(steps)
+  if interval > accounting._WIDEST:
+    return math.inf
+  one = privacy_loss_distribution.PrivacyLossDistribution(
+      _pmf(mixture, interval, "remove"), _pmf(mixture, interval, "add"))
+  time_limit.check()
+  loss = one.self_compose(steps)
   found = float(loss.get_epsilon_for_delta(delta - steps * tail))
   return found - steps * math.log1p(-tail)
 
@@ -180,6 +202,7 @@ def _loss(x: np.ndarray, mixture: _Mixture) -> tuple[np.ndarray, np.ndarray]:
   total = np.full_like(x, -np.inf)
   slope = np.zeros_like(x)
   for p, c in zip(mixture.probabilities, mixture.shifts, strict=True):
+    time_limit.check()
     if p > 0:
       term = math.log(p) + c * (2 * x - c) / (2 * z * z)
       larger = np.logaddexp(total, term)

@@ -18,11 +18,15 @@ from fedjax_face.privacy.accounting import EpsilonReport
 from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.privacy.statement_page import epsilon_words, privacy_markdown
 
-__all__ = ["FILES", "GROUPS", "NOISE_KEYS", "delta_warning", "epsilon_words", "privacy_json",
-           "privacy_markdown"]
+__all__ = ["FILES", "GROUPS", "MOST_PEOPLE", "NOISE_KEYS", "delta_warning", "epsilon_words",
+           "privacy_json", "privacy_markdown"]
 
 GROUPS = (2, 5, 10)
 """Numbers of units of one person of which the statement gives the epsilon, beside the largest."""
+
+
+MOST_PEOPLE = "most people in a client"
+"""Name of a quantity of `mechanism` that is counted in the training set."""
 
 
 class File(NamedTuple):
@@ -37,17 +41,23 @@ FILES = (
     File("PRIVACY.md, privacy.json", "publish", "this statement"),
     File("config.json", "publish", "the config; guard it where it pins privacy.noise_seed, from "
          "which the noise follows"),
-    File("figures/roc.png, figures/det.png", "publish",
-         "results on the evaluation people, who are not protected"),
     File("checkpoints", "guard", "the model itself is what the channels above release, but beside "
          "it stands what must not leave: class embeddings and control variates of silos, and "
          "until the run has finished the noise of earlier rounds"),
     File("metrics.csv, events.out.tfevents.*, wandb*", "guard",
-         "metrics measured on private data without noise"),
+         "metrics measured on private data without noise; where training.wandb was set, that "
+         "service holds them already"),
     File("summary.json, figures/training.png, figures/overlap.png", "guard",
          "drawn from such metrics, and from class embeddings where there are some"),
     File("pretrained", "guard", "trained on the public set alone: as public as that set is"),
+    File("training_set.key", "guard", "key of the digest of the training set above: who has it and "
+         "everybody else's data can tell who is in. Its owner needs it to compute the digest anew"),
     File("privacy_budget.json", "guard", "which entry of the privacy budget is this run's"),
+    File("the file of --privacy_budget, that file's .lock", "guard", "outside this folder; "
+         "digests of the data without a key, and what later runs are counted by (the lock is empty)"
+         ),
+    File("audit*.json, audit*.png", "guard", "of experiments.audit; with --one_run what a further "
+         "run on the same data shows, which is not counted here"),
     File("secrets", "delete", "roots of noise and participation of a run that has not finished; "
          "guard them until it has, when it deletes them itself. Delete copies and backups too"),
     File("noise.json", "delete", "root of the noise of a device of a split run over the wire; "
@@ -55,6 +65,12 @@ FILES = (
     File("server.json, devices.json", "guard", "by what the server of such a run knows its "
          "devices"),
 )
+_CURVES = "figures/roc.png, figures/det.png"
+_EVALUATION = {
+    False: File(_CURVES, "publish", "results on the evaluation people, who are not protected"),
+    True: File(_CURVES, "guard", "results, without noise, on images of people who train or may do "
+               "so"),
+}
 _DEVICE_ONLY = (
     "a keyed hash (BLAKE2b) turns a root into 64-bit keys of Threefry-2x32, the 20-round "
     "counter-based generator that draws the noise on the device. Threefry is made from a cipher "
@@ -62,8 +78,9 @@ _DEVICE_ONLY = (
     "whoever can try 2^64 keys can undo the noise of that key: against an attacker beyond that, or "
     "one who breaks Threefry, no guarantee is given")
 _GENERATORS = (
-    "each round has a 64-bit noise key and a 256-bit seed of numpy's PCG64, which draws who takes "
-    "part and is a statistical generator too, not a cryptographic one; " + _DEVICE_ONLY)
+    "who takes part is drawn by SipHash-2-4 under 128-bit keys, one for each purpose and round, "
+    "which BLAKE2b under the root gives: keyed functions for which no attack better than guessing "
+    "the key is known. Each round has a 64-bit noise key; " + _DEVICE_ONLY)
 NOISE_KEYS = {
     "operating_system": "noise, and who takes part in which round, follow from two separate "
                         "256-bit roots of the operating system's entropy, kept in secrets/ while "
@@ -76,7 +93,9 @@ NOISE_KEYS = {
                "sends what when follows from the config's seed and hides nothing; " + _DEVICE_ONLY,
     "pinned": "noise and who takes part are pinned by seeds: no privacy is claimed against anyone "
               "who knows the seeds",
-    "none": "none; nothing is noised, and the config's seed decides who takes part in which round",
+    "none": "no guarantee rests on a secret: the config's seed decides who takes part in which "
+            "round, and noise, where a method draws any without a proof, follows from a 256-bit "
+            "root of the operating system's entropy",
 }
 
 
@@ -84,7 +103,8 @@ def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int],
                  noise_keys: str, units_per_person: Mapping[str, int] | None = None,
                  mechanism: Mapping[str, float | str] | None = None, dealt: Sequence[str] = (),
                  run: Mapping[str, Any] | None = None,
-                 budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
+                 budget: Mapping[str, Any] | None = None,
+                 evaluates_training_people: bool = False) -> dict[str, Any]:
   """Everything that the statement says, as strict JSON types.
 
   Args:
@@ -99,6 +119,7 @@ def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int],
     run: `algorithm`, `data` (`name`, `people`, `images`, `digest`, `digest_of`), `revision` and
       `written`; None where the statement is not of a run.
     budget: of `budget.statement`, where one is kept.
+    evaluates_training_people: whether evaluation images are, or may be, of people who train.
 
   Returns:
     A dict; an infinite epsilon is the string "infinite", one that no accountant gives is None.
@@ -121,14 +142,30 @@ def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int],
       "dealt": list(dealt),
       "noise_keys": noise_keys,
       "noise_keys_in_words": NOISE_KEYS[noise_keys],
-      "not_covered": list(ledger.not_covered),
+      "not_covered": [*ledger.not_covered,
+                      *_stated(ledger.units, several, mechanism or {}, dealt, run is not None)],
       "public_datasets": list(ledger.public),
       "budget": None if budget is None else dict(budget),
-      "files": [file._asdict() for file in FILES],
+      "files": [file._asdict() for file in (*FILES, _EVALUATION[evaluates_training_people])],
       "verdicts": attacker.SOURCE,
       "accountants": f"dp_accounting {metadata.version('dp-accounting')}: RDP and PLD",
       "ledger": ledger.to_json(),
   }
+
+
+def _stated(units: Sequence[str], several: Mapping[str, int], mechanism: Mapping[str, Any],
+            dealt: Sequence[str], of_a_run: bool) -> list[str]:
+  """The sentence on private numbers that the statement itself gives away."""
+  numbers = [*(["the number of people", "the number of images"] if of_a_run else []),
+             *(f"the number of {unit}s" for unit in units),
+             *(f"the most {unit}s of one person" for unit in several),
+             *([MOST_PEOPLE] if MOST_PEOPLE in mechanism else []),
+             *(["the notes on how people were dealt"] if dealt else [])]
+  if not numbers:
+    return []
+  return [f"Of the training set, {', '.join(dict.fromkeys(numbers))} are stated here as they are, "
+          "without noise, and so is what is computed from them (sampling, noise, epsilon): they "
+          "are treated as public."]
 
 
 def delta_warning(delta: float, unit: str, population: int) -> str | None:

@@ -98,6 +98,9 @@ def _what_adds_up(statement: Mapping[str, Any]) -> list[str]:
       "Every further run on the same people, with another seed, config or method, adds to what is "
       "known of them: two runs that release as much as this one have together at most twice its "
       "epsilon at twice its delta. Trials that were looked at and thrown away count too."]
+  others = ("Only experiments.train and experiments.compare enter their runs in a budget: what "
+            "other programs release of these people (experiments.audit --one_run, "
+            "experiments.edge_server and experiments.device, code of one's own) is not counted.")
   budget = statement["budget"]
   if budget is None:
     return [*lines, "", "No privacy budget was kept (--privacy_budget FILE): other runs on these "
@@ -107,10 +110,11 @@ def _what_adds_up(statement: Mapping[str, Any]) -> list[str]:
     lines += ["", f"**Running total of {budget['data']}, {_number(len(budget['runs']))} run(s): "
               f"epsilon {_cell(epsilon)} for each {unit} at delta {budget['delta']:g}{limit}.** "
               "Runs are entered in full before they begin."]
-  rows = [(run.get("name", ""), run.get("started", ""), run.get("revision", ""), run["digest"],
+  lines += ["", others]
+  rows = [(run.get("name", ""), run.get("started", ""), run.get("revision", ""),
            ", ".join(f"{_cell(e)} for each {u} at delta {budget['delta']:g}"
                      for u, e in run["epsilon"].items())) for run in budget["runs"]]
-  return [*lines, "", *_table(("run", "entered on", "revision", "digest of the data",
+  return [*lines, "", *_table(("run", "entered on", "revision",
                                "epsilon of the run alone"), rows)]
 
 

@@ -8,10 +8,12 @@ import json
 import pathlib
 import pickle
 import secrets
+from typing import Any
 
 from fedjax_face.privacy import budget as budgets
 from fedjax_face.privacy.budget import Budget, Entry
-from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.privacy.ledger import Ledger, non_private
+from fedjax_face.training import checkpoint
 from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.mesh import broadcast, is_main_process
 from fedjax_face.training.records import write_json
@@ -62,37 +64,64 @@ def enter(experiment: Experiment, workdir: pathlib.Path, budget: Budget | None) 
     raise failure
 
 
+def begun(workdir: pathlib.Path) -> None:
+  """Marks that a checkpoint is kept from which an entered run goes on; before its first release."""
+  marked = _read(workdir) if is_main_process() else None
+  if marked is not None:
+    write_json(workdir / MARKER, {**marked, "begun": True})
+
+
 def _enter(experiment: Experiment, workdir: pathlib.Path, budget: Budget) -> None:
   options, data = experiment.config, described(experiment.sources.train)
-  whole = Ledger.from_json(experiment.ledger.to_json())
-  for release in experiment.algorithm.releases:
-    whole.record(release, options.rounds)
-  run, known = _marked(workdir), True
-  if run is None:
-    run, known = secrets.token_hex(8), False
+  marked, run = _read(workdir), secrets.token_hex(8)
+  # One that began and has no checkpoint left starts again, with other noise: a run of its own.
+  if marked is not None and not (
+      marked.get("begun", True) and not checkpoint.exist(workdir / "checkpoints")):
+    run = marked["run"]
+  else:
     # First, so that a run that is killed between the two files is not entered twice.
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / MARKER, {"run": run})
+    write_json(workdir / MARKER, {"run": run, "begun": False})
   said = {"name": workdir.name, "algorithm": experiment.algorithm.name,
           "started": datetime.datetime.now(datetime.UTC).date().isoformat(),
           "revision": git_revision()}
-  entry = Entry(run, data["name"], data["digest"], options.privacy.delta, said, whole)
+  entry = Entry(run, data["name"], data["digest"], options.privacy.delta, said, _whole(experiment),
+                experiment.algorithm.units_per_person)
   try:
     budgets.enter(budget, entry)
   except (ValueError, OSError):
-    if not known:
+    if marked is not None:
+      write_json(workdir / MARKER, marked)
+    else:
       (workdir / MARKER).unlink()
       with contextlib.suppress(OSError):
         workdir.rmdir()  # where nothing else is in it
     raise
 
 
+def _whole(experiment: Experiment) -> Ledger:
+  """Everything that the run may release to its last round; noise that is known protects nothing."""
+  options, whole = experiment.config, Ledger.from_json(experiment.ledger.to_json())
+  for release in experiment.algorithm.releases:
+    if options.privacy.get("noise_seed") is not None:
+      release = non_private(release.channel, release.unit, release.adjacency, release.seen_by,
+                            "privacy.noise_seed is pinned")
+    whole.record(release, options.rounds)
+  return whole
+
+
 def _marked(workdir: pathlib.Path) -> str | None:
+  marked = _read(workdir)
+  return None if marked is None else marked["run"]
+
+
+def _read(workdir: pathlib.Path) -> dict[str, Any] | None:
   path = workdir / MARKER
   if not path.exists():
     return None
   try:
-    return str(json.loads(path.read_text())["run"])
+    marked = json.loads(path.read_text())
+    return {**marked, "run": str(marked["run"])}
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(f"{path} is damaged ({error}): which entry of the privacy budget is this "
                      "run's is not known") from None

@@ -99,6 +99,11 @@ def _write(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
     os.fsync(file.fileno())
 
 
+def exist(folder: pathlib.Path) -> bool:
+  """Whether `restore` would find checkpoints in a folder, readable or not."""
+  return bool(_rounds(folder))
+
+
 def restore(folder: str | os.PathLike, template: State, warn: Warn) -> Checkpoint | None:
   """The newest readable checkpoint, the same one in every process; None if there is none at all.
 

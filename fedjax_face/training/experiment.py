@@ -23,6 +23,9 @@ from fedjax_face.training.families import family_of
 from fedjax_face.training.mesh import clients_mesh, is_main_process
 from fedjax_face.training.streams import public_root
 
+_TO_A_THIRD_PARTY = ("training.wandb: metrics measured on private data, without noise, are sent to "
+                     "Weights & Biases, a third party.")
+
 RESIDENT_BYTES = 2 << 30  # "auto": a set of at most this size lives on the device
 
 Say = Callable[[str], None]
@@ -86,6 +89,8 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
     _enter_pretraining(ledger, config, _pretraining_set(sources).name, algorithm)
   for sentence in (*algorithm.not_covered, *sources.not_covered):
     ledger.declare_not_covered(sentence)
+  if config.training.get("wandb"):
+    ledger.declare_not_covered(_TO_A_THIRD_PARTY)
   if config.get("rehearsal"):
     _enter_rehearsal(ledger, config.rehearsal, sources)
   evaluator = family_of(config.algorithm).evaluator(algorithm, config, sources)

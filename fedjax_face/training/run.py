@@ -30,6 +30,7 @@ from fedjax_face.training import (
     references,
     secret_roots,
     summary,
+    training_set,
 )
 from fedjax_face.training.checkpoint import Checkpoint
 from fedjax_face.training.evaluator import Outcome
@@ -38,7 +39,6 @@ from fedjax_face.training.mesh import gathered, is_main_process, shard
 from fedjax_face.training.progress import Display
 from fedjax_face.training.records import BEFORE_ALL, CsvFile, TensorBoard, WeightsAndBiases
 from fedjax_face.training.streams import Roots, public_root
-from fedjax_face.training.training_set import described
 
 Values = dict[str, float]
 
@@ -77,6 +77,7 @@ def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
   if is_main_process():
     workdir.mkdir(parents=True, exist_ok=True)
     config.record(options, workdir)
+    training_set.key(workdir)
   clock, ledger = _Clock(), Ledger.from_json(before.ledger)
   watch = health.watch(experiment.algorithm, options)
   try:
@@ -149,6 +150,7 @@ def _begun(experiment: Experiment, before: Checkpoint,
     before = before._replace(finished=False)
     checkpoint.save(workdir / "checkpoints",
                     before._replace(state=gathered(before.state, experiment.mesh)))
+  budget_entry.begun(workdir)
   return before, roots
 
 
@@ -323,7 +325,8 @@ def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path
   return summary.write_privacy(
     workdir, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
     noise_keys=_noise_keys(experiment), population=population,
-    data=described(experiment.sources.train),
+    data=training_set.described(experiment.sources.train, training_set.key(workdir)),
+    evaluates_training_people=experiment.sources.evaluates_training_people,
     budget=None if budget is None else budgets.statement(budget.path))
 
 

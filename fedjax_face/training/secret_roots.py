@@ -14,6 +14,8 @@ import pickle
 import shutil
 import stat
 
+from absl import logging
+
 from fedjax_face.training import streams
 from fedjax_face.training.mesh import broadcast, is_main_process
 from fedjax_face.training.streams import Roots
@@ -46,9 +48,12 @@ def obtain(workdir: pathlib.Path, must_exist: bool) -> Roots:
 
 
 def remove(workdir: pathlib.Path) -> None:
-  """Deletes the roots of a finished run; only process 0 does."""
-  if is_main_process():
-    shutil.rmtree(workdir / FOLDER, ignore_errors=True)
+  """Deletes the roots of a finished run; only process 0 does. A warning says where it cannot."""
+  folder = workdir / FOLDER
+  if is_main_process() and folder.exists():
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+      logging.warning("%s could not be deleted: who reads it can undo the noise; delete it", folder)
 
 
 def require_owner_only(path: pathlib.Path) -> None:

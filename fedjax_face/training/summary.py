@@ -142,6 +142,7 @@ def _sum_of_column(path: pathlib.Path, name: str) -> float:
 
 def write_privacy(workdir: pathlib.Path, *, ledger: Ledger, delta: float, algorithm: Algorithm,
                   noise_keys: str, population: Mapping[str, int], data: Mapping[str, Any],
+                  evaluates_training_people: bool,
                   budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
   """Writes privacy.json and PRIVACY.md and returns what they say."""
   said = statement.privacy_json(
@@ -149,7 +150,8 @@ def write_privacy(workdir: pathlib.Path, *, ledger: Ledger, delta: float, algori
     noise_keys=noise_keys, units_per_person=algorithm.units_per_person,
     mechanism=algorithm.mechanism, dealt=algorithm.notes,
     run={"algorithm": algorithm.name, "data": dict(data), "revision": git_revision(),
-         "written": datetime.datetime.now(datetime.UTC).date().isoformat()}, budget=budget)
+         "written": datetime.datetime.now(datetime.UTC).date().isoformat()}, budget=budget,
+    evaluates_training_people=evaluates_training_people)
   write_json(workdir / "privacy.json", said)
   write_atomically(workdir / "PRIVACY.md", statement.privacy_markdown(said))
   return said

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import hashlib
+import pathlib
+import secrets
 from typing import Any
 
 import jax
 import numpy as np
 
+from fedjax_face.training.secret_roots import write_owner_only
+
+KEY = "training_set.key"
+_KEY_BYTES = 32
 _WHOLE_BYTES = 2 << 30   # a larger set enters the digest with the pixels of some images only
 _SOME_IMAGES = 64
 
 
-def described(train: Any) -> dict[str, Any]:
+def key(workdir: pathlib.Path) -> bytes:
+  """The key of the digest that a run publishes; drawn and kept, 0600, if it is not there.
+
+  Without a key, who knows everybody else's data could try out a digest on whoever may be in.
+
+  Raises:
+    ValueError: a key that is damaged, or open to others than its owner.
+    OSError: a file that cannot be written.
+  """
+  path = workdir / KEY
+  if not path.exists():
+    write_owner_only(path, secrets.token_hex(_KEY_BYTES) + "\n")
+  if path.stat().st_mode & 0o077:
+    raise ValueError(f"{path} is open to others than its owner, who could try out on the published "
+                     "digest who is in the data; expected mode 0600")
+  try:
+    found = bytes.fromhex(path.read_text())
+  except ValueError:
+    found = b""
+  if len(found) != _KEY_BYTES:
+    raise ValueError(f"{path} is damaged: expected {2 * _KEY_BYTES} hexadecimal digits")
+  return found
+
+
+def described(train: Any, key: bytes = b"") -> dict[str, Any]:
   """`name`, `people`, `images`, `digest` and what that is of, of a training set.
 
   Args:
     train: a `FaceDataset` or a `RegionSet`, whose `images` are its photographs here.
+    key: of the digest (keyed BLAKE2b); without one, the digest must stay in a guarded file.
   """
   regions = getattr(train, "regions", None)
   if regions is None:
@@ -24,13 +55,14 @@ def described(train: Any) -> dict[str, Any]:
   else:
     person, labels = regions.person, train.targets
     number = len(np.unique(regions.original))
-  digest = hashlib.blake2b(train.name.encode(), digest_size=16)
+  digest = hashlib.blake2b(train.name.encode(), digest_size=16, key=key)
   for leaf in jax.tree.leaves((person, labels)):
     _add(digest, leaf)
   pixels, which = _pixels(train.images)
   _add(digest, pixels)
   return {"name": train.name, "people": len(np.unique(person[person >= 0])), "images": number,
-          "digest": digest.hexdigest(), "digest_of": f"people, labels and {which}"}
+          "digest": digest.hexdigest(), "digest_of": f"people, labels and {which}" + (
+              f", under the key in {KEY}: only who has the key can compute it" if key else "")}
 
 
 def _pixels(images: Any) -> tuple[np.ndarray, str]:

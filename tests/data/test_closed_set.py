@@ -37,6 +37,7 @@ def test_everybody_is_on_both_sides_with_other_images():
     assert part.names == ("own0", "own1", "own2") and part.num_labels == 3
     np.testing.assert_array_equal(part.label, np.searchsorted([4, 6], grey(part), side="right"))
   assert loaded.public is None and loaded.notes == ("own was read",)
+  assert loaded.evaluates_training_people and "people who train" in loaded.not_covered[0]
 
 
 @pytest.mark.parametrize("fraction, held_out", [(0.01, [1, 1, 1]), (0.99, [3, 1, 6])])

@@ -175,12 +175,14 @@ def test_it_is_said_where_evaluation_may_show_people_who_train(monkeypatch):
   by_image = region_sources.load(section(split="image"), 0)
   assert by_image.notes == () and by_image.train.persons_known
   assert "evaluation photographs may show people who train" in by_image.not_covered[0]
+  assert by_image.evaluates_training_people
+  assert not region_sources.load(section(), 0).evaluates_training_people
   both = section(sources={"one": {"name": "pairs"}, "two": {"name": "strangers"}})
   by_person = region_sources.load(both, 0)
   assert by_person.notes == ("strangers: who is who is not known; data.split=person keeps "
                              "photographs apart there, not people",)
   assert by_person.not_covered[1].startswith("strangers: evaluation photographs may show people")
-  assert not by_person.train.persons_known
+  assert not by_person.train.persons_known and by_person.evaluates_training_people
   assert len(by_person.train.units("image")) == len(by_person.train.images)
   with pytest.raises(ValueError, match="cohort.unit=person: strangers does not say"):
     by_person.train.units("person")

@@ -112,7 +112,7 @@ def test_femnist_evaluates_unseen_characters(tmp_path):
   assert train.names == ("1", "5", "Z") and evaluation.names == ("a", "e", "z")
   assert train.person_names == ("f1", "f2")
   np.testing.assert_array_equal(np.bincount(train.person), [3, 1])
-  assert "by writers that also train" in loaded.notes[0]
+  assert "by writers that also train" in loaded.notes[0] and loaded.evaluates_training_people
   with pytest.raises(ValueError, match="test set would be empty"):
     sources.load({"name": "femnist", "path": str(tmp_path), "first_unseen_label": 62}, 0)
 

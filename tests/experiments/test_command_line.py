@@ -81,3 +81,12 @@ def test_without_a_curve_nothing_is_drawn(tmp_path):
 def test_unsetting_a_key_that_does_not_exist_names_it():
   with pytest.raises(ValueError, match="epsilom"):
     parsed("--config.privacy.epsilom=None")
+
+
+@pytest.mark.parametrize("limit", ["inf", "nan"])
+def test_a_budget_limit_is_a_finite_number(limit):
+  values = flags.FlagValues()
+  command_line.define_budget(values)
+  with pytest.raises(ValueError, match="--privacy_budget_limit.*expected a finite number"):
+    values(["train", "--privacy_budget=b.json", f"--privacy_budget_limit={limit}"])
+    command_line.privacy_budget(values)

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import sys
 
 import pytest
 
@@ -257,3 +258,17 @@ def test_an_unknown_variant_is_named(tmp_path, capfd):
 def test_what_is_required_is_said(given, missing, capfd):
   assert compare.main(given) == 2
   assert missing in capfd.readouterr().err
+
+
+def test_every_setting_and_seed_is_given_the_budget(tmp_path, monkeypatch):
+  from fedjax_face.training import experiment, run
+  given = []
+  monkeypatch.setattr(experiment, "load_sources", lambda config: None)
+  monkeypatch.setattr(run, "run", lambda config, workdir, sources, stages, budget:
+                      given.append((str(workdir.relative_to(tmp_path)), budget.limit)))
+  monkeypatch.setattr(compare, "summarise", lambda *given: sys.exit(0))
+  with pytest.raises(SystemExit):
+    compare.main([f"--config={FEMNIST}", f"--workdir={tmp_path}", "--seeds=2",
+                  f"--privacy_budget={tmp_path}/b.json", "--privacy_budget_limit=8"])
+  assert {limit for _, limit in given} == {8.0}
+  assert {place.rpartition("/")[2] for place, _ in given} == {"seed0", "seed1"}

@@ -11,7 +11,7 @@ from fedjax_face.data.cohorts import Cohort
 from fedjax_face.draws import Draws, identity_of
 from fedjax_face.federated import dp_sgd
 from fedjax_face.federated.algorithm import Data, StepKeys
-from fedjax_face.privacy import noise, per_example
+from fedjax_face.privacy import accounting, noise, per_example
 from fedjax_face.privacy.adjacency import Adjacency
 
 ADD = Adjacency.ADD_OR_REMOVE_ONE
@@ -108,7 +108,7 @@ def test_views_repeat_rows_and_devices_share_the_units():
 
 
 def test_the_event_counts_the_coins_and_the_room():
-  roomy = units(np.arange(8)).event(1.5)
+  roomy = units(np.arange(8), capacity=9).event(1.5)
   assert roomy == dp_accounting.PoissonSampledDpEvent(.25, dp_accounting.GaussianDpEvent(1.5))
   tight = units(np.arange(80), expected=20, capacity=24).event(1.5)
   assert tight == dp_accounting.dp_event.TruncatedSubsampledGaussianDpEvent(
@@ -334,3 +334,14 @@ def test_other_hyperparameters_do_not_compile_again():
 def test_noise_without_a_bound_is_refused():
   with pytest.raises(ValueError, match="noise needs a clip"):
     steps(noise_=noise.gaussian(), clipped=False)
+
+
+def test_room_for_all_but_one_more_counts_as_limited():
+  event = units(np.arange(10), expected=3, capacity=10, rows=1)
+  assert isinstance(event.event(1.5), dp_accounting.TruncatedSubsampledGaussianDpEvent)
+  assert "the limit of a step is accounted with it" in event.not_covered[0]
+  room = units(np.arange(10), expected=3, capacity=11, rows=1)
+  assert isinstance(room.event(1.5), dp_accounting.PoissonSampledDpEvent)
+  assert "the limit of a step" not in room.not_covered[0]
+  epsilon = lambda sampling: accounting.epsilon(sampling.event(1.5), 1e-5, ADD).best
+  assert epsilon(room) <= epsilon(event) < 2 * epsilon(room)

@@ -58,3 +58,17 @@ def test_without_a_bound_everybody_may_be_found(epsilon):
     (np.nan, 1e-6, False, "none"), (0.5, 1e-6, True, "none"), (0.5, 1e-3, False, "none")])
 def test_verdicts(epsilon, delta, pinned, word):
   assert attacker.verdict(epsilon, delta, 1000, pinned).word == word
+
+
+def test_where_the_curve_takes_too_long_or_does_not_fit_the_one_pair_is_used(monkeypatch):
+  pair = min(math.exp(2.0) * 0.01 + DELTA, 1)
+  event = dp_accounting.SelfComposedDpEvent(dp_accounting.PoissonSampledDpEvent(
+      .01, dp_accounting.GaussianDpEvent(1e-3)), 1000)
+  assert attacker.most_found(event, ADD, 2.0, DELTA) == pytest.approx(pair)
+  monkeypatch.setattr(attacker.time_limit, "SECONDS", 0.0)
+  short = dp_accounting.GaussianDpEvent(1.0)
+  assert attacker.most_found(short, ADD, 2.0, DELTA) == pytest.approx(pair)
+
+
+def test_an_epsilon_beyond_all_numbers_is_no_error():
+  assert attacker.most_found(dp_accounting.GaussianDpEvent(1e-3), ADD, 5e5, DELTA) == 1

@@ -9,7 +9,7 @@ import pathlib
 import dp_accounting
 import pytest
 
-from fedjax_face.privacy import accounting, budget
+from fedjax_face.privacy import accounting, budget, groups
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.budget import Budget, Entry
 from fedjax_face.privacy.ledger import Ledger, Release, non_private
@@ -133,3 +133,50 @@ def test_a_run_that_began_elsewhere_is_not_in_the_file(path):
   for run, where in (("b", path), ("a", path.with_name("other.json"))):
     with pytest.raises(ValueError, match="does not hold this run"):
       budget.require_entered(where, run)
+
+
+def covering(rounds, covers):
+  ledger = Ledger()
+  ledger.record(Release("model", "person", ADD, dp_accounting.GaussianDpEvent(4.0), "everyone",
+                        covers), rounds)
+  return {"ledger": ledger.to_json()}
+
+
+@pytest.mark.parametrize("covers", [5, 10])
+def test_no_event_covers_rounds_of_two_runs(covers):
+  two = budget.totals([covering(5, covers)] * 2, DELTA)["person"]
+  assert two == pytest.approx(gaussian(4 / math.sqrt(2), ADD), abs=1e-3)
+
+
+def of_images(run, most, adjacency=ADD):
+  ledger = Ledger()
+  ledger.record(Release("model", "image", adjacency, dp_accounting.GaussianDpEvent(20.0),
+                        "everyone"))
+  return Entry(run, "faces", "00ff", DELTA, {"name": run}, ledger, most)
+
+
+def test_runs_by_image_add_to_the_person_by_group_privacy(path):
+  budget.enter(Budget(path), of_images("a", {"image": 3}))
+  group = lambda delta: groups.group_epsilon(dp_accounting.GaussianDpEvent(20.0), 1, 3, delta)
+  assert budget.statement(path)["total"] == pytest.approx(
+      {"image": gaussian(20, ADD), "person": group(DELTA)})
+  budget.enter(Budget(path), entry("b", adjacency=ADD))
+  assert budget.statement(path)["total"] == pytest.approx(
+      {"person": group(DELTA / 2) + gaussian(4, ADD, DELTA / 2)})
+
+
+@pytest.mark.parametrize("added", [
+    of_images("b", {}), of_images("b", {"image": 3}, REPLACE), of_images("b", {"region": 3})])
+def test_images_of_who_knows_how_many_are_no_bound_for_a_person_and_refused_under_a_limit(
+    path, added):
+  budget.enter(Budget(path, 5.0), entry("a", adjacency=ADD))
+  with pytest.raises(ValueError, match="is exhausted for each person"):
+    budget.enter(Budget(path), added)
+  budget.enter(Budget(path.with_name("other")), added)
+  assert budget.statement(path.with_name("other"))["total"]["person"] == "infinite"
+
+
+def test_what_is_private_stays_in_the_file(path):
+  budget.enter(Budget(path), of_images("a", {"image": 3}))
+  said = json.dumps(budget.statement(path))
+  assert "00ff" in path.read_text() and "00ff" not in said and "units_per_person" not in said

@@ -119,3 +119,22 @@ def test_what_promises_nothing_is_infinite_and_other_events_are_not_computed():
 def test_numbers_out_of_range_are_refused(group, steps, delta):
   with pytest.raises(ValueError, match="expected at least 1"):
     groups.group_epsilon(sampled(0.1, 1.0), steps, group, delta)
+
+
+@pytest.mark.parametrize("q, z, steps, k, finite", [
+    (.01, 1e-3, 1000, 2, False), (.01, 1e-8, 1000, 10, False), (.01, 1e6, 1000, 10, True),
+    (.01, 0.05, 1000, 2, False)])
+def test_tiny_and_huge_noise_end_with_a_bound(q, z, steps, k, finite):
+  found = groups.group_epsilon(sampled(q, z), steps, k, DELTA)
+  assert math.isfinite(found) == finite and found >= 0
+  if finite:
+    without = accounting.epsilon(dp_accounting.SelfComposedDpEvent(
+        dp_accounting.GaussianDpEvent(z / k), steps), DELTA, ADD).best
+    assert found <= without * (1 + 1e-6)
+
+
+def test_what_takes_too_long_is_not_available(monkeypatch):
+  monkeypatch.setattr(groups, "_SECONDS", 0.0)
+  assert math.isnan(groups.group_epsilon(sampled(1e-5, 1.0), 100_000, 10, DELTA))
+  monkeypatch.setattr(groups, "_SECONDS", 2.0)
+  groups.group_epsilon(sampled(1e-5, 1.0), 100_000, 10, DELTA)  # ends

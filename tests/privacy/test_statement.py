@@ -6,8 +6,11 @@ import json
 import re
 
 import dp_accounting
+import numpy as np
 import pytest
 
+from fedjax_face import draws
+from fedjax_face.data import cohorts
 from fedjax_face.privacy import ledger, statement
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger, Release
@@ -177,13 +180,13 @@ def test_add_or_remove_is_meant_at_a_public_number():
 
 def test_what_adds_up_is_said_with_and_without_a_budget():
   assert "No privacy budget was kept" in statement.privacy_markdown(made(book()))
-  runs = [{"name": "first", "started": "2026-01-01", "revision": "abc", "digest": "00",
+  runs = [{"name": "first", "started": "2026-01-01", "revision": "abc",
            "epsilon": {"person": 1.0}}] * 2
   budget = {"data": "faces", "delta": 1e-6, "limit": 4.0, "total": {"person": 1.5}, "runs": runs}
   text = statement.privacy_markdown(made(book()) | {"budget": budget})
   assert ("Running total of faces, two run(s): epsilon 1.500 for each person at delta 1e-06, of a "
           "limit of 4") in text
-  assert text.count("| first | 2026-01-01 | abc | 00 | 1.000 for each person at delta 1e-06 |") == 2
+  assert text.count("| first | 2026-01-01 | abc | 1.000 for each person at delta 1e-06 |") == 2
 
 
 def test_secrets_are_named_as_to_be_deleted_and_the_generator_as_what_it_is():
@@ -199,3 +202,54 @@ def test_a_researcher_finds_noise_sampling_and_how_people_were_dealt():
   assert "| 10 | 10 | 2 | 0.1 |" in text   # steps, events, noise over sensitivity, q
   assert text.index("# For researchers") < text.index("# Appendix: accounting")
   assert "PoissonSampled" not in text[:text.index("# Appendix: accounting")]
+
+
+def test_who_takes_part_is_drawn_as_the_statement_says(monkeypatch):
+  """128-bit keys of SipHash, other for each purpose and round, and no generator of numpy."""
+  words = statement.NOISE_KEYS["operating_system"]
+  assert "SipHash-2-4 under 128-bit keys" in words and "PCG64" not in words
+  drawn, people = draws.Draws(bytes(range(32))), np.arange(200, dtype=np.uint64)
+  keys = {drawn._key(*use) for use in (("a", (0,)), ("a", (1,)), ("b", (0,)))}
+  assert len(keys) == 3 and all(0 <= half < 2**64 for key in keys for half in key)
+  asked = []
+  siphash = lambda key, identity: asked.append(key) or np.zeros(len(identity), np.uint64)
+  monkeypatch.setattr(draws, "_siphash", siphash)
+  monkeypatch.setattr(np.random, "default_rng", lambda *_: pytest.fail("drawn by numpy"))
+  for round_number, sampler in enumerate((cohorts.Poisson(.5), cohorts.FixedSize(7))):
+    sampler.sample(drawn, round_number, people)
+  assert len(set(asked)) == len(asked) == 2
+
+
+def test_noise_without_a_proof_is_not_denied():
+  assert "nothing is noised" not in statement.NOISE_KEYS["none"]
+  assert "noise, where a method draws any without a proof" in statement.NOISE_KEYS["none"]
+
+
+@pytest.mark.parametrize("of_people_who_train, handling", [(False, "publish"), (True, "guard")])
+def test_curves_of_people_who_train_are_not_to_be_published(of_people_who_train, handling):
+  said = statement.privacy_json(
+      book(), delta=1e-5, population={"person": 7000}, sampling="-", noise_keys="memory",
+      evaluates_training_people=of_people_who_train)
+  row, = (file for file in said["files"] if "roc.png" in file["pattern"])
+  assert row["handling"] == handling
+  text = statement.privacy_markdown(said)
+  for pattern in ("training_set.key", "the file of --privacy_budget", "audit*.json"):
+    assert re.search(rf"\| {re.escape(pattern)}.* \| guard \|", text)
+
+
+def test_private_numbers_that_the_statement_gives_are_said_to_be_public():
+  said = statement.privacy_json(
+      book(), delta=1e-5, population={"person": 7000}, sampling="-", noise_keys="memory", run=RUN,
+      units_per_person={"person": 3}, mechanism={statement.MOST_PEOPLE: 4}, dealt=["two silos"])
+  for number in ("the number of people", "the number of images", "the number of persons",
+                 "the most persons of one person", "most people in a client",
+                 "the notes on how people were dealt"):
+    assert number in said["not_covered"][-1]
+  assert "treated as public" in said["not_covered"][-1]
+  assert "most people in a client" not in made(book())["not_covered"][-1]
+
+
+def test_the_budget_says_which_runs_it_does_not_count():
+  budget = {"data": "faces", "delta": 1e-6, "limit": None, "total": {}, "runs": []}
+  text = statement.privacy_markdown(made(book()) | {"budget": budget})
+  assert "experiments.audit --one_run" in text and "is not counted" in text

@@ -98,3 +98,15 @@ def test_who_comes_second_leaves_the_stage_of_the_first(played, tmp_path):
   assert not said and [path.name for path in tmp_path.iterdir()] == ["stage"]
   assert json.loads((tmp_path / "stage" / next((tmp_path / "stage").iterdir()).name
                      / "meta.json").read_text())["releases"] == "pretraining"
+
+
+def test_metrics_that_a_third_party_receives_are_in_the_statement():
+  config = tiny_config.get_config("pretrain")
+  config.unlock()
+  del config["pretrain"]
+  said = []
+  for project in ("", "faces"):
+    config.training.wandb = project
+    built = experiment.build(config, None, lambda line: None, sources=sources())
+    said.append([s for s in built.ledger.not_covered if "Weights & Biases, a third party" in s])
+  assert [len(sentences) for sentences in said] == [0, 1]

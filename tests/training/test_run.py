@@ -18,7 +18,15 @@ from fedjax_face.privacy import statement
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.budget import Budget
 from fedjax_face.privacy.ledger import Ledger, non_private
-from fedjax_face.training import checkpoint, config, loop, run, streams
+from fedjax_face.training import (
+    checkpoint,
+    config,
+    loop,
+    run,
+    secret_roots,
+    streams,
+    training_set,
+)
 from fedjax_face.training.evaluator import Outcome
 from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.mesh import clients_mesh
@@ -52,7 +60,8 @@ def toy_experiment(monkeypatch):
   def build(given, workdir, say, sources=None, public_stages=None):
     train = types.SimpleNamespace(name="toys", images=IMAGES, targets=(), label=PEOPLE,
                                   person=PEOPLE)
-    sources = sources or types.SimpleNamespace(notes=(), train=train)
+    sources = sources or types.SimpleNamespace(notes=(), train=train,
+                                               evaluates_training_people=False)
     ledger = Ledger()
     ledger.declare_not_covered("the loss")
     return Experiment(given, clients_mesh(jax.devices()[:1]), sources, build.algorithm, ledger,
@@ -64,9 +73,9 @@ def toy_experiment(monkeypatch):
 
 
 def statement_of(workdir):
-  """privacy.json without its date."""
+  """privacy.json without its date and the digest under the run's own key."""
   said = json.loads((workdir / "privacy.json").read_text())
-  del said["run"]["written"]
+  del said["run"]["written"], said["run"]["data"]["digest"]
   return json.dumps(said)
 
 
@@ -391,17 +400,95 @@ def test_a_run_is_entered_before_it_releases_and_once(tmp_path, monkeypatch):
 
 
 def test_an_exhausted_budget_stops_the_run_before_anything_is_written(tmp_path):
-  cost = run.run(options(), tmp_path / "a")[1]["units"][0]["epsilon"]["best"]
+  cost = run.run(options(**SECRET), tmp_path / "a")[1]["units"][0]["epsilon"]["best"]
   budget = Budget(tmp_path / BUDGET, 1.1 * cost)
-  run.run(options(), tmp_path / "b", budget=budget)
+  run.run(options(**SECRET), tmp_path / "b", budget=budget)
   before = (tmp_path / BUDGET).read_bytes()
   with pytest.raises(ValueError, match="is exhausted for each person") as error:
-    run.run(options(), tmp_path / "c", budget=budget)
+    run.run(options(**SECRET), tmp_path / "c", budget=budget)
   assert "\n" not in str(error.value)
   assert not (tmp_path / "c").exists() and (tmp_path / BUDGET).read_bytes() == before
+
+
+def test_a_run_whose_checkpoints_are_gone_is_entered_anew(tmp_path):
+  budget = Budget(tmp_path / BUDGET)
+  _, first = run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  for gone in ("checkpoints", "summary.json"):
+    path = tmp_path / "w" / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  _, second = run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  assert len(totals(tmp_path)["runs"]) == 2
+  assert second["budget"]["total"]["person"] > first["budget"]["total"]["person"]
+  run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  assert len(totals(tmp_path)["runs"]) == 2
+
+
+def test_a_run_that_is_refused_the_second_time_goes_on_being_the_first(tmp_path):
+  cost = run.run(options(**SECRET), tmp_path / "a")[1]["units"][0]["epsilon"]["best"]
+  budget = Budget(tmp_path / BUDGET, 1.1 * cost)
+  run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  marker = (tmp_path / "w" / "privacy_budget.json").read_bytes()
+  shutil.rmtree(tmp_path / "w" / "checkpoints")
+  (tmp_path / "w" / "summary.json").unlink()
+  with pytest.raises(ValueError, match="is exhausted for each person"):
+    run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  assert (tmp_path / "w" / "privacy_budget.json").read_bytes() == marker
+
+
+def test_known_noise_counts_as_none_in_the_budget(tmp_path):
+  run.run(options(), tmp_path / "w", budget=Budget(tmp_path / BUDGET))
+  assert totals(tmp_path)["total"] == {"person": "infinite"}
+  with pytest.raises(ValueError, match="is exhausted for each person"):
+    run.run(options(), tmp_path / "v", budget=Budget(tmp_path / "limited.json", 1e6))
 
 
 def test_a_run_that_finished_without_a_budget_is_in_none(tmp_path):
   run.run(options(), tmp_path / "w")
   with pytest.raises(ValueError, match="has finished without --privacy_budget"):
     run.run(options(), tmp_path / "w", budget=Budget(tmp_path / BUDGET))
+
+
+def of(images):
+  people = PEOPLE[:len(images)]
+  return types.SimpleNamespace(notes=(), evaluates_training_people=False, train=(
+      types.SimpleNamespace(name="toys", images=images, targets=(), label=people, person=people)))
+
+
+def test_statements_of_neighbours_differ_in_nothing_but_what_they_declare(tmp_path):
+  neighbours = {"whole": IMAGES, "replaced": np.where(np.arange(12)[:, None, None, None] == 3,
+                                                      np.uint8(7), IMAGES), "removed": IMAGES[:-1]}
+  for name, images in neighbours.items():
+    run.run(options(rounds=1), tmp_path / name, of(images))
+  assert statement_of(tmp_path / "whole") == statement_of(tmp_path / "replaced")
+  whole, removed = (json.loads(statement_of(tmp_path / name)) for name in ("whole", "removed"))
+  for number in ("people", "images"):
+    assert whole["run"]["data"].pop(number) == removed["run"]["data"].pop(number) + 1
+    assert any(f"the number of {number}" in sentence for sentence in whole["not_covered"])
+  assert whole == removed
+
+
+def test_only_who_holds_the_key_can_compute_the_digest_and_it_outlives_the_run(
+    tmp_path, monkeypatch):
+  interrupted(options(), tmp_path / "a", monkeypatch, 4)
+  path = tmp_path / "a" / training_set.KEY
+  key = path.read_text()
+  assert path.stat().st_mode & 0o777 == 0o600 and len(bytes.fromhex(key)) == 32
+  digests = [run.run(options(), tmp_path / name)[1]["run"]["data"]["digest"] for name in "ab"]
+  assert path.read_text() == key and digests[0] != digests[1]
+  train = of(IMAGES).train
+  assert training_set.described(train, bytes.fromhex(key))["digest"] == digests[0]
+  assert training_set.described(train)["digest"] not in digests
+
+
+def test_a_key_of_the_digest_that_others_can_read_is_refused(tmp_path):
+  training_set.key(tmp_path)
+  (tmp_path / training_set.KEY).chmod(0o644)
+  with pytest.raises(ValueError, match="is open to others than its owner"):
+    training_set.key(tmp_path)
+
+
+def test_roots_that_cannot_be_deleted_are_warned_about(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(secret_roots.shutil, "rmtree", lambda path, ignore_errors: None)
+  (tmp_path / "secrets").mkdir()
+  secret_roots.remove(tmp_path)
+  assert "secrets could not be deleted" in caplog.text
