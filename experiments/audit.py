@@ -116,8 +116,8 @@ def _print(record: Mapping[str, Any]) -> None:
   from rich.table import Table
   unit, adjacency = record["unit"], record["adjacency"].replace("_", "-")
   table = Table(
-      title=f"{record['channel']}: epsilon for a {unit} at delta {record['delta']:g}, {adjacency}; "
-            f"{_length(record)}, trials in each population: {record['trials']}",
+      title=f"{record['channel']}: epsilon for each {unit} at delta {record['delta']:g}, "
+            f"{adjacency}; {_length(record)}, trials in each population: {record['trials']}",
       caption=record.get("note"))
   for column in ("mechanism", "users", "claimed", f"measured, at least "
                  f"({record['confidence']:.0%} confidence)", "verdict"):

@@ -269,7 +269,8 @@ def test_the_device_part_takes_floats_that_are_normalised_already(sources):
 
 def prepared(algorithm, images, key=7):
   keys = streams.step_keys(0, streams.public_root(key), streams.BEFORE_ROUNDS)
-  return jax.jit(algorithm.prepare)(Data(jnp.asarray(images)), algorithm.hparams, keys)
+  make = jax.jit(lambda *given: algorithm.prepare(*given))  # traced anew
+  return make(Data(jnp.asarray(images)), algorithm.hparams, keys)
 
 
 def test_cached_activations_are_drawn_once_each_for_itself(sources):

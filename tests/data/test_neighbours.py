@@ -381,7 +381,7 @@ def test_where_the_probability_follows_from_the_number_of_users_the_statement_sa
 def test_where_the_probability_follows_from_the_number_of_units_the_statement_says_so():
   make = lambda **changes: dp_sgd.poisson_units(
       np.arange(20), identity_of(range(20)), "image", **(dict(
-          expected=5, capacity=20, rows=1, views=1, devices=1) | changes))
+          expected=5, capacity=21, rows=1, views=1, devices=1) | changes))
   assert "which is treated as public" in make().words
   assert "sampling probability follows from it" in make().not_covered[0]
   given = make(probability=.2)

@@ -49,7 +49,7 @@ def test_real_mechanism_holds_and_the_report_is_complete(tmp_path, capfd):
   assert small["measured_epsilon"] == everyone["measured_epsilon"]  # the same game, another claim
   assert (tmp_path / "audit.png").read_bytes().startswith(b"\x89PNG")
   said = capfd.readouterr().out
-  assert "epsilon for a person at delta 0.01, replace-one" in said and "holds" in said
+  assert "epsilon for each person at delta 0.01, replace-one" in said and "holds" in said
 
 
 def test_correlated_noise_is_audited_with_its_turns(tmp_path):
@@ -116,7 +116,7 @@ def test_silos_that_exchange_clusters_are_audited_for_these(tmp_path, silos, few
   assert record["games"][1]["measured_epsilon"] <= record["largest_measurable_epsilon"]
   said = capfd.readouterr().out
   assert "the noised sum is not audited: privacy.aggregator=mean adds no noise" in said
-  assert "clusters: epsilon for a person at delta 0.01, add-or-remove-one" in said
+  assert "clusters: epsilon for each person at delta 0.01, add-or-remove-one" in said
 
 
 def test_a_violated_claim_about_clusters_is_exit_status_1(silos, monkeypatch, capfd):
