@@ -156,8 +156,9 @@ def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int],
 def _stated(units: Sequence[str], several: Mapping[str, int], mechanism: Mapping[str, Any],
             dealt: Sequence[str], of_a_run: bool) -> list[str]:
   """The sentence on private numbers that the statement itself gives away."""
-  numbers = [*(["the number of people", "the number of images"] if of_a_run else []),
-             *(f"the number of {unit}s" for unit in units),
+  numbers = [*(["the number of people"] if of_a_run or "person" in units else []),
+             *(["the number of images"] if of_a_run else []),
+             *(f"the number of {unit}s" for unit in units if unit != "person"),
              *(f"the most {unit}s of one person" for unit in several),
              *([MOST_PEOPLE] if MOST_PEOPLE in mechanism else []),
              *(["the notes on how people were dealt"] if dealt else [])]
