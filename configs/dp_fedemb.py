@@ -235,8 +235,9 @@ def folder() -> ml_collections.ConfigDict:
 
   python -m experiments.train --config=configs/dp_fedemb.py:folder --workdir=runs/folder \\
       --config.data.path=PHOTOGRAPHS
-  With few people epsilon 8 leaves the model where it starts: see what it can learn without privacy
-  first (the override above), and give it a public start (`pretrain`).
+  With few people epsilon 8 leaves the model where it starts: give it a public start (`pretrain`)
+  and choose rates on public people (`experiments.rehearse`). The non-private override above shows
+  what can be learned, but on people who are to be protected it is itself a release without bound.
   """
   config = base()
   config.data = {"name": "folder", "path": "", "size": 64, "test_fraction": 1 / 3,

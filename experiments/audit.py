@@ -25,6 +25,7 @@ mechanism reveals more than it claims.
 
 from __future__ import annotations
 
+import math
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -124,7 +125,7 @@ def _print(record: Mapping[str, Any]) -> None:
     table.add_column(column)
   for game in record["games"]:
     table.add_row(game["mechanism"], str(game["users"]), f"{game['claimed_epsilon']:.3f}",
-                  f"{game['measured_epsilon']:.3f}", _verdict(game))
+                  f"{game['measured_epsilon']:.3f}", _verdict(game, record))
   Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -133,10 +134,13 @@ def _length(record: Mapping[str, Any]) -> str:
                   if name in record)
 
 
-def _verdict(game: Mapping[str, Any]) -> str:
+def _verdict(game: Mapping[str, Any], record: Mapping[str, Any]) -> str:
   if game["broken"]:
     return "caught" if game["violated"] else "NOT caught: the game is too weak to tell"
-  return "VIOLATED" if game["violated"] else "holds"
+  if game["violated"]:
+    return "VIOLATED"
+  reach = record.get("largest_measurable_epsilon", math.inf)
+  return "holds" if reach > game["claimed_epsilon"] else "not violated; the bound cannot reach it"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

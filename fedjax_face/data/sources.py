@@ -262,7 +262,7 @@ def _call(section: str, functions: Mapping[str, Callable], options: dict[str, An
   if unknown:
     raise ValueError(f"{section}.{unknown[0]} is not a key of {name}; "
                      f"expected some of {', '.join(accepted)}")
-  missing = [key for key in required if key not in options]
+  missing = [key for key in required if key not in options or options[key] == ""]
   if missing:
     raise ValueError(f"{section}.{missing[0]} is required for {name}; "
                      f"accepted: {', '.join(accepted)}")

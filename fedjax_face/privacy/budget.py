@@ -236,10 +236,17 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
                      "not known, so nothing is; put it back") from None
 
 
+def _owner_only(path: str, flags: int) -> int:
+  """Opens a file that holds digests of the data without a key: 0600."""
+  descriptor = os.open(path, flags, 0o600)
+  os.fchmod(descriptor, 0o600)
+  return descriptor
+
+
 def _write(path: pathlib.Path, held: Mapping[str, Any]) -> None:
   partial = path.with_name(f".{path.name}.partial")
   try:
-    with open(partial, "w") as file:
+    with open(partial, "w", opener=_owner_only) as file:
       file.write(json.dumps(held, indent=2, allow_nan=False) + "\n")
       file.flush()
       os.fsync(file.fileno())

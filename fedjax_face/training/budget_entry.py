@@ -78,6 +78,8 @@ def _enter(experiment: Experiment, workdir: pathlib.Path, budget: Budget) -> Non
   if marked is not None and not (
       marked.get("begun", True) and not checkpoint.exist(workdir / "checkpoints")):
     run = marked["run"]
+    if marked.get("begun", True):
+      budgets.require_entered(budget.path, run)
   else:
     # First, so that a run that is killed between the two files is not entered twice.
     workdir.mkdir(parents=True, exist_ok=True)

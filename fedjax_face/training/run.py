@@ -72,8 +72,9 @@ def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
     return _read(workdir / "summary.json"), _read(workdir / "privacy.json")
   say = Display(options.rounds, 0, is_main_process()).say
   experiment = build(options, workdir, say, sources=sources, public_stages=public_stages)
+  found = _found(experiment, workdir, say)
   budget_entry.enter(experiment, workdir, budget)
-  before, roots = _resume(experiment, workdir, say)
+  before, roots = _resume(experiment, found, workdir, say)
   if is_main_process():
     workdir.mkdir(parents=True, exist_ok=True)
     config.record(options, workdir)
@@ -111,26 +112,35 @@ class _Clock:
     return {"compile": max(first - per_round * rounds, 0.0), "per_round": per_round, **total}
 
 
-def _resume(experiment: Experiment, workdir: pathlib.Path,
-            say: Any) -> tuple[Checkpoint, Roots | None]:
-  """The newest checkpoint or the state before the first round; the roots where rounds follow."""
+def _found(experiment: Experiment, workdir: pathlib.Path, say: Any) -> Checkpoint | None:
+  """The newest checkpoint, if it is of this run; writes nothing."""
   options, algorithm = experiment.config, experiment.algorithm
-  releases, digest = repr(algorithm.releases), config.digest(options)
   template = jax.eval_shape(algorithm.init, jax.random.key(0))
   found = checkpoint.restore(workdir / "checkpoints", template, say)
   if found is None:
-    state = loop.initial_state(algorithm, options.seed, experiment.mesh)
-    return _begun(experiment, Checkpoint(0, state, experiment.ledger.to_json(), digest, releases,
-                                         finished=True), workdir)
-  if found.config != digest:
+    return None
+  if found.config != config.digest(options):
     raise ValueError(f"{workdir}/checkpoints belong to another config; choose another --workdir")
   if found.round > options.rounds:
     raise ValueError(f"config.rounds={options.rounds}, but {workdir} holds {found.round} rounds")
-  if found.releases != releases:
+  if found.releases != repr(algorithm.releases):
     raise ValueError("config.rounds cannot grow here: the noise was fixed for the rounds that were "
                      "asked for at first; choose another --workdir")
+  return found
+
+
+def _resume(experiment: Experiment, found: Checkpoint | None, workdir: pathlib.Path,
+            say: Any) -> tuple[Checkpoint, Roots | None]:
+  """What was found or the state before the first round; the roots where rounds follow."""
+  options, algorithm = experiment.config, experiment.algorithm
+  if found is None:
+    state = loop.initial_state(algorithm, options.seed, experiment.mesh)
+    return _begun(experiment, Checkpoint(
+        0, state, experiment.ledger.to_json(), config.digest(options), repr(algorithm.releases),
+        finished=True), workdir)
   if found.round:
     say(f"resuming after round {found.round} of {options.rounds}")
+  template = jax.eval_shape(algorithm.init, jax.random.key(0))
   found = found._replace(state=shard(found.state, algorithm.sharding(template), experiment.mesh))
   if found.round == options.rounds:
     secret_roots.remove(workdir)

@@ -102,8 +102,8 @@ def _obtain(folder: pathlib.Path, must_exist: bool) -> Roots:
 
 def _read(path: pathlib.Path) -> bytes:
   if not path.is_file():
-    raise ValueError(f"{path} is missing: rounds of this run were noised by it, and other noise on "
-                     "the same rounds would be a second release; put it back, or start anew in "
+    raise ValueError(f"{path} is missing: rounds of this run followed from it, and the same "
+                     "rounds from another would be a second release; put it back, or start anew in "
                      "another --workdir")
   require_owner_only(path)
   try:

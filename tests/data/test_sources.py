@@ -139,6 +139,7 @@ def test_lfw_evaluates_the_people_and_pairs_of_its_folds(tmp_path):
     ({"name": "folder", "path": "x", "folds": 1}, "expected some of test_fraction, path"),
     ({"name": "folder", "path": "x", "size": 8}, "data.test_fraction is required for folder"),
     ({"name": "folder", "test_fraction": .5}, "data.path is required for folder"),
+    ({"name": "folder", "test_fraction": .5, "path": ""}, "data.path is required for folder"),
     ({**FACES, "public": {"name": "mars"}}, "data.public.name is 'mars'; expected one of .*orl"),
     ({**FACES, "public": {"name": "orl", "people": 1}}, "data.public.people is not a key of orl"),
 ])

@@ -228,6 +228,14 @@ def test_a_run_is_audited_while_it_trains(tmp_path, capfd):
   assert "holds" in said and "an estimate, no bound" in said
 
 
+def test_a_bound_that_cannot_reach_the_claim_does_not_say_that_it_holds():
+  game = {"broken": False, "violated": False, "claimed_epsilon": 2.0}
+  assert audit._verdict(game, {}) == "holds"
+  assert audit._verdict(game, {"largest_measurable_epsilon": 3.0}) == "holds"
+  said = audit._verdict(game, {"largest_measurable_epsilon": 1.0})
+  assert said == "not violated; the bound cannot reach it"
+
+
 def test_a_run_without_its_noise_is_caught_in_one_run(tmp_path, monkeypatch, capfd):
   silent = aggregators.noise_mechanisms.gaussian()._replace(
       add=lambda total, state, stddev, key: (total, state))

@@ -435,6 +435,28 @@ def test_a_run_that_is_refused_the_second_time_goes_on_being_the_first(tmp_path)
   assert (tmp_path / "w" / "privacy_budget.json").read_bytes() == marker
 
 
+def test_a_refused_run_leaves_every_budget_as_it_is(tmp_path, toy_experiment):
+  """Rounds that cannot grow, given the file of the run or another one."""
+  budget = Budget(tmp_path / BUDGET)
+  run.run(options(**SECRET), tmp_path / "w", budget=budget)
+  before = (tmp_path / BUDGET).read_bytes()
+  release, = toy_experiment.algorithm.releases
+  toy_experiment.algorithm = dataclasses.replace(
+      toy_experiment.algorithm, releases=(dataclasses.replace(release, note="other noise"),))
+  for path in (BUDGET, "other.json"):
+    with pytest.raises(ValueError, match="rounds cannot grow here"):
+      run.run(options(**SECRET, rounds=12), tmp_path / "w", budget=Budget(tmp_path / path))
+  assert (tmp_path / BUDGET).read_bytes() == before and not (tmp_path / "other.json").exists()
+
+
+def test_a_run_goes_on_in_the_budget_that_it_was_entered_in_alone(tmp_path):
+  run.run(options(**SECRET), tmp_path / "w", budget=Budget(tmp_path / BUDGET))
+  with pytest.raises(ValueError, match="does not hold this run, which has begun"):
+    run.run(options(**SECRET, rounds=12), tmp_path / "w", budget=Budget(tmp_path / "other.json"))
+  assert not (tmp_path / "other.json").exists()
+  assert (tmp_path / BUDGET).stat().st_mode & 0o777 == 0o600
+
+
 def test_known_noise_counts_as_none_in_the_budget(tmp_path):
   run.run(options(), tmp_path / "w", budget=Budget(tmp_path / BUDGET))
   assert totals(tmp_path)["total"] == {"person": "infinite"}
