@@ -41,7 +41,7 @@ FILES = (
     File("PRIVACY.md, privacy.json", "publish", "this statement"),
     File("config.json", "publish", "the config; guard it where it pins privacy.noise_seed, from "
          "which the noise follows"),
-    File("checkpoints", "guard", "the model itself is what the channels above release, but beside "
+    File("checkpoints", "guard", "the model itself is what is released; but beside "
          "it stands what must not leave: class embeddings and control variates of silos, and "
          "until the run has finished the noise of earlier rounds"),
     File("metrics.csv, events.out.tfevents.*, wandb*", "guard",
