@@ -85,6 +85,26 @@ class Audit(NamedTuple):
     return self.measured > self.claimed
 
 
+def judged(first: np.ndarray, second: np.ndarray, *, claimed: float, delta: float,
+           confidence: float, seed: int) -> Audit:
+  """What the adversary's scores of two neighbouring data sets show, beside the claim.
+
+  Args:
+    first, second: [trials] each, larger for the first; half of them choose the threshold, half
+      measure, and errors of both kinds count (a unit more, a unit less).
+    claimed: epsilon to hold the result against.
+    delta: of claim and measurement.
+    confidence: of the lower bound (Clopper-Pearson).
+    seed: of the halves.
+  """
+  auditor = auditing.CanaryScoreAuditor(first, second)
+  measured = auditor.epsilon_clopper_pearson(
+      significance=1 - confidence, delta=delta, one_sided=False,
+      threshold_strategy=auditing.Split(seed=seed))
+  return Audit(claimed, float(measured), delta, confidence, len(first),
+               float(auditor.tpr_at_given_fpr(0.01)))
+
+
 def direction(name: str) -> Direction:
   """A unit vector over all tensors of a canary's backbone.
 
@@ -368,10 +388,5 @@ def audit(
     return hidden_participation_scores(seen - clean(1) if absent else seen,
                                        hparams["noise_multiplier"], turn * probability, absent)
 
-  auditor = auditing.CanaryScoreAuditor(scores(0, seed), scores(1, seed + 1))
-  measured = auditor.epsilon_clopper_pearson(
-      significance=1 - confidence, delta=delta, one_sided=False,
-      threshold_strategy=auditing.Split(seed=seed))
-  claimed = accounting.epsilon(event, delta, adjacency).best
-  return Audit(claimed, float(measured), delta, confidence, trials,
-               float(auditor.tpr_at_given_fpr(0.01)))
+  return judged(scores(0, seed), scores(1, seed + 1), delta=delta, confidence=confidence, seed=seed,
+                claimed=accounting.epsilon(event, delta, adjacency).best)

@@ -17,9 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax_privacy import auditing
 
-from fedjax_face.attacks.audit import Audit
+from fedjax_face.attacks.audit import Audit, judged
 from fedjax_face.privacy import accounting, calibration, clustering
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clustering import ClusterMechanism, Clusters, Transcript
@@ -91,13 +90,9 @@ def play(game: Game, noise_multiplier: float, claimed: float, *, trials: int, de
     confidence: of the lower bound (Clopper-Pearson); both directions, added and removed, count.
     seed: of the mechanism's keys.
   """
-  scores = [trial_scores(game, world, noise_multiplier, trials, seed + world) for world in (0, 1)]
-  auditor = auditing.CanaryScoreAuditor(*scores)
-  measured = auditor.epsilon_clopper_pearson(
-      significance=1 - confidence, delta=delta, one_sided=False,
-      threshold_strategy=auditing.Split(seed=seed))
-  return Audit(claimed, float(measured), delta, confidence, trials,
-               float(auditor.tpr_at_given_fpr(0.01)))
+  first, second = (trial_scores(game, world, noise_multiplier, trials, seed + world)
+                   for world in (0, 1))
+  return judged(first, second, claimed=claimed, delta=delta, confidence=confidence, seed=seed)
 
 
 def largest_measurable(trials: int, delta: float, confidence: float) -> float:

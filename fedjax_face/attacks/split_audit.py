@@ -18,13 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax_privacy import auditing
 
-from fedjax_face.attacks.audit import STRENGTH, Audit
+from fedjax_face.attacks.audit import STRENGTH, Audit, judged
 from fedjax_face.attacks.distinguishing import canaries
 from fedjax_face.privacy import accounting, per_example
 from fedjax_face.privacy.adjacency import Adjacency
-from fedjax_face.privacy.ledger import events_used
+from fedjax_face.privacy.ledger import events_used, is_non_private
 from fedjax_face.split import step
 from fedjax_face.split.accounting import Schedule, releases
 from fedjax_face.split.labels import LabelPolicy, randomised_labels
@@ -64,7 +63,7 @@ def event(schedule: Schedule, noise: SplitNoise, labels: LabelPolicy, unit: str
   made = releases(schedule, noise.activations, labels, noise.gradients)
   return dp_accounting.ComposedDpEvent([
       dp_accounting.SelfComposedDpEvent(r.event, events_used(schedule.steps, r.covers))
-      for r in made if r.unit == unit and not r.event == dp_accounting.NonPrivateDpEvent()])
+      for r in made if r.unit == unit and not is_non_private(r.event)])
 
 
 def audit(schedule: Schedule, noise: SplitNoise, labels: LabelPolicy, claimed: float, *, unit: str,
@@ -100,12 +99,8 @@ def audit(schedule: Schedule, noise: SplitNoise, labels: LabelPolicy, claimed: f
   play = jax.jit(jax.vmap(score, in_axes=(None, 0)))
   scores = [np.asarray(play(world, jax.random.split(jax.random.key(seed + world), trials)))
             for world in (0, 1)]
-  auditor = auditing.CanaryScoreAuditor(*scores)
-  measured = auditor.epsilon_clopper_pearson(
-      significance=1 - confidence, delta=delta, one_sided=False,
-      threshold_strategy=auditing.Split(seed=seed))
-  return Audit(claimed, float(measured), delta, confidence, trials,
-               float(auditor.tpr_at_given_fpr(0.01)))
+  first, second = scores
+  return judged(first, second, claimed=claimed, delta=delta, confidence=confidence, seed=seed)
 
 
 def claim(schedule: Schedule, noise: SplitNoise, labels: LabelPolicy, unit: str, delta: float

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax_privacy import auditing
 
-from fedjax_face.attacks.audit import PUSH, STRENGTH, Audit, Direction, canary_row
+from fedjax_face.attacks.audit import PUSH, STRENGTH, Audit, Direction, canary_row, judged
 from fedjax_face.attacks.audit import direction as unit_direction
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.draws import Draws
@@ -149,12 +148,8 @@ def audit(
     seen = observe(descents, images, drawn, hparams, along, toward, seed + world)
     return scores(seen, moved, stddev, rate)
 
-  auditor = auditing.CanaryScoreAuditor(world_scores(0), world_scores(1))
-  measured = auditor.epsilon_clopper_pearson(
-      significance=1 - confidence, delta=delta, one_sided=False,
-      threshold_strategy=auditing.Split(seed=seed))
-  return Audit(accounting.epsilon(event, delta, ADJACENCY).best, float(measured), delta, confidence,
-               trials, float(auditor.tpr_at_given_fpr(0.01)))
+  return judged(world_scores(0), world_scores(1), delta=delta, confidence=confidence, seed=seed,
+                claimed=accounting.epsilon(event, delta, ADJACENCY).best)
 
 
 def _reach(steps: Descent, clip: GradientClip, hparams: dict[str, float], like: Any,

@@ -22,7 +22,7 @@ from dp_accounting.dp_event import DpEvent
 from dp_accounting.pld import pld_pmf, privacy_loss_distribution
 from scipy import special, stats
 
-from fedjax_face.privacy import accounting, time_limit
+from fedjax_face.privacy import accounting, gaussian_events, time_limit
 from fedjax_face.privacy.adjacency import Adjacency
 
 _TAIL = 10.0           # standard deviations of the Gaussian loss that are kept
@@ -92,9 +92,9 @@ def _of_sampled(sampling_rate: float, noise_multiplier: float, steps: int, group
   """As `group_epsilon`, where j sampled units move the sum by `sensitivity` * j."""
   if sampling_rate == 0:
     return 0.0
-  if noise_multiplier < accounting.SMALLEST_NOISE:
+  if noise_multiplier < gaussian_events.SMALLEST_NOISE:
     return math.inf
-  noise_multiplier = min(noise_multiplier, accounting.LARGEST_NOISE)
+  noise_multiplier = min(noise_multiplier, gaussian_events.LARGEST_NOISE)
   # All units in every step: k sensitivities, the most that a sample can move the sum.
   unsampled = _of_gaussian(noise_multiplier / (group * sensitivity), steps, delta)
   if sampling_rate == 1 or unsampled < _HARDLY:
@@ -120,7 +120,7 @@ def _of_mixture(sampling_rate: float, noise_multiplier: float, steps: int, group
   mixture = _Mixture(1.0 * sensitivity * number, probabilities / probabilities.sum(),
                      noise_multiplier)
   interval = _interval(mixture, sampling_rate, steps, group)
-  if interval > accounting._WIDEST:
+  if interval > accounting.WIDEST:
     return math.inf
   one = privacy_loss_distribution.PrivacyLossDistribution(
       _pmf(mixture, interval, "remove"), _pmf(mixture, interval, "add"))

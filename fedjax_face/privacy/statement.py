@@ -67,7 +67,8 @@ FILES = (
 )
 _CURVES = "figures/roc.png, figures/det.png"
 _EVALUATION = {
-    False: File(_CURVES, "publish", "results on the evaluation people, who are not protected"),
+    False: File(_CURVES, "publish", "results on the evaluation people, who are not protected: if "
+                "they may be shown in it"),
     True: File(_CURVES, "guard", "results, without noise, on images of people who train or may do "
                "so"),
 }

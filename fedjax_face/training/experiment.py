@@ -89,6 +89,8 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
     _enter_pretraining(ledger, config, _pretraining_set(sources).name, algorithm)
   for sentence in (*algorithm.not_covered, *sources.not_covered):
     ledger.declare_not_covered(sentence)
+  if not sources.evaluates_training_people:
+    ledger.declare_not_covered(_evaluated_on(sources.evaluation))
   if config.training.get("wandb"):
     ledger.declare_not_covered(_TO_A_THIRD_PARTY)
   if config.get("rehearsal"):
@@ -97,6 +99,16 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   return Experiment(config, mesh, sources, algorithm, ledger, evaluator,
                     is_resident(config.training.get("resident", "auto"), sources.train.images),
                     backbone)
+
+
+
+def _evaluated_on(evaluation: Any) -> str:
+  """Who is measured without protection, for the statement."""
+  regions = getattr(evaluation, "regions", None)
+  person = evaluation.person if regions is None else regions.person
+  people = len(np.unique(person[person >= 0]))
+  return (f"{people:,} people of {evaluation.name} do not train: the model is evaluated on them, "
+          "without noise, and nothing here protects them. Another seed may choose others.")
 
 
 def load_sources(config: Any, data: Mapping[str, Any] | None = None) -> Any:

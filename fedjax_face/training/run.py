@@ -21,6 +21,7 @@ from fedjax_face.federated.algorithm import State
 from fedjax_face.privacy import budget as budgets
 from fedjax_face.privacy.budget import Budget
 from fedjax_face.privacy.ledger import Ledger, is_non_private
+from fedjax_face.privacy.statement import delta_warning
 from fedjax_face.training import (
     budget_entry,
     checkpoint,
@@ -189,6 +190,9 @@ def _train(experiment: Experiment, before: Checkpoint, roots: Roots | None, ledg
         (release.unit, release.adjacency) for release in experiment.algorithm.releases):
       display.say(f"epsilon is for each {unit}, {adjacency.value.replace('_', '-')}, "
                   f"at delta {options.privacy.delta:g}")
+      if warning := delta_warning(options.privacy.delta, unit,
+                                  _population(experiment)[unit]):
+        display.say(f"Warning: {warning}")
     for line in watch.before():
       display.say(line)
     if not before.round:
@@ -326,15 +330,21 @@ def _stopped(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
       state=shapes, seconds=clock.seconds(), warnings=watch.lines)
 
 
+def _population(experiment: Experiment) -> Mapping[str, int]:
+  """Unit -> number of such units that can take part."""
+  algorithm = experiment.algorithm
+  if isinstance(algorithm.population, Mapping):
+    return algorithm.population
+  units = (*(release.unit for release in algorithm.releases), *experiment.ledger.units)
+  return dict.fromkeys(units, algorithm.population)
+
+
 def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
                    budget: Budget | None) -> dict[str, Any]:
   options, algorithm = experiment.config, experiment.algorithm
-  population = algorithm.population
-  if not isinstance(population, Mapping):
-    population = dict.fromkeys(ledger.units, population)
   return summary.write_privacy(
     workdir, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
-    noise_keys=_noise_keys(experiment), population=population,
+    noise_keys=_noise_keys(experiment), population=_population(experiment),
     data=training_set.described(experiment.sources.train, training_set.key(workdir)),
     evaluates_training_people=experiment.sources.evaluates_training_people,
     budget=None if budget is None else budgets.statement(budget.path))

@@ -103,15 +103,20 @@ def check_rounds(before, after, data, other, person, rounds):
 @pytest.mark.parametrize("sampling, changes", [
     ("poisson", {}), ("poisson", {"virtual_clients": 5, "capacity": 3}),
     ("poisson", {"sampling_probability": .4, "max_examples": 0, "max_examples_per_user": 0}),
-    ("cyclic_poisson", {}), ("cyclic_poisson", {"virtual_clients": 3, "capacity": 2})])
-def test_a_user_who_leaves_changes_one_client(sampling, changes, place):
+    ("cyclic_poisson", {}), ("cyclic_poisson", {"virtual_clients": 3, "capacity": 2}),
+    ("fixed", {"virtual_clients": 4, "users_per_client": 3}),
+    ("fixed", {"virtual_clients": 6, "users_per_client": 2, "max_examples": 0}),
+    ("cyclic_fixed", {"virtual_clients": 3, "users_per_client": 5})])
+def test_a_user_who_leaves_or_is_replaced_changes_one_client(sampling, changes, place):
   data = people()
   person = range(PEOPLE)[PLACES[place]]
+  leaves = "poisson" in sampling
   make = lambda d: participation(OPTIONS | {"sampling": sampling} | changes, d)
   before = make(data)
-  assert before.adjacency is Adjacency.ADD_OR_REMOVE_ONE
-  other = removed(data, person)
-  assert check_rounds(before, make(other), data, other, person, 16)
+  assert before.adjacency is (
+      Adjacency.ADD_OR_REMOVE_ONE if leaves else Adjacency.REPLACE_ONE)
+  other = (removed if leaves else replaced)(data, person)
+  assert check_rounds(before, make(other), data, other, person, 16 if leaves else 12)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -127,21 +132,6 @@ def test_a_user_who_leaves_keeps_out_of_the_other_groups_rounds(place):
   moved = [movement(contents(before.cohort(Draws.of(0), r), data),
                     contents(after.cohort(Draws.of(0), r), other))[1] for r in range(2)]
   assert sorted(moved) in ([0, 1], [0, 2])
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("sampling, changes", [
-    ("fixed", {"virtual_clients": 4, "users_per_client": 3}),
-    ("fixed", {"virtual_clients": 6, "users_per_client": 2, "max_examples": 0}),
-    ("cyclic_fixed", {"virtual_clients": 3, "users_per_client": 5})])
-def test_a_user_who_is_replaced_changes_one_client(sampling, changes, place):
-  data = people()
-  person = range(PEOPLE)[PLACES[place]]
-  make = lambda d: participation(OPTIONS | {"sampling": sampling} | changes, d)
-  before = make(data)
-  assert before.adjacency is Adjacency.REPLACE_ONE
-  other = replaced(data, person)
-  assert check_rounds(before, make(other), data, other, person, 12)
 
 
 @pytest.mark.parametrize("place", PLACES)

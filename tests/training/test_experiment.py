@@ -100,6 +100,20 @@ def test_who_comes_second_leaves_the_stage_of_the_first(played, tmp_path):
                      / "meta.json").read_text())["releases"] == "pretraining"
 
 
+def test_the_people_who_evaluate_are_named_as_not_protected():
+  config = tiny_config.get_config("pretrain")
+  config.unlock()
+  del config["pretrain"]
+  made = sources()
+  said = experiment.build(config, None, lambda line: None, sources=made).ledger.not_covered
+  people = len(set(made.evaluation.person.tolist()))
+  assert any(sentence.startswith(f"{people} people of {made.evaluation.name} do not train")
+             for sentence in said)
+  other = made._replace(evaluates_training_people=True)
+  said = experiment.build(config, None, lambda line: None, sources=other).ledger.not_covered
+  assert not any("do not train" in sentence for sentence in said)
+
+
 def test_metrics_that_a_third_party_receives_are_in_the_statement():
   config = tiny_config.get_config("pretrain")
   config.unlock()

@@ -435,6 +435,14 @@ def test_a_run_that_is_refused_the_second_time_goes_on_being_the_first(tmp_path)
   assert (tmp_path / "w" / "privacy_budget.json").read_bytes() == marker
 
 
+def test_a_delta_as_large_as_a_share_of_one_person_is_said_while_it_runs(tmp_path, capfd):
+  """Of 12 people, a delta of 1/12 does not exclude that one is revealed outright."""
+  run.run(options(privacy={"delta": 0.1, "noise_seed": 11}), tmp_path / "large")
+  assert "delta = 0.1 is not below 1/12" in " ".join("".join(capfd.readouterr()).split())
+  run.run(options(privacy={"delta": 1e-3, "noise_seed": 11}), tmp_path / "small")
+  assert "is not below" not in "".join(capfd.readouterr())
+
+
 def test_a_refused_run_leaves_every_budget_as_it_is(tmp_path, toy_experiment):
   """Rounds that cannot grow, given the file of the run or another one."""
   budget = Budget(tmp_path / BUDGET)
