@@ -145,8 +145,8 @@ def synthetic() -> ml_collections.ConfigDict:
   config = base()
   config.data = {
       "name": "synthetic_faces", "num_people": 100_000, "evaluation_people": 400,
-      "images_per_person": 4, "size": 28, "seed": 1, "grayscale": True, "on_demand": True,
-      "public": {"name": "synthetic_faces", "num_people": 500, "images_per_person": 8,
+      "images_per_person": 4, "size": 28, "seed": 11, "grayscale": True, "on_demand": True,
+      "public": {"name": "synthetic_faces", "num_people": 1500, "images_per_person": 8,
                  "size": 28, "seed": 2, "grayscale": True},
   }
   config.rounds = 20
@@ -168,7 +168,8 @@ def heads() -> ml_collections.ConfigDict:
   The table is in docs/results/dp_fedemb.md (3 seeds, 20 min a seed on one core).
   """
   config = synthetic()
-  config.data.update({"num_people": 1000, "evaluation_people": 200, "on_demand": False})
+  config.data.update({"num_people": 1000, "evaluation_people": 200, "seed": 1,
+                      "on_demand": False})
   config.data.public.num_people = 300
   config.rounds = 20
   config.pretrain.rounds = 24

@@ -29,7 +29,7 @@ def _flags(arguments: Sequence[str]) -> flags.FlagValues:
 
 
 def _attack(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-  command_line.parse(values, arguments)
+  command_line.parse(values, arguments, __doc__)
   for name in ("config", "workdir"):
     if values[name].value is None:
       raise ValueError(f"--{name} is required")

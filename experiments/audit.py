@@ -17,7 +17,7 @@ through every mechanism that there is, at the same claim. Writes audit_clusters.
 One run (--one_run): the config itself, with its data and its noise, is trained once with --canaries
 canary users (or units), each in the training set by a coin, and the bound is on the epsilon of its
 noised sum at privacy.delta. Writes audit_one_run.json and .png; what was trained is thrown away.
-It counts in no --privacy_budget: on private data, its files are a further release.
+On private data it is a further release, which --privacy_budget=FILE counts; guard its files.
 
 Mechanisms that are broken on purpose show whether the game can tell. The exit status is 1 if a real
 mechanism reveals more than it claims.
@@ -51,20 +51,22 @@ def _flags(arguments: Sequence[str]) -> flags.FlagValues:
                        flag_values=values)
   flags.DEFINE_integer("canaries", 1000, "of --one_run, half of them in the training set",
                        lower_bound=2, flag_values=values)
+  command_line.define_budget(values)
   return values
 
 
 def _audit(values: flags.FlagValues, arguments: Sequence[str]) -> bool:
   """Whether every real mechanism held."""
-  command_line.parse(values, arguments)
+  command_line.parse(values, arguments, __doc__)
   for name in ("config", "workdir"):
     if values[name].value is None:
       raise ValueError(f"--{name} is required")
   command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
+  from fedjax_face.training.records import make_guarded
   records = _records(values)
   workdir = pathlib.Path(values.workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
+  make_guarded(workdir)
   for name, record in records.items():
     _write(record, workdir, name)
     _print(record)
@@ -81,9 +83,13 @@ def _records(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
   """
   from experiments.audit_games import cluster_record, game_of
   from experiments.audit_one_run import one_run_record
-  config, records = values.config, {}
+  config, records, budget = values.config, {}, command_line.privacy_budget(values)
   if values.one_run:
-    return {"audit_one_run": one_run_record(config, values.canaries)}
+    return {"audit_one_run": one_run_record(
+        config, values.canaries, pathlib.Path(values.workdir).absolute(), budget)}
+  if budget is not None:
+    raise ValueError("--privacy_budget counts what is trained on the data of the config: without "
+                     "--one_run nothing is")
   clusters = (config.get("exchange") or {}).get("mechanism", "none") != "none"
   game = game_of(config, values.rounds, values.trials, values.delta)
   not_played = game if isinstance(game, str) else ""

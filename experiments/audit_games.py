@@ -136,7 +136,7 @@ class CanaryGame(SumGame):
     most = self._options.capacity * self._groups // groups if poisson else per_client
     options = dict(self._options) | {
         "batch_size": most, "epochs": 1, "max_examples": most, "max_examples_per_user": 0,
-        "classes": "all", "sampling_probability": self.everyone / users,
+        "classes": "all", "sampling_probability": self.everyone / users if poisson else None,
         "users_per_client": per_client, "capacity": most, "min_separation": groups,
         "virtual_clients": self._options.virtual_clients if clients is None else clients}
     population = audit.population([audit.IDLE] * users) if dataset is None else dataset
@@ -150,18 +150,18 @@ class CanaryGame(SumGame):
     turn, always = ("its turn", "its turn") if self._cyclic else ("a round", "every round")
     real = self._one(everyone, noise, claim)
     games = [
-        Played(f"as configured, every user in {always}; the first {self.change}", False, everyone,
+        Played(f"intact, every user in {always}; the first {self.change}", False, everyone,
                real),
-        Played(f"as configured, every user in {always}; the last {self.change}, all layers", False,
+        Played(f"intact, every user in {always}; the last {self.change}, all layers", False,
                everyone, self._one(everyone, noise, claim, "last", "all_layers")),
-        Played(f"as configured, every second user in {turn}; the first {self.change}", False,
+        Played(f"intact, every second user in {turn}; the first {self.change}", False,
                twice, self._one(twice, noise, sampled)),
         Played("broken: half the noise", True, everyone, self._one(everyone, noise / 2, claim)),
         Played("broken: sensitivity C claimed, 2C holds", True, everyone,
                real._replace(claimed=self.claim_of_c(noise))),
     ]
     if self.change == "removed":
-      games.insert(3, Played(f"as configured, {_SPARSE} clients a user; the first removed", False,
+      games.insert(3, Played(f"intact, {_SPARSE} clients a user; the first removed", False,
                              everyone, self._sparse(noise)))
     if self._groups > 1:
       games.append(Played(f"broken: every user in every round, not in one of {self._groups}", True,
@@ -217,9 +217,9 @@ class SiloGame(SumGame):
         self._participation, users, noise, claim, place, towards)
     real = game(noise, "first")
     return [
-        Played("as configured, all silos in every round; the first person removed", False, users,
+        Played("intact, all silos in every round; the first person removed", False, users,
                real),
-        Played("as configured, all silos in every round; the last person removed, all layers",
+        Played("intact, all silos in every round; the last person removed, all layers",
                False, users, game(noise, "last", "all_layers")),
         Played("broken: half the noise", True, users, game(noise / 2, "first")),
         Played("broken: sensitivity C claimed, 2C holds", True, users,

@@ -2,47 +2,53 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 from experiments.audit_games import CONFIDENCE
 
 
-def one_run_record(config: Any, canaries: int, seed: int | None = None) -> dict[str, Any]:
+def one_run_record(config: Any, canaries: int, workdir: pathlib.Path, budget: Any = None,
+                   seed: int | None = None) -> dict[str, Any]:
   """audit_one_run.json: the config's run, trained once with canaries and thrown away.
 
   Args:
     config: a whole config, with its own data, noise and delta.
     canaries: of which half, by coins, are in the training set.
+    workdir: where the mark of the budget is kept.
+    budget: `budget.Budget` of the data set, in which the run is entered before its first round.
     seed: of coins, participation and noise; None: all three from the operating system.
 
   Raises:
-    ValueError: a method without a noised sum.
+    ValueError: a method without a noised sum, or a budget without room for it.
   """
-  from fedjax_face.algorithms import registry
   from fedjax_face.attacks.one_run import Canaries, judge
-  from fedjax_face.training import config as configs
-  from fedjax_face.training import experiment, loop, streams
-  from fedjax_face.training.mesh import clients_mesh
+  from fedjax_face.training import budget_entry, experiment, loop, streams
+  from fedjax_face.training.progress import Display
 
-  configs.validate(config)
   root = streams.secret_root() if seed is None else streams.public_root(seed)
   coins, noise, participation = (
       streams.expand(root, use, 0, streams.ROOT_BYTES)
       for use in ("canaries", "noise", "participation"))
-  watch, mesh = Canaries.drawn(canaries, coins), clients_mesh()
-  sources = experiment.load_sources(config)
-  backbone = None
-  if config.get("pretrain"):
-    backbone = experiment.pretrained(config, sources, mesh, None, print)
-  algorithm = registry.build(config, sources, mesh, backbone, watch=watch)
-  released = _noised_sum(algorithm)
-  claimed = _claim_of_run(released, config.rounds, config.privacy.delta)
-  *_, last = loop.train(
-      algorithm, sources.train.images, targets=sources.train.targets, rounds=config.rounds,
-      seed=config.seed, noise_root=noise, cohort_root=participation, mesh=mesh,
-      rounds_per_dispatch=config.training.rounds_per_dispatch,
-      resident=experiment.is_resident(
-          config.training.get("resident", "auto"), sources.train.images))
+  watch = Canaries.drawn(canaries, coins)
+  with Display(config.rounds, 0) as display:
+    built = experiment.build(config, say=display.say, watch=watch)
+    train, released = built.sources.train, _noised_sum(built.algorithm)
+    claimed = _claim_of_run(released, config.rounds, config.privacy.delta)
+    if budget is None:
+      display.say(f"this run is a release on the people of {train.name} of its own: epsilon "
+                  f"{claimed:.3f} for each {released.unit} through the {released.channel}, counted "
+                  "in no budget (--privacy_budget FILE counts it)")
+    else:
+      budget_entry.enter(built, workdir, budget)
+      budget_entry.begun(workdir)
+    for progress in loop.train(
+        built.algorithm, train.images, targets=train.targets, rounds=config.rounds,
+        seed=config.seed, noise_root=noise, cohort_root=participation, mesh=built.mesh,
+        rounds_per_dispatch=config.training.rounds_per_dispatch, resident=built.resident):
+      display.update(progress.span.stop,
+                     {name: float(value[-1]) for name, value in progress.metrics.items()})
+  last = progress
   result = judge(watch.scores(last.state), watch.included, claimed, config.privacy.delta,
                  CONFIDENCE)
   return {
@@ -56,7 +62,7 @@ def one_run_record(config: Any, canaries: int, seed: int | None = None) -> dict[
               f"The most that so many can show is {result.largest_measurable:.3f}. Their scores "
               f"look like those of epsilon {result.estimate:.3f}, at least "
               f"{result.estimate_at_least:.3f} (an estimate, no bound).",
-      "games": [{"mechanism": "as configured, one run", "broken": False, "users": canaries,
+      "games": [{"mechanism": "the config, one run", "broken": False, "users": canaries,
                  "claimed_epsilon": result.claimed, "measured_epsilon": result.measured,
                  "violated": result.violated}],
   }

@@ -44,11 +44,11 @@ class SplitGame:
   def play(self, noise: float) -> list[Played]:
     """The device as it is and the broken ones."""
     unit = self._unit
-    games = [Played(f"as configured; the first {unit} replaced", False, self.images,
+    games = [Played(f"intact; the first {unit} replaced", False, self.images,
                     self._one(noise)),
-             Played(f"as configured; the last {unit} replaced", False, self.images,
+             Played(f"intact; the last {unit} replaced", False, self.images,
                     self._one(noise, place="last")),
-             Played("as configured, activations that may be negative; the first replaced", False,
+             Played("intact, activations that may be negative; the first replaced", False,
                     self.images, self._one(noise, non_negative=False)),
              Played("broken: half the noise", True, self.images, self._one(noise, less=0.5))]
     if self._schedule.mode == "frozen_cached" and self._schedule.epochs > 1:

@@ -50,13 +50,13 @@ class UnitGame:
     """The real steps, and two broken ones where nothing else hides them."""
     unit = self._unit
     return [
-        Played(f"as configured, every {unit} in every step; the first {unit} removed", False,
+        Played(f"intact, every {unit} in every step; the first {unit} removed", False,
                self.units, self._one(noise, 1.0, "first")),
-        Played(f"as configured, every {unit} in every step; the last {unit} removed, all layers",
+        Played(f"intact, every {unit} in every step; the last {unit} removed, all layers",
                False, self.units, self._one(noise, 1.0, "last", towards="all_layers")),
-        Played(f"as configured, every second {unit} in a step; the first {unit} removed", False,
+        Played(f"intact, every second {unit} in a step; the first {unit} removed", False,
                self.units, self._one(noise, 0.5, "first")),
-        Played(f"as configured, room for half of the {unit}s; the first {unit} removed", False,
+        Played(f"intact, room for half of the {unit}s; the first {unit} removed", False,
                self.units, self._one(noise, 0.5, "first", capacity=self.units // 2)),
         Played("broken: half the noise", True, self.units,
                self._one(noise, 1.0, "first", less=0.5)),

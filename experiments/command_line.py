@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -39,12 +40,23 @@ def define_shared(values: flags.FlagValues) -> None:
   flags.DEFINE_boolean("debug", False, "show tracebacks", flag_values=values)
 
 
-def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+class HelpAsked(Exception):
+  """Raised for --help; its text is what to print."""
+
+
+def parse(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -> None:
   """Parses the command line.
 
+  Args:
+    values: flags of the program.
+    arguments: of the process, its name first.
+    doc: of the program's module; --help shows it above the flags.
+
   Raises:
+    HelpAsked: --help or -h is among the arguments.
     ValueError: in one line, naming the flag or config key and the nearest one that exists.
   """
+  answer_help(values, arguments, doc)
   _require_config_file(arguments)
   arguments, unset = _without_unset(arguments)
   try:
@@ -63,6 +75,24 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     _override(values, values.overrides, arguments)
 
 
+def answer_help(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -> None:
+  """Raises HelpAsked where --help or -h is among the arguments."""
+  if {"--help", "-h"} & set(arguments):
+    raise HelpAsked(_help(values, doc or ""))
+
+
+def _help(values: flags.FlagValues, doc: str) -> str:
+  lines = [doc.strip(), "", "Flags:"]
+  for name in sorted(values):
+    flag = values[name]
+    if "." in name:
+      continue
+    default = "" if flag.default in (None, "") else f" (default {flag.default})"
+    lines += [f"  --{name}", *textwrap.wrap(f"{flag.help}{default}", 94, initial_indent="      ",
+                                            subsequent_indent="      ")]
+  return "\n".join(lines)
+
+
 def define_overrides(values: flags.FlagValues) -> None:
   """Adds `--overrides`, which `parse` applies."""
   flags.DEFINE_string("overrides", None, "rehearsal.json, whose overrides replace values of the "
@@ -76,24 +106,29 @@ def define_budget(values: flags.FlagValues) -> None:
   flags.DEFINE_float("privacy_budget_limit", None, "largest epsilon of all runs of a new "
                      "--privacy_budget together, for each person and each unit of the runs; a run "
                      "beyond it is refused", lower_bound=0.0, flag_values=values)
+  flags.DEFINE_string("privacy_budget_data", None, "name of the data set in --privacy_budget, "
+                      "where the run's own is another but the people are the same",
+                      flag_values=values)
 
 
 def privacy_budget(values: flags.FlagValues) -> Any:
   """The `budget.Budget` that the flags name, or None.
 
   Raises:
-    ValueError: a limit without a file, or one that is not finite.
+    ValueError: a limit or a name without a file, or a limit that is not finite.
   """
   from fedjax_face.privacy.budget import Budget
   if values.privacy_budget is None:
-    if values.privacy_budget_limit is not None:
-      raise ValueError("--privacy_budget_limit needs --privacy_budget FILE")
+    for name in ("privacy_budget_limit", "privacy_budget_data"):
+      if values[name].value is not None:
+        raise ValueError(f"--{name} needs --privacy_budget FILE")
     return None
   limit = values.privacy_budget_limit
   if limit is not None and not math.isfinite(limit):
     raise ValueError(f"--privacy_budget_limit={limit}: expected a finite number; without the flag "
                      "there is no limit")
-  return Budget(pathlib.Path(values.privacy_budget).absolute(), values.privacy_budget_limit)
+  return Budget(pathlib.Path(values.privacy_budget).absolute(), limit,
+                values.privacy_budget_data)
 
 
 def _override(values: flags.FlagValues, path: str, arguments: Sequence[str]) -> None:
@@ -146,9 +181,11 @@ def _innermost(message: str) -> str:
 
 
 def one_line_errors(main: Callable[[], None], debug: Callable[[], bool]) -> int:
-  """Runs a program: 0, or 2 with `error: ...` for a mistake in what was asked, 130 for ctrl-C."""
+  """Runs a program: 0, 2 with `error: ...` for a mistake in what was asked, or 130 for ctrl-C."""
   try:
     main()
+  except HelpAsked as text:
+    print(text)
   except MISTAKES as error:
     if debug():
       traceback.print_exc()

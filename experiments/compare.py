@@ -388,6 +388,7 @@ def _epsilon(row: Mapping[str, Any]) -> str:
 
 
 def _compare(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+  command_line.answer_help(values, arguments, __doc__)
   values(list(arguments))
   for name in ("config", "workdir"):
     if values[name].value is None:

@@ -129,8 +129,9 @@ class Journal:
 
 
 def _take_part(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-  workdir, parts, digest, tls, token = prepare(values, arguments)
+  workdir, parts, digest, tls, token = prepare(values, arguments, __doc__)
   workdir.chmod(0o700)
+  from fedjax_face.privacy.statement_files import of_device
   from fedjax_face.split.edge_client import EdgeClient, train_to_end
   from fedjax_face.split.edge_device import Device
   from fedjax_face.split.wire import Join
@@ -161,7 +162,7 @@ def _take_part(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     client.close()
     write_privacy(workdir, parts, journal.steps_begun,
                   f"Written by device {values.device} from its own config, data and journal; "
-                  "nothing that the server said is used.")
+                  "nothing that the server said is used.", of_device())
   say(f"done: {parts.steps} steps  privacy, by this device's own account: {workdir}/PRIVACY.md")
 
 

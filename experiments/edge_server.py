@@ -84,7 +84,7 @@ class Setting(NamedTuple):
   token: str
 
 
-def prepare(values: flags.FlagValues, arguments: Sequence[str]) -> Setting:
+def prepare(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -> Setting:
   """Parses and checks the command line, and builds what it asks for.
 
   With a flag `device` the parts are those of that device, else the server's.
@@ -92,7 +92,7 @@ def prepare(values: flags.FlagValues, arguments: Sequence[str]) -> Setting:
   Raises:
     ValueError: a flag or config that is refused, or a workdir of another run.
   """
-  command_line.parse(values, arguments)
+  command_line.parse(values, arguments, doc)
   for name in ("config", "workdir"):
     if values[name].value is None:
       raise ValueError(f"--{name} is required")
@@ -102,12 +102,12 @@ def prepare(values: flags.FlagValues, arguments: Sequence[str]) -> Setting:
     require_known_devices(values.address, tls, token)
   command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
-  from fedjax_face.training import config, edge
+  from fedjax_face.training import config, edge, records
   workdir = pathlib.Path(values.workdir).absolute()
   config.validate(values.config)
   config.check_same_run(values.config, workdir)
   parts = edge.build(values.config, values.device if "device" in values else None)
-  workdir.mkdir(parents=True, exist_ok=True)
+  records.make_guarded(workdir)
   config.record(values.config, workdir)
   # In a section of its own the number of rounds is part of the digest: noise depends on it.
   digest = config.digest({"config": config.as_dict(values.config)})
@@ -119,7 +119,8 @@ def say(line: str) -> None:
   print(line, flush=True)
 
 
-def write_privacy(workdir: pathlib.Path, parts: Any, steps_begun: int, author: str) -> None:
+def write_privacy(workdir: pathlib.Path, parts: Any, steps_begun: int, author: str,
+                  files: Sequence[Any]) -> None:
   """Writes privacy.json and PRIVACY.md for so many steps, with a sentence on who says so.
 
   Args:
@@ -127,6 +128,7 @@ def write_privacy(workdir: pathlib.Path, parts: Any, steps_begun: int, author: s
     parts: `EdgeParts` of the run.
     steps_begun: of which anything was sent, or may have been.
     author: the sentence.
+    files: of `statement_files`, what the program leaves.
 
   Raises:
     OSError: one line naming the file.
@@ -136,7 +138,7 @@ def write_privacy(workdir: pathlib.Path, parts: Any, steps_begun: int, author: s
   said = statement.privacy_json(
       parts.ledger(steps_begun), delta=parts.delta, population=parts.population,
       sampling=parts.sampling, noise_keys="devices" if parts.noise_seed is None else "pinned",
-      evaluates_training_people=True)  # split learning is tested on other images of its people
+      files=files)
   write_json(workdir / "privacy.json", said | {"author": author})
   write_atomically(workdir / "PRIVACY.md", f"{statement.privacy_markdown(said)}\n{author}\n")
 
@@ -153,7 +155,8 @@ def _flags(arguments: Sequence[str]) -> flags.FlagValues:
 
 
 def _serve(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-  workdir, parts, digest, tls, token = prepare(values, arguments)
+  workdir, parts, digest, tls, token = prepare(values, arguments, __doc__)
+  from fedjax_face.privacy.statement_files import of_edge_server
   from fedjax_face.split.edge_contract import Terms
   from fedjax_face.split.edge_parts import server_exchanges
   from fedjax_face.split.edge_record import Recorder
@@ -176,7 +179,7 @@ def _serve(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   finally:
     server.stop(_GRACE_SECONDS).wait()
     write_privacy(workdir, parts, run.steps_begun, "Written by the server from its own config and "
-                  "step. Every device writes a statement of its own.")
+                  "step. Every device writes a statement of its own.", of_edge_server())
     if recorder:
       recorder.close()
   say(f"done: {parts.steps} steps  privacy: {workdir}/PRIVACY.md")

@@ -52,7 +52,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _evaluate(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-  command_line.parse(values, arguments)
+  command_line.parse(values, arguments, __doc__)
   if values.workdir is None:
     raise ValueError("--workdir is required: the folder of a run")
   workdir = pathlib.Path(values.workdir)

@@ -85,11 +85,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _simulation(options: argparse.Namespace) -> Simulation:
-  given, value = calibration.require_exactly_one(
-      noise_multiplier=options.noise_multiplier, noise_on_mean=options.noise_on_mean)
+  given, value = calibration.require_exactly_one({
+      "--noise_multiplier": options.noise_multiplier, "--noise_on_mean": options.noise_on_mean})
   if not 0 < options.clip_norm < math.inf:
-    raise ValueError(f"clip_norm must be positive and finite, got {options.clip_norm}")
-  if given == "noise_on_mean":
+    raise ValueError(f"--clip_norm={options.clip_norm}: expected a finite number above 0")
+  if given == "--noise_on_mean":
     value *= options.virtual_clients / options.clip_norm
   return Simulation(options.virtual_clients, options.users_per_client, value, options.rounds,
                     options.sampling)
@@ -97,11 +97,12 @@ def _simulation(options: argparse.Namespace) -> Simulation:
 
 def _check(options: argparse.Namespace, simulation: Simulation) -> None:
   if not 0 < options.target_epsilon < math.inf:
-    raise ValueError(f"target_epsilon must be positive and finite, got {options.target_epsilon}")
+    raise ValueError(f"--target_epsilon={options.target_epsilon}: expected a finite number "
+                     "above 0")
   if not 0 < options.delta < 1:
-    raise ValueError(f"delta must be in (0, 1), got {options.delta}")
+    raise ValueError(f"--delta={options.delta}: expected a number in (0, 1)")
   if options.parameters < 1:
-    raise ValueError(f"parameters must be at least 1, got {options.parameters}")
+    raise ValueError(f"--parameters={options.parameters}: expected at least 1")
   planning.run_event(simulation, options.population, simulation.virtual_clients)
 
 

@@ -35,7 +35,7 @@ def _flags(arguments: Sequence[str]) -> flags.FlagValues:
 
 
 def _rehearse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-  command_line.parse(values, arguments)
+  command_line.parse(values, arguments, __doc__)
   for name in ("config", "workdir"):
     if values[name].value is None:
       raise ValueError(f"--{name} is required")

@@ -110,7 +110,7 @@ def _noise_multiplier(given: Ingredients, mechanism: ClusterMechanism, every: in
             f"{name}={value} cannot be had with exchange.mechanism={config.exchange.mechanism}, "
             f"exchange.rows={config.exchange.rows}: set --config.{name}=None")
     return 0.0
-  calibration.require_exactly_one(**{
+  calibration.require_exactly_one({
       "exchange.epsilon": epsilon, "hparams.cluster_noise_multiplier": multiplier})
   if epsilon is None:
     if not 0 < multiplier < math.inf:
@@ -121,7 +121,8 @@ def _noise_multiplier(given: Ingredients, mechanism: ClusterMechanism, every: in
   publications = events_used(config.rounds, every)
   event = lambda noise: dp_accounting.SelfComposedDpEvent(mechanism.event(noise), publications)
   return calibration.calibrate_noise(event, epsilon, config.privacy.delta,
-                                     Adjacency.ADD_OR_REMOVE_ONE, progress=given.progress)
+                                     Adjacency.ADD_OR_REMOVE_ONE, progress=given.progress,
+                                     name="exchange.epsilon")
 
 
 def _mechanism(given: Ingredients, table: Table) -> ClusterMechanism:

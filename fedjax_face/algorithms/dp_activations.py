@@ -423,6 +423,4 @@ NOT_COVERED = (
     "devices.",
     "The number of people, their classes, the largest number of images of one, and the clip norm "
     "where it is given are taken as public.",
-    "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
-    "Hyperparameters chosen by looking at results on the same people are not accounted for.",
 )

@@ -289,6 +289,4 @@ NOT_COVERED = (
     "The trainer holds the photographs, their labels and their gradients: it is trusted, and what "
     "is protected is what it publishes.",
     "The constant predictor beside the results is that of the training set, without noise.",
-    "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
-    "Hyperparameters chosen by looking at results on the same data are not accounted for.",
 )

@@ -274,8 +274,9 @@ def noise_multiplier(
   Raises:
     ValueError: both or neither are given, a multiplier out of range, or a target out of reach.
   """
-  calibration.require_exactly_one(
-      epsilon=config.privacy.epsilon, noise_multiplier=config.hparams.noise_multiplier)
+  calibration.require_exactly_one({
+      "privacy.epsilon": config.privacy.epsilon,
+      "hparams.noise_multiplier": config.hparams.noise_multiplier})
   if config.privacy.epsilon is None:
     multiplier = config.hparams.noise_multiplier
     if not 0 <= multiplier < math.inf:
@@ -283,7 +284,7 @@ def noise_multiplier(
     return multiplier
   return calibration.calibrate_noise(
       run_event, config.privacy.epsilon, config.privacy.delta, adjacency, progress=progress,
-      largest_noise=largest)
+      largest_noise=largest, name="privacy.epsilon")
 
 
 TRUSTED_SUM = (
@@ -305,6 +306,4 @@ NOT_COVERED = (
     "The number of people is taken as public: sampling probabilities, numbers of clients and what "
     "a mean is divided by rest on it, and are the same with and without any one person.",
     "The set of class labels (the size of the heads) is taken as public.",
-    "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
-    "Hyperparameters chosen by looking at results on the same people are not accounted for.",
 )

@@ -225,6 +225,11 @@ def _check(options: Mapping[str, Any], dataset: FaceDataset) -> None:
   if probability is not None and not 0 < probability <= 1:
     raise ValueError(f"cohort.sampling_probability={probability}: expected a number in (0, 1]")
   hidden = options["sampling"] in ("poisson", "cyclic_poisson")
+  if probability is not None and not hidden:
+    raise ValueError(
+        f"cohort.sampling_probability={probability} has no meaning with cohort.sampling="
+        f"{options['sampling']}, where so many users take part in a round: set "
+        "--config.cohort.sampling_probability=None, or choose poisson or cyclic_poisson")
   if hidden and options["classes"] == "all" and dataset.persons_are_labels:
     raise ValueError(
         f"cohort.sampling={options['sampling']} protects who is in the set, but a head with a "

@@ -37,10 +37,12 @@ class Budget(NamedTuple):
     path: JSON file, made when the first run is entered.
     limit: largest total epsilon of each unit, at the delta of the first run; written into a new
       file. None: no limit in a new file, that of the file otherwise.
+    data: name of the data set in the file; None: that of the run's training set.
   """
 
   path: pathlib.Path
   limit: float | None = None
+  data: str | None = None
 
 
 class Entry(NamedTuple):
@@ -79,12 +81,16 @@ def enter(budget: Budget, entry: Entry, patience: float = 10.0) -> None:
     OSError: a file that cannot be read or written.
   """
   with _locked(budget.path, patience):
+    name = entry.data if budget.data is None else budget.data
     held = _read(budget.path) if budget.path.exists() else {
-        "version": _VERSION, "data": entry.data, "delta": entry.delta, "limit": budget.limit,
+        "version": _VERSION, "data": name, "delta": entry.delta, "limit": budget.limit,
         "runs": []}
-    if held["data"] != entry.data:
-      raise ValueError(f"{budget.path} is the privacy budget of {held['data']!r}, but this run "
-                       f"trains on {entry.data!r}: give the file of that data set")
+    same = any(run.get("digest") == entry.digest for run in held["runs"])
+    if held["data"] != name and not same:
+      raise ValueError(
+          f"{budget.path} is the privacy budget of {held['data']!r}, but this run trains on "
+          f"{name!r}, whose content is not that of any run in it: give the file of that data set, "
+          f"or, if the people are the same, --privacy_budget_data={held['data']}")
     if budget.limit is not None and budget.limit != held["limit"]:
       raise ValueError(f"{budget.path} has the limit {held['limit']}, not {budget.limit}: expected "
                        "the same, or none given")
@@ -97,9 +103,10 @@ def enter(budget: Budget, entry: Entry, patience: float = 10.0) -> None:
       for unit, epsilon in after.items():
         if not epsilon <= held["limit"]:
           raise ValueError(
-              f"{budget.path} is exhausted for each {unit}: its limit is epsilon {held['limit']:g} "
-              f"at delta {held['delta']:g}, {before.get(unit, 0.0):.3f} of it is used, and with "
-              f"this run it would be {epsilon:.3f}; nothing was released")
+              f"{budget.path} has no room for this run: its limit is epsilon {held['limit']:g} for "
+              f"each {unit} at delta {held['delta']:g}, {before.get(unit, 0.0):.3f} is used by "
+              f"{len(others)} run(s), and with this one it would be {epsilon:.3f}; a smaller "
+              "privacy.epsilon, more noise or fewer rounds may fit; nothing was released")
     _write(budget.path, {**held, "runs": runs})
 
 
@@ -207,20 +214,37 @@ def _plain(found: Mapping[str, float]) -> dict[str, float | str]:
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path, patience: float) -> Iterator[None]:
-  """Holds the lock beside the file, which is itself replaced when it is written."""
+  """Holds the lock beside the file, which is itself replaced when it is written.
+
+  Where no budget came of it, the lock goes again.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
-  deadline = time.monotonic() + patience
-  with open(path.with_name(f"{path.name}.lock"), "a") as file:
-    while True:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        break
-      except BlockingIOError:
-        if time.monotonic() > deadline:
-          raise ValueError(f"{path} is locked by another process, which enters a run: try again"
-                           ) from None
-        time.sleep(_POLL_SECONDS)
-    yield
+  if path.is_dir():
+    raise IsADirectoryError(f"{path} is a folder: expected a file, or a name for a new one")
+  lock, deadline = path.with_name(f"{path.name}.lock"), time.monotonic() + patience
+  while (file := _try_lock(lock)) is None:
+    if time.monotonic() > deadline:
+      raise ValueError(f"{path} is locked by another process, which enters a run: try again")
+    time.sleep(_POLL_SECONDS)
+  with file:
+    try:
+      yield
+    finally:
+      if not path.exists():
+        lock.unlink()
+
+
+def _try_lock(path: pathlib.Path) -> Any:
+  """The open file, locked, or None: it is held, or was removed by whoever held it."""
+  file = open(path, "a", opener=_owner_only)  # closed by the caller
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+      return file
+  except (BlockingIOError, FileNotFoundError):
+    pass
+  file.close()
+  return None
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -232,7 +256,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
       Ledger.from_json(run["ledger"])
     return {name: held[name] for name in ("version", "data", "delta", "limit", "runs")}
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(f"{path} is no readable privacy budget ({error}): what was released is then "
+    why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    raise ValueError(f"{path} is no readable privacy budget ({why}): what was released is then "
                      "not known, so nothing is; put it back") from None
 
 

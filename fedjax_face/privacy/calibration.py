@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import dp_accounting
 
@@ -14,8 +14,8 @@ _DECIMALS = 3
 _PER_UNIT = 10**_DECIMALS
 
 
-def require_exactly_one(**values: float | None) -> tuple[str, float]:
-  """Returns the one named value that is not None, e.g. of epsilon and noise_multiplier.
+def require_exactly_one(values: Mapping[str, float | None]) -> tuple[str, float]:
+  """Returns the one named value that is not None, e.g. of privacy.epsilon and a noise multiplier.
 
   Raises:
     ValueError: none or several are given; asking for both a target and a noise is an error because
@@ -33,7 +33,7 @@ def calibrate_noise(
     make_event: Callable[[float], dp_accounting.DpEvent], target_epsilon: float, delta: float,
     adjacency: Adjacency, accountant: str | None = None,
     progress: Callable[[float, float], None] | None = None,
-    largest_noise: float = 10_000.0) -> float:
+    largest_noise: float = 10_000.0, name: str = "target_epsilon") -> float:
   """Smallest noise multiplier, to three decimals rounded up, with epsilon <= target_epsilon.
 
   Args:
@@ -45,6 +45,7 @@ def calibrate_noise(
       bound, else RDP.
     progress: called with (candidate multiplier, its epsilon) after every evaluation.
     largest_noise: where the search gives up.
+    name: of the target in messages, e.g. "privacy.epsilon".
 
   Returns:
     z with epsilon(z) <= target_epsilon < epsilon(z - 0.001), given that epsilon falls with z.
@@ -54,7 +55,7 @@ def calibrate_noise(
       or the target is out of reach (the message says what can be reached).
   """
   if not 0 < target_epsilon < math.inf:
-    raise ValueError(f"target_epsilon must be positive and finite, got {target_epsilon}")
+    raise ValueError(f"{name}={target_epsilon}: expected a finite number above 0")
 
   def evaluate(steps: int) -> float:
     noise, event = steps / _PER_UNIT, make_event(steps / _PER_UNIT)
@@ -65,7 +66,7 @@ def calibrate_noise(
     return value
 
   largest = math.floor(largest_noise * _PER_UNIT)
-  low, high = _bracket(evaluate, target_epsilon, largest)
+  low, high = _bracket(evaluate, target_epsilon, largest, name)
   while high - low > 1:
     middle = (low + high) // 2
     if evaluate(middle) <= target_epsilon:
@@ -75,7 +76,8 @@ def calibrate_noise(
   return high / _PER_UNIT
 
 
-def _bracket(evaluate: Callable[[int], float], target: float, largest: int) -> tuple[int, int]:
+def _bracket(evaluate: Callable[[int], float], target: float, largest: int, name: str
+             ) -> tuple[int, int]:
   """(too small, large enough) within a factor of two, in steps of 0.001; too small may be 0."""
   steps = min(_PER_UNIT, largest)
   value = evaluate(steps)
@@ -86,7 +88,7 @@ def _bracket(evaluate: Callable[[int], float], target: float, largest: int) -> t
   while value > target:
     if steps == largest:
       raise ValueError(
-          f"target_epsilon={target:g} cannot be reached: epsilon is still {value:.3g} at the "
+          f"{name}={target:g} cannot be reached: epsilon is still {value:.3g} at the "
           f"largest noise multiplier tried, {largest / _PER_UNIT:g}")
     low, steps = steps, min(2 * steps, largest)
     value = evaluate(steps)

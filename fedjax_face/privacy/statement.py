@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 import dp_accounting
 
@@ -16,9 +16,10 @@ from fedjax_face.privacy import attacker, groups
 from fedjax_face.privacy import ledger as ledgers
 from fedjax_face.privacy.accounting import EpsilonReport
 from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.privacy.statement_files import File
 from fedjax_face.privacy.statement_page import epsilon_words, privacy_markdown
 
-__all__ = ["FILES", "GROUPS", "MOST_PEOPLE", "NOISE_KEYS", "delta_warning", "epsilon_words",
+__all__ = ["GROUPS", "MOST_PEOPLE", "NOISE_KEYS", "delta_warning", "epsilon_words",
            "privacy_json", "privacy_markdown"]
 
 GROUPS = (2, 5, 10)
@@ -29,49 +30,10 @@ MOST_PEOPLE = "most people in a client"
 """Name of a quantity of `mechanism` that is counted in the training set."""
 
 
-class File(NamedTuple):
-  """What a run leaves: a pattern of names in its workdir, what to do with it, and why."""
-
-  pattern: str
-  handling: str
-  why: str
-
-
-FILES = (
-    File("PRIVACY.md, privacy.json", "publish", "this statement"),
-    File("config.json", "publish", "the config; guard it where it pins privacy.noise_seed, from "
-         "which the noise follows"),
-    File("checkpoints", "guard", "the model itself is what is released; but beside "
-         "it stands what must not leave: class embeddings and control variates of silos, and "
-         "until the run has finished the noise of earlier rounds"),
-    File("metrics.csv, events.out.tfevents.*, wandb*", "guard",
-         "metrics measured on private data without noise; where training.wandb was set, that "
-         "service holds them already"),
-    File("summary.json, figures/training.png, figures/overlap.png", "guard",
-         "drawn from such metrics, and from class embeddings where there are some"),
-    File("pretrained", "guard", "trained on the public set alone: as public as that set is"),
-    File("training_set.key", "guard", "key of the digest of the training set above: who has it and "
-         "everybody else's data can tell who is in. Its owner needs it to compute the digest anew"),
-    File("privacy_budget.json", "guard", "which entry of the privacy budget is this run's"),
-    File("the file of --privacy_budget, that file's .lock", "guard", "outside this folder; "
-         "digests of the data without a key, and what later runs are counted by (the lock is empty)"
-         ),
-    File("audit*.json, audit*.png", "guard", "of experiments.audit; with --one_run what a further "
-         "run on the same data shows, which is not counted here"),
-    File("secrets", "delete", "roots of noise and participation of a run that has not finished; "
-         "guard them until it has, when it deletes them itself. Delete copies and backups too"),
-    File("noise.json", "delete", "root of the noise of a device of a split run over the wire; "
-         "guard it until the run is over"),
-    File("server.json, devices.json", "guard", "by what the server of such a run knows its "
-         "devices"),
+_OF_ANY_GUARANTEE = (
+    "Gaussian noise is drawn in 32-bit floating point; the guarantee is that of real numbers.",
+    "Hyperparameters chosen by looking at results on the same people are not accounted for.",
 )
-_CURVES = "figures/roc.png, figures/det.png"
-_EVALUATION = {
-    False: File(_CURVES, "publish", "results on the evaluation people, who are not protected: if "
-                "they may be shown in it"),
-    True: File(_CURVES, "guard", "results, without noise, on images of people who train or may do "
-               "so"),
-}
 _DEVICE_ONLY = (
     "a keyed hash (BLAKE2b) turns a root into 64-bit keys of Threefry-2x32, the 20-round "
     "counter-based generator that draws the noise on the device. Threefry is made from a cipher "
@@ -105,7 +67,7 @@ def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int],
                  mechanism: Mapping[str, float | str] | None = None, dealt: Sequence[str] = (),
                  run: Mapping[str, Any] | None = None,
                  budget: Mapping[str, Any] | None = None,
-                 evaluates_training_people: bool = False) -> dict[str, Any]:
+                 files: Sequence[File] = ()) -> dict[str, Any]:
   """Everything that the statement says, as strict JSON types.
 
   Args:
@@ -117,10 +79,11 @@ def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int],
     units_per_person: unit -> the most of them that one person has, where it may be several.
     mechanism: clip norm, noise and sensitivity, by name.
     dealt: how groups and silos were dealt, and other notes on who is where.
-    run: `algorithm`, `data` (`name`, `people`, `images`, `digest`, `digest_of`), `revision` and
+    run: `algorithm`, `data` (`name`, `people`, `images`, `digest`, `digest_of`), `evaluated_on`
+      (words, or None), `status` ("finished", or in words what became of it), `revision` and
       `written`; None where the statement is not of a run.
     budget: of `budget.statement`, where one is kept.
-    evaluates_training_people: whether evaluation images are, or may be, of people who train.
+    files: what the program leaves (`statement_files`).
 
   Returns:
     A dict; an infinite epsilon is the string "infinite", one that no accountant gives is None.
@@ -134,24 +97,31 @@ def privacy_json(ledger: Ledger, *, delta: float, population: Mapping[str, int],
   if missing:
     raise ValueError(f"population has no entry for unit {missing[0]!r}")
   several = units_per_person or {}
+  units = [_unit(ledger, unit, delta, population[unit], noise_keys == "pinned", several.get(unit))
+           for unit in ledger.units]
   return {
       "run": None if run is None else dict(run),
-      "units": [_unit(ledger, unit, delta, population[unit], noise_keys == "pinned",
-                      several.get(unit)) for unit in ledger.units],
+      "units": units,
       "sampling": sampling,
       "mechanism": dict(mechanism or {}),
       "dealt": list(dealt),
       "noise_keys": noise_keys,
       "noise_keys_in_words": NOISE_KEYS[noise_keys],
-      "not_covered": [*ledger.not_covered,
+      "not_covered": [*ledger.not_covered, *(_OF_ANY_GUARANTEE if _is_some(units) else ()),
                       *_stated(ledger.units, several, mechanism or {}, dealt, run is not None)],
       "public_datasets": list(ledger.public),
       "budget": None if budget is None else dict(budget),
-      "files": [file._asdict() for file in (*FILES, _EVALUATION[evaluates_training_people])],
+      "files": [file._asdict() for file in files],
       "verdicts": attacker.SOURCE,
       "accountants": f"dp_accounting {metadata.version('dp-accounting')}: RDP and PLD",
       "ledger": ledger.to_json(),
   }
+
+
+def _is_some(units: Sequence[Mapping[str, Any]]) -> bool:
+  """Whether any channel has a guarantee."""
+  return any(channel["epsilon"]["best"] != "infinite" for unit in units
+             for channel in unit["channels"])
 
 
 def _stated(units: Sequence[str], several: Mapping[str, int], mechanism: Mapping[str, Any],

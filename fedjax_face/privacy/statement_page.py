@@ -30,10 +30,7 @@ def privacy_markdown(statement: Mapping[str, Any]) -> str:
             "## What is NOT covered", "",
             *_bullets(statement["not_covered"], "Nothing was declared."), "",
             "## Data treated as public (not protected)", "",
-            *_bullets(statement["public_datasets"], "None."), "",
-            "## Files: publish, guard, delete", "",
-            *_table(("file", "what to do", "why"),
-                    [(f["pattern"], f["handling"], f["why"]) for f in statement["files"]]), "",
+            *_bullets(statement["public_datasets"], "None."), "", *_files(statement["files"]),
             "# For researchers", ""]
   for unit in statement["units"]:
     lines += _of_unit(unit)
@@ -50,57 +47,82 @@ def epsilon_words(value: Any, note: str) -> str:
 
 
 def _opening(statement: Mapping[str, Any]) -> str:
-  """Which run, on which data, when and by what; and the verdict for each unit."""
+  """Which run, on which data and whom; what an attacker finds; the verdict for each unit."""
   run, said = statement["run"], []
   if run is not None:
-    data = run["data"]
-    said.append(
-        f"This is about the model that {run['algorithm']} trained on {data['name']}: "
-        f"{data['people']:,} people, {data['images']:,} images (digest of {data['digest_of']}: "
-        f"{data['digest']}). Written on {run['written']} by revision {run['revision']}.")
+    said += _of_run(run)
   if not statement["units"]:
     said.append("Nothing is on the ledger: no release of this run carries a guarantee.")
   for unit in statement["units"]:
     verdict = unit["verdict"]
-    said.append(f"**Protection of each {unit['unit']}: {verdict['word']}**, for "
+    said.append(f"{_found(unit)} **Protection of each {unit['unit']}: {verdict['word']}**, for "
                 f"{verdict['why']}.")
   if statement["noise_keys"] == "pinned":
     said.append("The seeds of this run are pinned: no privacy is claimed against anyone who knows "
                 "them, and what follows is true only of others.")
+  if run is not None:
+    data = run["data"]
+    said.append(f"Written on {run['written']} by revision {run['revision']}; digest of "
+                f"{data['digest_of']}: {data['digest']}.")
   said.append(f"(The words are {statement['verdicts']}.)")
   return " ".join(said)
 
 
+def _of_run(run: Mapping[str, Any]) -> list[str]:
+  data, status = run["data"], run["status"]
+  said = [f"This is about the model that {run['algorithm']} trained on {data['name']}: "
+          f"{data['people']:,} people, {data['images']:,} images.",
+          f"It is evaluated on {run['evaluated_on']}."]
+  if status == "unfinished":
+    said.insert(0, "**This run has not finished.** What follows is the most that it may release up "
+                "to its last round; the statement is written anew when it ends.")
+  elif status != "finished":
+    said.insert(0, f"**This run did not reach its end ({status}).** What follows is what it "
+                "released until then.")
+  return said
+
+
+def _found(unit: Mapping[str, Any]) -> str:
+  """The share of members that an attacker finds, in one sentence."""
+  name, total, attacker = unit["unit"], unit["epsilon"], unit["attacker"]
+  if isinstance(total["best"], str) or total["best"] is None:
+    return (f"No bound holds for {_a(name)} on all channels together: whoever sees them all may be "
+            "able to tell who is in the data, without any error.")
+  wrong = f"{attacker['false_positives']:.0%}"
+  return (f"An attacker who sees everything that was released, knows the data of everybody else "
+          f"and not the secrets named below, and is wrong on {wrong} of those who are not in, "
+          f"finds at most {_percent(attacker['found_at_most'])} of the {name}s who are in (without "
+          f"any release: {wrong}).")
+
+
 def _meaning(unit: Mapping[str, Any]) -> str:
   """What epsilon and delta say of an attacker."""
-  name, total, attacker = unit["unit"], unit["epsilon"], unit["attacker"]
+  name, total = unit["unit"], unit["epsilon"]
   what = _MEANS[unit["adjacency"]].format(a_unit=_a(name))
-  wrong = f"{attacker['false_positives']:.0%}"
   if isinstance(total["best"], str) or total["best"] is None:
     return (f"There is no finite bound for {_a(name)} on all channels together: an attacker who "
-            f"sees them all may be able to tell {what}, without any error. The reason: "
+            f"sees them all may be able to tell {what}. The reason: "
             f"{epsilon_words(total['best'], total['note'])}.")
-  said = (f"An attacker who sees everything that was released, knows the data of everybody else "
-          f"and not the secrets named below, tries to tell {what}. If the attacker is wrong on "
-          f"{wrong} of those who are not in, at most {_percent(attacker['found_at_most'])} of "
-          f"those who are in can be found (without any release: {wrong}). This follows from "
-          f"epsilon {_rounded_up(total['best'])} at delta {unit['delta']:g} for each {name}, "
+  said = (f"What such an attacker tries to tell is {what}. The share follows from epsilon "
+          f"{_rounded_up(total['best'])} at delta {unit['delta']:g} for each {name}, "
           f"{_dashed(unit)}: nothing that can be seen becomes more than "
-          f"{_factor(attacker['likelihood_factor'])} times (e^epsilon) as probable by one {name}, "
-          f"but for a probability of delta. What is true of the data as a whole is not protected.")
+          f"{_factor(unit['attacker']['likelihood_factor'])} times (e^epsilon) as probable by one "
+          f"{name}, but for a probability of delta. What is true of the data as a whole is not "
+          "protected.")
   if unit["delta_warning"]:
     said += f"\n\n**Warning:** {unit['delta_warning']}."
   return said
 
 
 def _what_adds_up(statement: Mapping[str, Any]) -> list[str]:
-  lines = [
-      "Every further run on the same people, with another seed, config or method, adds to what is "
-      "known of them: two runs that release as much as this one have together at most twice its "
-      "epsilon at twice its delta. Trials that were looked at and thrown away count too."]
-  others = ("Only experiments.train and experiments.compare enter their runs in a budget: what "
-            "other programs release of these people (experiments.audit --one_run, "
-            "experiments.edge_server and experiments.device, code of one's own) is not counted.")
+  finite = any(isinstance(unit["epsilon"]["best"], float) for unit in statement["units"])
+  twice = (": two runs that release as much as this one have together at most twice its epsilon at "
+           "twice its delta") if finite else ""
+  lines = [f"Every further run on the same people, with another seed, config or method, adds to "
+           f"what is known of them{twice}. Trials that were looked at and thrown away count too."]
+  others = ("Only experiments.train, experiments.compare and experiments.audit --one_run enter "
+            "their runs in a budget: what else is released of these people "
+            "(experiments.edge_server and experiments.device, code of one's own) is not counted.")
   budget = statement["budget"]
   if budget is None:
     return [*lines, "", "No privacy budget was kept (--privacy_budget FILE): other runs on these "
@@ -139,6 +161,14 @@ def _who(statement: Mapping[str, Any]) -> list[str]:
           *_table((f"{name}s of a person", "epsilon of the person"),
                   [(k, _cell(e)) for k, e in persons["epsilon"].items()]), ""]
   return lines
+
+
+def _files(files: Sequence[Mapping[str, str]]) -> list[str]:
+  if not files:
+    return []
+  return ["## Files: publish, guard, delete", "",
+          *_table(("file", "what to do", "why"),
+                  [(file["pattern"], file["handling"], file["why"]) for file in files]), ""]
 
 
 def _of_unit(unit: Mapping[str, Any]) -> list[str]:

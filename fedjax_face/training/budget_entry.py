@@ -16,7 +16,7 @@ from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.training import checkpoint
 from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.mesh import broadcast, is_main_process
-from fedjax_face.training.records import write_json
+from fedjax_face.training.records import make_guarded, write_json
 from fedjax_face.training.summary import git_revision
 from fedjax_face.training.training_set import described
 
@@ -82,12 +82,12 @@ def _enter(experiment: Experiment, workdir: pathlib.Path, budget: Budget) -> Non
       budgets.require_entered(budget.path, run)
   else:
     # First, so that a run that is killed between the two files is not entered twice.
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_guarded(workdir)
     write_json(workdir / MARKER, {"run": run, "begun": False})
   said = {"name": workdir.name, "algorithm": experiment.algorithm.name,
           "started": datetime.datetime.now(datetime.UTC).date().isoformat(),
           "revision": git_revision()}
-  entry = Entry(run, data["name"], data["digest"], options.privacy.delta, said, _whole(experiment),
+  entry = Entry(run, data["name"], data["digest"], options.privacy.delta, said, whole(experiment),
                 experiment.algorithm.units_per_person)
   try:
     budgets.enter(budget, entry)
@@ -101,7 +101,7 @@ def _enter(experiment: Experiment, workdir: pathlib.Path, budget: Budget) -> Non
     raise
 
 
-def _whole(experiment: Experiment) -> Ledger:
+def whole(experiment: Experiment) -> Ledger:
   """Everything that the run may release to its last round; noise that is known protects nothing."""
   options, whole = experiment.config, Ledger.from_json(experiment.ledger.to_json())
   for release in experiment.algorithm.releases:

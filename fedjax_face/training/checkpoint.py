@@ -25,6 +25,7 @@ import numpy as np
 
 from fedjax_face.federated.algorithm import State
 from fedjax_face.training.mesh import broadcast, is_main_process
+from fedjax_face.training.records import make_guarded
 
 Warn = Callable[[str], None]
 
@@ -61,7 +62,8 @@ def save(folder: str | os.PathLike, checkpoint: Checkpoint, keep: int = 2) -> No
   final = folder / f"{checkpoint.round:08d}"
   partial = folder / f"partial-{checkpoint.round:08d}"
   try:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_guarded(folder.parent)  # of a run
+    folder.mkdir(exist_ok=True)
     for abandoned in folder.glob("partial-*"):
       shutil.rmtree(abandoned)
     partial.mkdir()

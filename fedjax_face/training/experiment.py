@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ class Experiment(NamedTuple):
 
 def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = print,
           mesh: Mesh | None = None, sources: Any = None,
-          public_stages: str | os.PathLike | None = None) -> Experiment:
+          public_stages: str | os.PathLike | None = None, watch: Any = None) -> Experiment:
   """Loads data, pre-trains if asked, and builds the algorithm.
 
   Args:
@@ -67,6 +68,7 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
     mesh: default all devices.
     sources: what `load_sources(config)` returned, where several runs share it.
     public_stages: folder where runs that pre-train alike share what came of it.
+    watch: of an audit, which puts its canaries into what is summed.
 
   Raises:
     ValueError: a config that some part refuses.
@@ -82,7 +84,8 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   backbone = None
   if config.get("pretrain"):
     backbone = pretrained(config, sources, mesh, workdir, say, public_stages)
-  algorithm = registry.build(config, sources, mesh, backbone, _calibration_line(say))
+  algorithm = registry.build(config, sources, mesh, backbone, _calibration_line(say),
+                             watch=watch)
   for note in algorithm.notes:
     say(note)
   if config.get("pretrain"):
@@ -90,7 +93,9 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   for sentence in (*algorithm.not_covered, *sources.not_covered):
     ledger.declare_not_covered(sentence)
   if not sources.evaluates_training_people:
-    ledger.declare_not_covered(_evaluated_on(sources.evaluation))
+    ledger.declare_not_covered(
+        f"The model is evaluated on {evaluated_on(sources)}, without noise. Another seed may "
+        "choose others.")
   if config.training.get("wandb"):
     ledger.declare_not_covered(_TO_A_THIRD_PARTY)
   if config.get("rehearsal"):
@@ -102,19 +107,28 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
 
 
 
-def _evaluated_on(evaluation: Any) -> str:
-  """Who is measured without protection, for the statement."""
+def evaluated_on(sources: Any) -> str:
+  """Whom a model is measured on, for the statement."""
+  evaluation = sources.evaluation
+  if sources.evaluates_training_people:
+    return f"images of {evaluation.name} of people who train or may do so, without noise"
   regions = getattr(evaluation, "regions", None)
   person = evaluation.person if regions is None else regions.person
   people = len(np.unique(person[person >= 0]))
-  return (f"{people:,} people of {evaluation.name} do not train: the model is evaluated on them, "
-          "without noise, and nothing here protects them. Another seed may choose others.")
+  return (f"{people:,} people of {evaluation.name} who do not train and whom nothing here "
+          "protects")
 
 
 def load_sources(config: Any, data: Mapping[str, Any] | None = None) -> Any:
   """The data sets of a run, or those of another `data` section split by the same seed."""
   load = family_of(config.algorithm).load
-  return load(as_dict(config.data) if data is None else data, config.seed)
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    sources = load(as_dict(config.data) if data is None else data, config.seed)
+  for warning in caught:
+    if str(warning.message) not in sources.notes:  # these are said by whoever uses the sources
+      warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+  return sources
 
 
 def is_resident(asked: str | bool, images: np.ndarray) -> bool:

@@ -14,6 +14,13 @@ from typing import Any
 BEFORE_ALL = -1
 
 
+def make_guarded(folder: str | os.PathLike) -> None:
+  """Makes a run's folder, for its owner alone (0700); one that exists keeps its mode."""
+  path = pathlib.Path(folder)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.mkdir(mode=0o700, exist_ok=True)
+
+
 def write_atomically(path: str | os.PathLike, text: str) -> None:
   """Replaces the file at once: a reader, or a killed run, sees the old text or the new."""
   path = pathlib.Path(path)

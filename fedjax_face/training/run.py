@@ -19,6 +19,7 @@ import jax
 
 from fedjax_face.federated.algorithm import State
 from fedjax_face.privacy import budget as budgets
+from fedjax_face.privacy import statement_files
 from fedjax_face.privacy.budget import Budget
 from fedjax_face.privacy.ledger import Ledger, is_non_private
 from fedjax_face.privacy.statement import delta_warning
@@ -35,10 +36,16 @@ from fedjax_face.training import (
 )
 from fedjax_face.training.checkpoint import Checkpoint
 from fedjax_face.training.evaluator import Outcome
-from fedjax_face.training.experiment import Experiment, build
+from fedjax_face.training.experiment import Experiment, build, evaluated_on
 from fedjax_face.training.mesh import gathered, is_main_process, shard
 from fedjax_face.training.progress import Display
-from fedjax_face.training.records import BEFORE_ALL, CsvFile, TensorBoard, WeightsAndBiases
+from fedjax_face.training.records import (
+    BEFORE_ALL,
+    CsvFile,
+    TensorBoard,
+    WeightsAndBiases,
+    make_guarded,
+)
 from fedjax_face.training.streams import Roots, public_root
 
 Values = dict[str, float]
@@ -60,7 +67,7 @@ def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
     summary.json and privacy.json.
 
   Raises:
-    ValueError: a config that is refused, a workdir of another run, a budget that is exhausted, lost
+    ValueError: a config that is refused, a workdir of another run, a budget without room, lost
       secrets, a state that is not finite, or rounds on end in which no update is.
     OSError: a file that cannot be read or written, in one line.
   """
@@ -77,9 +84,10 @@ def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
   budget_entry.enter(experiment, workdir, budget)
   before, roots = _resume(experiment, found, workdir, say)
   if is_main_process():
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_guarded(workdir)
     config.record(options, workdir)
-    training_set.key(workdir)
+    if before.round < options.rounds:
+      _write_privacy(experiment, budget_entry.whole(experiment), workdir, budget, "unfinished")
   clock, ledger = _Clock(), Ledger.from_json(before.ledger)
   watch = health.watch(experiment.algorithm, options)
   try:
@@ -310,7 +318,7 @@ def _finish(experiment: Experiment, state: State, ledger: Ledger, outcome: Outco
             budget: Budget | None) -> tuple[dict[str, Any], dict[str, Any]]:
   if not is_main_process():
     return {}, {}
-  privacy = _write_privacy(experiment, ledger, workdir, budget)
+  privacy = _write_privacy(experiment, ledger, workdir, budget, "finished")
   done = summary.write_summary(
     workdir, status="finished", rounds=experiment.config.rounds, experiment=experiment,
     state=state, seconds=clock.seconds(), outcome=outcome, warnings=watch.lines,
@@ -324,7 +332,7 @@ def _stopped(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
   """What the rounds before the stop released stays on record."""
   if is_main_process():
     shapes = jax.eval_shape(experiment.algorithm.init, jax.random.key(0))
-    _write_privacy(experiment, ledger, workdir, budget)
+    _write_privacy(experiment, ledger, workdir, budget, f"stopped: {error}")
     summary.write_summary(
       workdir, status=f"stopped: {error}", rounds=error.done, experiment=experiment,
       state=shapes, seconds=clock.seconds(), warnings=watch.lines)
@@ -340,13 +348,17 @@ def _population(experiment: Experiment) -> Mapping[str, int]:
 
 
 def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
-                   budget: Budget | None) -> dict[str, Any]:
-  options, algorithm = experiment.config, experiment.algorithm
+                   budget: Budget | None, status: str) -> dict[str, Any]:
+  options, algorithm, sources = experiment.config, experiment.algorithm, experiment.sources
   return summary.write_privacy(
-    workdir, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
+    workdir, status=status, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
     noise_keys=_noise_keys(experiment), population=_population(experiment),
-    data=training_set.described(experiment.sources.train, training_set.key(workdir)),
-    evaluates_training_people=experiment.sources.evaluates_training_people,
+    data=training_set.described(sources.train, training_set.key(workdir)),
+    evaluated_on=evaluated_on(sources),
+    files=statement_files.of_run(
+      evaluates_training_people=sources.evaluates_training_people, finished=status == "finished",
+      pretrained=bool(options.get("pretrain")), budget=budget is not None,
+      silos=algorithm.class_embeddings is not None, wandb=bool(options.training.get("wandb"))),
     budget=None if budget is None else budgets.statement(budget.path))
 
 

@@ -18,6 +18,7 @@ from absl import logging
 
 from fedjax_face.training import streams
 from fedjax_face.training.mesh import broadcast, is_main_process
+from fedjax_face.training.records import make_guarded
 from fedjax_face.training.streams import Roots
 
 FOLDER = "secrets"
@@ -89,7 +90,7 @@ def _obtain(folder: pathlib.Path, must_exist: bool) -> Roots:
   roots = Roots(streams.secret_root(), streams.secret_root())
   partial = folder.with_name(f".{folder.name}.partial")
   try:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_guarded(folder.parent)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=_OWNER_ONLY_FOLDER)
     for name, root in roots._asdict().items():

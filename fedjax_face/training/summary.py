@@ -19,6 +19,7 @@ from fedjax_face.evaluation.overlap import cross_client_overlap
 from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.privacy.statement_files import File
 from fedjax_face.training import comparison
 from fedjax_face.training.evaluator import Outcome
 from fedjax_face.training.experiment import Experiment
@@ -140,18 +141,19 @@ def _sum_of_column(path: pathlib.Path, name: str) -> float:
     return float(sum(float(row.get(name) or 0) for row in csv.DictReader(file)))
 
 
-def write_privacy(workdir: pathlib.Path, *, ledger: Ledger, delta: float, algorithm: Algorithm,
-                  noise_keys: str, population: Mapping[str, int], data: Mapping[str, Any],
-                  evaluates_training_people: bool,
+def write_privacy(workdir: pathlib.Path, *, status: str, ledger: Ledger, delta: float,
+                  algorithm: Algorithm, noise_keys: str, population: Mapping[str, int],
+                  data: Mapping[str, Any], evaluated_on: str, files: Sequence[File],
                   budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
-  """Writes privacy.json and PRIVACY.md and returns what they say."""
+  """Writes privacy.json and PRIVACY.md and returns what they say; see `statement.privacy_json`."""
   said = statement.privacy_json(
     ledger, delta=delta, population=population, sampling=algorithm.sampling,
     noise_keys=noise_keys, units_per_person=algorithm.units_per_person,
     mechanism=algorithm.mechanism, dealt=algorithm.notes,
-    run={"algorithm": algorithm.name, "data": dict(data), "revision": git_revision(),
+    run={"algorithm": algorithm.name, "data": dict(data), "evaluated_on": evaluated_on,
+         "status": status, "revision": git_revision(),
          "written": datetime.datetime.now(datetime.UTC).date().isoformat()}, budget=budget,
-    evaluates_training_people=evaluates_training_people)
+    files=files)
   write_json(workdir / "privacy.json", said)
   write_atomically(workdir / "PRIVACY.md", statement.privacy_markdown(said))
   return said
@@ -170,13 +172,20 @@ def print_results(workdir: pathlib.Path, summary: Mapping[str, Any],
   print_metrics(f"{summary['algorithm']}: {summary['rounds']} rounds, {summary['status']}",
                 summary["metrics"], summary.get("references", {}))
   for unit in privacy["units"]:
-    epsilon = statement.epsilon_words(unit["epsilon"]["best"], unit["epsilon"]["note"])
-    print(f"epsilon {epsilon} for each {unit['unit']} at delta {unit['delta']:g}, "
-          f"{unit['adjacency'].replace('_', '-')}")
+    print(_privacy_line(unit))
   print(f"results: {workdir}/summary.json  privacy: {workdir}/PRIVACY.md  "
         f"figures: {workdir}/figures")
   if line := comparison.line(summary, privacy, headline):
     print(line)
+
+
+def _privacy_line(unit: Mapping[str, Any]) -> str:
+  best, note = unit["epsilon"]["best"], unit["epsilon"]["note"]
+  if not isinstance(best, float):
+    why = f"epsilon infinite: {note}" if best == "infinite" else f"epsilon not computed: {note}"
+    return f"no guarantee for any {unit['unit']} ({why})"
+  return (f"epsilon {statement.epsilon_words(best, note)} for each {unit['unit']} at delta "
+          f"{unit['delta']:g}, {unit['adjacency'].replace('_', '-')}")
 
 
 def print_metrics(title: str, metrics: Mapping[str, Mapping[str, Any]],

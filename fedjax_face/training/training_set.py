@@ -32,13 +32,15 @@ def key(workdir: pathlib.Path) -> bytes:
     write_owner_only(path, secrets.token_hex(_KEY_BYTES) + "\n")
   if path.stat().st_mode & 0o077:
     raise ValueError(f"{path} is open to others than its owner, who could try out on the published "
-                     "digest who is in the data; expected mode 0600")
+                     "digest who is in the data: if nobody has read it, chmod 600 it and go on; "
+                     "else choose another --workdir")
   try:
     found = bytes.fromhex(path.read_text())
   except ValueError:
     found = b""
   if len(found) != _KEY_BYTES:
-    raise ValueError(f"{path} is damaged: expected {2 * _KEY_BYTES} hexadecimal digits")
+    raise ValueError(f"{path} is damaged: expected {2 * _KEY_BYTES} hexadecimal digits; put it "
+                     "back, or delete it and go on with a new key and another digest")
   return found
 
 

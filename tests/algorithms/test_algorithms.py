@@ -109,8 +109,8 @@ def test_target_epsilon_calibrates_the_noise():
 
 
 @pytest.mark.parametrize("overrides, message", [
-    ({"privacy.epsilon": 1.0}, "exactly one of epsilon and noise_multiplier"),
-    ({"hparams.noise_multiplier": None}, "exactly one of epsilon and noise_multiplier"),
+    ({"privacy.epsilon": 1.0}, "exactly one of privacy.epsilon and hparams"),
+    ({"hparams.noise_multiplier": None}, "exactly one of privacy.epsilon and hparams"),
     ({"privacy.epsilon": 1.0, "privacy.aggregator": "mean"}, "adds no noise"),
     ({"algorithm": "centralized"}, "noise_multiplier=0.5 cannot be had with algorithm=centralized"),
     ({"algorithm": "fedavg", "cohort.classes": "own"}, "only 'all' is accepted"),
@@ -122,8 +122,9 @@ def test_target_epsilon_calibrates_the_noise():
     ({"cohort.sampling": "cyclic_fixed", "cohort.min_separation": 0}, "min_separation=0"),
     ({"cohort.sampling": "poisson", "cohort.classes": "own", "cohort.sampling_probability": 0.0},
      "sampling_probability=0.0"),
+    ({"cohort.sampling_probability": 0.5}, "sampling_probability=0.5 has no meaning with"),
     ({"privacy.aggregator": "adaptive", "hparams.noise_multiplier": None, "privacy.epsilon": 0.1},
-     "target_epsilon=0.1 cannot be reached"),
+     "privacy.epsilon=0.1 cannot be reached"),
     ({"privacy.aggregator": "secret"}, "adaptive, clipped, correlated, gaussian, mean"),
     ({"privacy.aggregator": "correlated"}, "cohort.sampling=cyclic_fixed"),
     ({"local.stages": "alternating"}, "joint, head_first"),

@@ -545,8 +545,8 @@ def test_bytes_by_hand(sources):
     ({"split.mode": "trained_private", "hparams.gradient_clip_norm": 0.0},
      "hparams.gradient_clip_norm=0.0: expected a finite number above 0"),
     ({"privacy.unit": "house"}, "privacy.unit='house': expected image or person"),
-    ({"privacy.epsilon": 2.0}, "give exactly one of epsilon and noise_multiplier"),
-    ({"hparams.noise_multiplier": None}, "give exactly one of epsilon and noise_multiplier"),
+    ({"privacy.epsilon": 2.0}, "exactly one of privacy.epsilon and hparams.noise_m"),
+    ({"hparams.noise_multiplier": None}, "exactly one of privacy.epsilon and hparams.noise_m"),
     ({"hparams.noise_multiplier": -1.0}, "hparams.noise_multiplier=-1.0"),
     ({"pretrain": {"public": False, "rounds": 1}}, "pretrain.public=False: the device part"),
 ])

@@ -327,8 +327,8 @@ def test_public_photographs_may_show_several_people_whatever_the_unit():
 @pytest.mark.parametrize("overrides, message", [
     ({"pretrain.public": False}, "pretrain.public=False: pre-training on private regions"),
     ({"cohort.batch_size": 99}, "cohort.batch_size=99 images a step, but the training set has"),
-    ({"privacy.epsilon": 2.0}, "give exactly one of epsilon and noise_multiplier"),
-    ({"hparams.noise_multiplier": None}, "give exactly one of epsilon and noise_multiplier"),
+    ({"privacy.epsilon": 2.0}, "exactly one of privacy.epsilon and hparams.noise_m"),
+    ({"hparams.noise_multiplier": None}, "exactly one of privacy.epsilon and hparams.noise_m"),
     ({"hparams.noise_multiplier": -1.0}, "hparams.noise_multiplier=-1.0"),
     ({"hparams.clip_norm": 0.0}, "hparams.clip_norm=0.0: expected a number above 0"),
     ({"hparams.clip_norm": math.inf}, "hparams.clip_norm=inf: expected .* below infinity"),

@@ -36,7 +36,8 @@ def gaussian(who):
 def play(sampling, make_aggregator=gaussian, hparams=HPARAMS, rounds=1, probability=0.5,
          claim_hparams=None, client_update=audit.canary_update, cohort=COHORT, event=None,
          trials=4000, head=audit.NO_HEAD, **chosen):
-  options = cohort | {"sampling": sampling, "sampling_probability": probability}
+  options = cohort | {
+      "sampling": sampling, "sampling_probability": probability if "poisson" in sampling else None}
   make = lambda dataset: participation(options, dataset)
   who = make(audit.population([audit.IDLE] * USERS))
   aggregator = make_aggregator(who)

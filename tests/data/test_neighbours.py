@@ -30,10 +30,11 @@ from tests.data.test_photographs import make_photographs
 PEOPLE, IMAGES = 41, 3
 PLACES = {"first": 0, "middle": 5, "last": -1}
 OPTIONS = {
-    "virtual_clients": 64, "users_per_client": 1, "capacity": 4, "sampling_probability": 1.0,
+    "virtual_clients": 64, "users_per_client": 1, "capacity": 4, "sampling_probability": None,
     "min_separation": 2, "partition_seed": 0, "batch_size": 2, "epochs": 2, "max_examples": 7,
     "max_examples_per_user": 2, "classes": "own", "silos_per_round": 0,
 }
+EVERYBODY = {"sampling_probability": 1.0}  # of a user in its turn, Poisson schemes
 SILOS = OPTIONS | {"max_examples": 0}  # so that a silo's batches show everybody in it
 
 
@@ -101,9 +102,10 @@ def check_rounds(before, after, data, other, person, rounds):
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("sampling, changes", [
-    ("poisson", {}), ("poisson", {"virtual_clients": 5, "capacity": 3}),
+    ("poisson", EVERYBODY), ("poisson", EVERYBODY | {"virtual_clients": 5, "capacity": 3}),
     ("poisson", {"sampling_probability": .4, "max_examples": 0, "max_examples_per_user": 0}),
-    ("cyclic_poisson", {}), ("cyclic_poisson", {"virtual_clients": 3, "capacity": 2}),
+    ("cyclic_poisson", EVERYBODY),
+    ("cyclic_poisson", EVERYBODY | {"virtual_clients": 3, "capacity": 2}),
     ("fixed", {"virtual_clients": 4, "users_per_client": 3}),
     ("fixed", {"virtual_clients": 6, "users_per_client": 2, "max_examples": 0}),
     ("cyclic_fixed", {"virtual_clients": 3, "users_per_client": 5})])
@@ -127,7 +129,7 @@ def test_a_user_who_leaves_keeps_out_of_the_other_groups_rounds(place):
   data = people()
   person = range(PEOPLE)[PLACES[place]]
   other = removed(data, person)
-  options = OPTIONS | {"sampling": "cyclic_poisson", "capacity": 8}
+  options = OPTIONS | EVERYBODY | {"sampling": "cyclic_poisson", "capacity": 8}
   before, after = participation(options, data), participation(options, other)
   moved = [movement(contents(before.cohort(Draws.of(0), r), data),
                     contents(after.cohort(Draws.of(0), r), other))[1] for r in range(2)]
@@ -356,7 +358,7 @@ def test_identities_outlive_selection_new_numbers_and_other_sources(place):
 
 @pytest.mark.parametrize("sampling", ["poisson", "cyclic_poisson"])
 def test_where_the_probability_follows_from_the_number_of_users_the_statement_says_so(sampling):
-  options = OPTIONS | {"sampling": sampling, "virtual_clients": 4, "sampling_probability": None}
+  options = OPTIONS | {"sampling": sampling, "virtual_clients": 4}
   derived, given = (participation(options | changes, people())
                     for changes in ({}, {"sampling_probability": .1}))
   assert "from the number of users, which is treated as public" in derived.words

@@ -244,6 +244,21 @@ def test_a_run_without_its_noise_is_caught_in_one_run(tmp_path, monkeypatch, cap
   assert "VIOLATED" in capfd.readouterr().out
 
 
+def test_each_audit_of_a_run_is_a_release_that_a_budget_counts(tmp_path, capfd):
+  budget = tmp_path / "budget.json"
+  for _ in range(2):
+    assert audit.main(one_run(tmp_path / "w", f"--privacy_budget={budget}")) == 0
+  runs = json.loads(budget.read_text())["runs"]
+  assert len({run["run"] for run in runs}) == 2
+  capfd.readouterr()
+  assert audit.main(one_run(tmp_path / "w")) == 0
+  assert "counted in no budget" in " ".join(capfd.readouterr().err.split())
+  assert len(json.loads(budget.read_text())["runs"]) == 2
+  games = [f"--config={TINY}", f"--workdir={tmp_path}", f"--privacy_budget={budget}"]
+  assert audit.main(games) == 2
+  assert "without --one_run nothing is" in capfd.readouterr().err
+
+
 def test_one_run_needs_a_noised_sum(tmp_path, capfd):
   assert audit.main(one_run(tmp_path / "w", "--config.privacy.aggregator=mean",
                             "--config.hparams.noise_multiplier=None")) == 2

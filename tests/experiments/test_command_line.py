@@ -1,5 +1,8 @@
 """What the command line does to a config: numbers, unsetting a number, one-line mistakes."""
 
+import importlib
+import re
+
 import numpy as np
 import pytest
 from absl import flags
@@ -12,7 +15,7 @@ def parsed(*overrides, variant="femnist"):
   arguments = ["train", f"--config=configs/dp_fedemb.py:{variant}", *overrides]
   values = flags.FlagValues()
   command_line.define_config(values, arguments)
-  command_line.parse(values, arguments)
+  command_line.parse(values, arguments, "about")
   return values.config
 
 
@@ -37,6 +40,19 @@ def test_the_overrides_that_the_config_file_advertises_are_accepted(overrides):
     section, _, name = path.rpartition(".")
     holder = config[section] if section else config
     assert str(holder[name]) == value
+
+
+@pytest.mark.parametrize("program", [
+    "attack", "audit", "compare", "detect", "device", "edge_server", "evaluate", "rehearse",
+    "train"])
+def test_every_program_answers_for_help_with_its_text_and_its_flags(program, capfd):
+  module = importlib.import_module(f"experiments.{program}")
+  assert module.main(["--help"]) == 0
+  said = capfd.readouterr()
+  assert said.out.startswith(module.__doc__.strip()) and not said.err
+  assert f"python -m experiments.{program} " in said.out
+  assert re.search(r"^  --workdir$", said.out, re.M) and "--debug" in said.out
+  assert max(map(len, said.out.splitlines())) <= 110
 
 
 def test_devices_are_made_of_the_processor_where_asked(monkeypatch):

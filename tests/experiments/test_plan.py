@@ -52,18 +52,18 @@ def test_noise_on_mean_is_the_same_question(tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"noise_on_mean": "0.1"}, "exactly one of noise_multiplier and noise_on_mean"),
-    ({"noise_multiplier": None}, "exactly one of noise_multiplier and noise_on_mean, got none"),
+    ({"noise_on_mean": "0.1"}, "exactly one of --noise_multiplier and --noise_on_mean"),
+    ({"noise_multiplier": None}, "exactly one of --noise_multiplier and --noise_on_mean, got none"),
     ({"population": "20"}, "need 32 users, population=20"),
-    ({"delta": "2"}, "delta must be in (0, 1), got 2.0"),
-    ({"target_epsilon": "0"}, "target_epsilon must be positive"),
-    ({"clip_norm": "0"}, "clip_norm must be positive"),
-    ({"parameters": "0"}, "parameters must be at least 1, got 0"),
+    ({"delta": "2"}, "--delta=2.0: expected a number in (0, 1)"),
+    ({"target_epsilon": "0"}, "--target_epsilon=0.0: expected a finite number above 0"),
+    ({"clip_norm": "0"}, "--clip_norm=0.0: expected a finite number above 0"),
+    ({"parameters": "0"}, "--parameters=0: expected at least 1"),
     ({"rounds": "0"}, "rounds must be positive"),
     ({"rounds": "1" + 400 * "0"}, "rounds must be between 1 and 1e+12"),
     ({"population": "1" + 400 * "0"}, "population must be between 1 and 1e+12"),
-    ({"target_epsilon": "inf"}, "target_epsilon must be positive and finite, got inf"),
-    ({"clip_norm": "inf"}, "clip_norm must be positive and finite, got inf"),
+    ({"target_epsilon": "inf"}, "--target_epsilon=inf: expected"),
+    ({"clip_norm": "inf"}, "--clip_norm=inf: expected"),
     ({"noise_multiplier": "inf"}, "noise_multiplier must be between 0.0001 and 1e+06, got inf"),
     ({"noise_multiplier": "1e-300"}, "noise_multiplier must be between 0.0001 and 1e+06"),
     ({"noise_multiplier": "1e300"}, "noise_multiplier must be between 0.0001 and 1e+06")])

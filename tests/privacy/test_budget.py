@@ -18,13 +18,14 @@ REPLACE, ADD = Adjacency.REPLACE_ONE, Adjacency.ADD_OR_REMOVE_ONE
 DELTA = 1e-5
 
 
-def entry(run="a", multiplier=4.0, rounds=1, adjacency=REPLACE, data="faces", leak=False):
+def entry(run="a", multiplier=4.0, rounds=1, adjacency=REPLACE, data="faces", leak=False,
+          digest="00ff"):
   ledger = Ledger()
   ledger.record(Release("backbone", "person", adjacency, dp_accounting.GaussianDpEvent(multiplier),
                         "everyone"), rounds)
   if leak:
     ledger.record(non_private("heads", "person", adjacency, "everyone", "in clear"))
-  return Entry(run, data, "00ff", DELTA, {"name": run, "started": "2026-01-01"}, ledger)
+  return Entry(run, data, digest, DELTA, {"name": run, "started": "2026-01-01"}, ledger)
 
 
 def gaussian(multiplier, adjacency=REPLACE, delta=DELTA):
@@ -58,16 +59,16 @@ def test_a_run_beyond_the_limit_is_refused_and_the_file_stays_as_it_was(path):
   budget.enter(limited, entry())
   before = path.read_bytes()
   for other in (entry("b"), entry("b", multiplier=1000, leak=True)):
-    with pytest.raises(ValueError, match="is exhausted for each person.*nothing was released") as e:
+    with pytest.raises(ValueError, match="no room for this run.*each person .*nothing was") as e:
       budget.enter(limited, other)
     assert "\n" not in str(e.value) and path.read_bytes() == before
   budget.enter(Budget(path), entry("c", multiplier=100.0))   # the file's own limit, with room
-  with pytest.raises(ValueError, match="is exhausted"):
+  with pytest.raises(ValueError, match="has no room for this run"):
     budget.enter(Budget(path), entry("b"))
 
 
 def test_a_first_run_beyond_the_limit_leaves_no_file(path):
-  with pytest.raises(ValueError, match="is exhausted"):
+  with pytest.raises(ValueError, match="has no room for this run"):
     budget.enter(Budget(path, 0.01), entry())
   assert not path.exists()
 
@@ -77,7 +78,33 @@ def test_another_limit_or_data_set_is_refused(path):
   with pytest.raises(ValueError, match=r"has the limit 8.0, not 9.0"):
     budget.enter(Budget(path, 9.0), entry("b"))
   with pytest.raises(ValueError, match="budget of 'faces', but this run trains on 'writers'"):
-    budget.enter(Budget(path), entry("b", data="writers"))
+    budget.enter(Budget(path), entry("b", data="writers", digest="11aa"))
+  assert len(json.loads(path.read_text())["runs"]) == 1
+
+
+def test_a_data_set_is_known_by_its_content_or_the_name_that_is_given(path):
+  budget.enter(Budget(path), entry())
+  budget.enter(Budget(path), entry("b", data="moved"))  # the same content in another folder
+  grown = entry("c", data="moved", digest="11aa")
+  with pytest.raises(ValueError, match="if the people are the same, --privacy_budget_data=faces"):
+    budget.enter(Budget(path), grown)
+  budget.enter(Budget(path, data="faces"), grown)
+  held = json.loads(path.read_text())
+  assert held["data"] == "faces" and [run["run"] for run in held["runs"]] == ["a", "b", "c"]
+  other = path.with_name("named.json")
+  budget.enter(Budget(other, data="staff"), entry())
+  assert json.loads(other.read_text())["data"] == "staff"
+
+
+def test_a_refused_run_leaves_no_lock_and_a_folder_is_no_budget(path):
+  with pytest.raises(ValueError, match="has no room for this run"):
+    budget.enter(Budget(path, 0.01), entry())
+  assert not list(path.parent.iterdir())
+  with pytest.raises(OSError, match="is a folder: expected a file"):
+    budget.enter(Budget(path.parent), entry())
+  path.write_text("{}")
+  with pytest.raises(ValueError, match="it lacks 'version'"):
+    budget.enter(Budget(path), entry())
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1, "runs": [{}]}'])
@@ -170,7 +197,7 @@ def test_runs_by_image_add_to_the_person_by_group_privacy(path):
 def test_images_of_who_knows_how_many_are_no_bound_for_a_person_and_refused_under_a_limit(
     path, added):
   budget.enter(Budget(path, 5.0), entry("a", adjacency=ADD))
-  with pytest.raises(ValueError, match="is exhausted for each person"):
+  with pytest.raises(ValueError, match="has no room for this run"):
     budget.enter(Budget(path), added)
   budget.enter(Budget(path.with_name("other")), added)
   assert budget.statement(path.with_name("other"))["total"]["person"] == "infinite"

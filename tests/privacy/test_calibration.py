@@ -64,7 +64,7 @@ def test_event_that_the_accountant_cannot_handle():
 
 @pytest.mark.parametrize("target", [0., -1., math.inf, math.nan])
 def test_target_must_be_positive(target):
-  with pytest.raises(ValueError, match="target_epsilon must be positive and finite"):
+  with pytest.raises(ValueError, match="target_epsilon=.*: expected a finite number above 0"):
     calibration.calibrate_noise(releases(1), target, 1e-5, ADD)
 
 
@@ -87,9 +87,9 @@ def test_a_huge_target_takes_few_evaluations_and_little_noise():
 
 def test_require_exactly_one():
   require = calibration.require_exactly_one
-  assert require(epsilon=8., noise_multiplier=None) == ("epsilon", 8.)
-  assert require(epsilon=None, noise_multiplier=0.) == ("noise_multiplier", 0.)
-  with pytest.raises(ValueError, match="exactly one of epsilon and noise_multiplier, got none"):
-    require(epsilon=None, noise_multiplier=None)
-  with pytest.raises(ValueError, match="got epsilon=8.0, noise_multiplier=0.6"):
-    require(epsilon=8., noise_multiplier=.6)
+  assert require({"epsilon": 8., "z": None}) == ("epsilon", 8.)
+  assert require({"epsilon": None, "z": 0.}) == ("z", 0.)
+  with pytest.raises(ValueError, match="exactly one of epsilon and z, got none"):
+    require({"epsilon": None, "z": None})
+  with pytest.raises(ValueError, match="got epsilon=8.0, z=0.6"):
+    require({"epsilon": 8., "z": .6})

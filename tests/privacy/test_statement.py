@@ -11,7 +11,7 @@ import pytest
 
 from fedjax_face import draws
 from fedjax_face.data import cohorts
-from fedjax_face.privacy import ledger, statement
+from fedjax_face.privacy import ledger, statement, statement_files
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger, Release
 
@@ -117,10 +117,11 @@ def test_a_bound_is_never_rounded_down():
 def test_empty_ledger_claims_nothing():
   text = statement.privacy_markdown(made(Ledger()))
   assert "no release of this run carries a guarantee" in text
-  assert "Nothing was declared." in text
+  assert "Nothing was declared." in text and "32-bit" not in text
 
 
-RUN = {"algorithm": "dp_fedemb", "revision": "abc", "written": "2026-01-02",
+RUN = {"algorithm": "dp_fedemb", "revision": "abc", "written": "2026-01-02", "status": "finished",
+       "evaluated_on": "40 people of others who do not train and whom nothing here protects",
        "data": {"name": "faces", "people": 7000, "images": 21000, "digest": "00ff",
                 "digest_of": "people, labels and pixels"}}
 
@@ -141,9 +142,29 @@ def test_the_first_paragraph_says_which_data_when_by_what_and_how_good():
   first = statement.privacy_markdown(said).split("\n\n")[1]
   for words in ("dp_fedemb trained on faces: 7,000 people, 21,000 images", "digest of people",
                 "labels and pixels: 00ff", "2026-01-02", "revision abc",
+                "evaluated on 40 people of others", "whom nothing here protects",
                 "**Protection of each person: strong**",
                 "Ponomareva"):
     assert words in first
+  assert first.index("finds at most 2.") < first.index("Protection of each")
+  assert "e^epsilon" not in first and "not finished" not in first
+
+
+@pytest.mark.parametrize("status, words", [
+    ("unfinished", "**This run has not finished.** What follows is the most that it may release"),
+    ("stopped: no update is finite", "**This run did not reach its end (stopped: no update")])
+def test_a_run_without_an_end_says_so_first(status, words):
+  said = statement.privacy_json(book(), delta=1e-5, population={"person": 7000}, sampling="-",
+                                noise_keys="operating_system", run=RUN | {"status": status})
+  assert statement.privacy_markdown(said).split("\n\n")[1].startswith(words)
+
+
+def test_without_a_guarantee_nothing_is_said_of_what_would_weaken_one():
+  source = Ledger()
+  source.record(ledger.non_private("heads", "person", ADD, "the server", "sent in clear"))
+  text = statement.privacy_markdown(made(source))
+  for words in ("32-bit", "Hyperparameters", "twice its epsilon"):
+    assert words in statement.privacy_markdown(made(book())) and words not in text
 
 
 def test_epsilon_is_said_as_a_bound_on_an_attacker():
@@ -152,7 +173,7 @@ def test_epsilon_is_said_as_a_bound_on_an_attacker():
   share = unit["attacker"]["found_at_most"]
   assert 0.01 < share < 0.0272 + 1e-5   # below e^1 times 1 %
   text = statement.privacy_markdown(data)
-  assert re.search(r"wrong on 1% of those who are not in, at most 2\.\d %", text)
+  assert re.search(r"wrong on 1% of those who are not in, finds at most 2\.\d %", text)
   assert "2.72 times (e^epsilon)" in text and "delta 1e-05" in text
 
 
@@ -191,7 +212,9 @@ def test_what_adds_up_is_said_with_and_without_a_budget():
 
 def test_secrets_are_named_as_to_be_deleted_and_the_generator_as_what_it_is():
   text = statement.privacy_markdown(made(book()))
-  assert re.search(r"\| secrets \| delete \| .*backups too", text)
+  (row,) = (file for file in statement_files.of_run(evaluates_training_people=False,
+                                                   finished=False) if file.pattern == "secrets")
+  assert row.handling == "delete" and "backups too" in row.why
   assert "Threefry-2x32" in text and "nobody has shown it to be cryptographically secure" in text
   assert "256-bit" in text and "2^64" in text
 
@@ -225,16 +248,28 @@ def test_noise_without_a_proof_is_not_denied():
   assert "noise, where a method draws any without a proof" in statement.NOISE_KEYS["none"]
 
 
-@pytest.mark.parametrize("of_people_who_train, handling", [(False, "publish"), (True, "guard")])
-def test_curves_of_people_who_train_are_not_to_be_published(of_people_who_train, handling):
-  said = statement.privacy_json(
-      book(), delta=1e-5, population={"person": 7000}, sampling="-", noise_keys="memory",
-      evaluates_training_people=of_people_who_train)
-  row, = (file for file in said["files"] if "roc.png" in file["pattern"])
-  assert row["handling"] == handling
-  text = statement.privacy_markdown(said)
-  for pattern in ("training_set.key", "the file of --privacy_budget", "audit*.json"):
-    assert re.search(rf"\| {re.escape(pattern)}.* \| guard \|", text)
+@pytest.mark.parametrize("of_people_who_train", [False, True])
+def test_curves_are_guarded_whoever_is_evaluated(of_people_who_train):
+  (row,) = (file for file in statement_files.of_run(evaluates_training_people=of_people_who_train)
+            if "roc.png" in file.pattern)
+  assert row.handling == "guard"
+  assert ("people who train" in row.why) == of_people_who_train
+
+
+def test_the_table_of_files_has_what_a_run_leaves_and_nothing_else():
+  always = {"pretrained", "overlap.png", "wandb", "--privacy_budget", "secrets"}
+  named = lambda **of: {name for name in always for file in statement_files.of_run(
+      evaluates_training_people=False, **of) if name in file.pattern}
+  assert not named()
+  for option, names in (("pretrained", {"pretrained"}), ("silos", {"overlap.png"}),
+                        ("wandb", {"wandb"}), ("budget", {"--privacy_budget"})):
+    assert named(**{option: True}) == names
+  assert named(finished=False) == {"secrets"}
+  for files in (statement_files.of_edge_server(), statement_files.of_device()):
+    assert files[0].pattern == "PRIVACY.md, privacy.json"
+  assert {file.handling for file in statement_files.of_device()} == {"publish", "guard", "delete"}
+  said = made(book()) | {"files": [statement_files.of_device()[-1]._asdict()]}
+  assert "| noise.json | delete | root of the noise" in statement.privacy_markdown(said)
 
 
 def test_private_numbers_that_the_statement_gives_are_said_to_be_public():

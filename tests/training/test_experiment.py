@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 import shutil
+import types
+import warnings
 
 import jax
 import numpy as np
@@ -107,8 +109,8 @@ def test_the_people_who_evaluate_are_named_as_not_protected():
   made = sources()
   said = experiment.build(config, None, lambda line: None, sources=made).ledger.not_covered
   people = len(set(made.evaluation.person.tolist()))
-  assert any(sentence.startswith(f"{people} people of {made.evaluation.name} do not train")
-             for sentence in said)
+  named = f"is evaluated on {people} people of {made.evaluation.name} who do not train"
+  assert any(named in sentence for sentence in said)
   other = made._replace(evaluates_training_people=True)
   said = experiment.build(config, None, lambda line: None, sources=other).ledger.not_covered
   assert not any("do not train" in sentence for sentence in said)
@@ -124,3 +126,15 @@ def test_metrics_that_a_third_party_receives_are_in_the_statement():
     built = experiment.build(config, None, lambda line: None, sources=sources())
     said.append([s for s in built.ledger.not_covered if "Weights & Biases, a third party" in s])
   assert [len(sentences) for sentences in said] == [0, 1]
+
+
+def test_what_a_reader_warns_of_is_said_once(monkeypatch):
+  def load(data, seed):
+    for line in ("here: skipped 1: a: not an image", "another matter"):
+      warnings.warn(line, stacklevel=1)
+    return types.SimpleNamespace(notes=("here: skipped 1: a: not an image",))
+
+  monkeypatch.setattr(experiment, "family_of", lambda name: types.SimpleNamespace(load=load))
+  with pytest.warns(UserWarning) as said:
+    experiment.load_sources(tiny_config.get_config("pretrain"))
+  assert [str(warning.message) for warning in said] == ["another matter"]

@@ -14,7 +14,6 @@ import pytest
 
 from fedjax_face.evaluation.protocols import Metric
 from fedjax_face.privacy import budget as budgets
-from fedjax_face.privacy import statement
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.budget import Budget
 from fedjax_face.privacy.ledger import Ledger, non_private
@@ -61,7 +60,7 @@ def toy_experiment(monkeypatch):
     train = types.SimpleNamespace(name="toys", images=IMAGES, targets=(), label=PEOPLE,
                                   person=PEOPLE)
     sources = sources or types.SimpleNamespace(notes=(), train=train,
-                                               evaluates_training_people=False)
+                                               evaluation=train, evaluates_training_people=False)
     ledger = Ledger()
     ledger.declare_not_covered("the loss")
     return Experiment(given, clients_mesh(jax.devices()[:1]), sources, build.algorithm, ledger,
@@ -361,14 +360,33 @@ def test_an_evaluation_never_writes_over_what_training_measured(tmp_path, monkey
 
 
 def test_what_a_run_leaves_is_in_the_table_of_files(tmp_path, monkeypatch):
-  """Every name in a workdir is matched by a pattern of the statement, half-way and at the end."""
-  patterns = [pattern for file in statement.FILES for pattern in file.pattern.split(", ")]
-  listed = lambda: {path.name for path in tmp_path.iterdir()
-                    if not any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)}
-  interrupted(options(**SECRET), tmp_path, monkeypatch, 4)
-  assert not listed() and (tmp_path / "secrets").exists()
-  run.run(options(**SECRET), tmp_path)
-  assert not listed()
+  """Every name in a workdir is matched by a pattern of its statement, half-way and at the end."""
+  folder = tmp_path / "w"
+
+  def missing():
+    files = json.loads((folder / "privacy.json").read_text())["files"]
+    patterns = [pattern for file in files for pattern in file["pattern"].split(", ")]
+    return {path.name for path in folder.iterdir()
+            if not any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)}
+
+  interrupted(options(**SECRET), folder, monkeypatch, 4)
+  assert not missing() and (folder / "secrets").exists()
+  assert folder.stat().st_mode & 0o777 == 0o700
+  run.run(options(**SECRET), folder)
+  assert not missing() and "| secrets |" not in (folder / "PRIVACY.md").read_text()
+
+
+def test_before_anything_is_released_the_statement_says_the_most_that_may_be(
+    tmp_path, monkeypatch):
+  given = options(**SECRET)
+  interrupted(given, tmp_path, monkeypatch, 2)
+  early, text = (tmp_path / "privacy.json").read_text(), (tmp_path / "PRIVACY.md").read_text()
+  assert "**This run has not finished.** What follows is the most that it may release" in text
+  _, late = run.run(given, tmp_path)
+  assert json.loads(early)["run"]["status"] == "unfinished"
+  assert late["run"]["status"] == "finished"
+  assert json.loads(early)["units"] == json.loads(json.dumps(late["units"]))
+  assert "has not finished" not in (tmp_path / "PRIVACY.md").read_text()
 
 
 BUDGET = "budget.json"
@@ -404,7 +422,7 @@ def test_an_exhausted_budget_stops_the_run_before_anything_is_written(tmp_path):
   budget = Budget(tmp_path / BUDGET, 1.1 * cost)
   run.run(options(**SECRET), tmp_path / "b", budget=budget)
   before = (tmp_path / BUDGET).read_bytes()
-  with pytest.raises(ValueError, match="is exhausted for each person") as error:
+  with pytest.raises(ValueError, match="has no room for this run") as error:
     run.run(options(**SECRET), tmp_path / "c", budget=budget)
   assert "\n" not in str(error.value)
   assert not (tmp_path / "c").exists() and (tmp_path / BUDGET).read_bytes() == before
@@ -430,7 +448,7 @@ def test_a_run_that_is_refused_the_second_time_goes_on_being_the_first(tmp_path)
   marker = (tmp_path / "w" / "privacy_budget.json").read_bytes()
   shutil.rmtree(tmp_path / "w" / "checkpoints")
   (tmp_path / "w" / "summary.json").unlink()
-  with pytest.raises(ValueError, match="is exhausted for each person"):
+  with pytest.raises(ValueError, match="has no room for this run"):
     run.run(options(**SECRET), tmp_path / "w", budget=budget)
   assert (tmp_path / "w" / "privacy_budget.json").read_bytes() == marker
 
@@ -468,7 +486,7 @@ def test_a_run_goes_on_in_the_budget_that_it_was_entered_in_alone(tmp_path):
 def test_known_noise_counts_as_none_in_the_budget(tmp_path):
   run.run(options(), tmp_path / "w", budget=Budget(tmp_path / BUDGET))
   assert totals(tmp_path)["total"] == {"person": "infinite"}
-  with pytest.raises(ValueError, match="is exhausted for each person"):
+  with pytest.raises(ValueError, match="has no room for this run"):
     run.run(options(), tmp_path / "v", budget=Budget(tmp_path / "limited.json", 1e6))
 
 
@@ -480,8 +498,11 @@ def test_a_run_that_finished_without_a_budget_is_in_none(tmp_path):
 
 def of(images):
   people = PEOPLE[:len(images)]
-  return types.SimpleNamespace(notes=(), evaluates_training_people=False, train=(
-      types.SimpleNamespace(name="toys", images=images, targets=(), label=people, person=people)))
+  return types.SimpleNamespace(
+      notes=(), evaluates_training_people=False,
+      evaluation=types.SimpleNamespace(name="others", person=PEOPLE),
+      train=types.SimpleNamespace(name="toys", images=images, targets=(), label=people,
+                                  person=people))
 
 
 def test_statements_of_neighbours_differ_in_nothing_but_what_they_declare(tmp_path):
