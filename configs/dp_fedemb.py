@@ -146,7 +146,7 @@ def synthetic() -> ml_collections.ConfigDict:
   config.data = {
       "name": "synthetic_faces", "num_people": 100_000, "evaluation_people": 400,
       "images_per_person": 4, "size": 28, "seed": 11, "grayscale": True, "on_demand": True,
-      "public": {"name": "synthetic_faces", "num_people": 1500, "images_per_person": 8,
+      "public": {"name": "synthetic_faces", "num_people": 500, "images_per_person": 8,
                  "size": 28, "seed": 2, "grayscale": True},
   }
   config.rounds = 20

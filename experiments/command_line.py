@@ -235,13 +235,25 @@ def save_roc(roc: Mapping[str, Any] | None, names: Mapping[str, str], folder: pa
             for name, tar in roc["tar"].items()}
   if band:
     model = next(iter(curves))
-    low, high = (np.interp(np.log(far), np.log([*band["far"], 1]),
-                           np.asarray([*band[bound], 1], float), left=np.nan)
-                 for bound in ("low", "high"))
+    low, high = (_beside(far, curves[model].tar, np.asarray(band["far"], float),
+                         np.asarray(band[bound], float)) for bound in ("low", "high"))
     curves[model] = curves[model]._replace(low=low, high=high)
   axis = {"smallest_far": 1 / roc["negatives"], "reliable_far": roc["smallest_reliable_far"]}
   figures.save(figures.roc(curves, **axis), folder / "roc.png")
   figures.save(figures.det(curves, **axis), folder / "det.png")
+
+
+def _beside(far: Any, tar: Any, at: Any, bound: Any) -> Any:
+  """A bound that is known at few FARs, at all: as far from the curve in normal deviates as there.
+
+  Beyond the last of them the distance stays what it is there; below the first there is none.
+  """
+  import numpy as np
+  from scipy.special import ndtr, ndtri
+  deviate = lambda share: ndtri(np.clip(share, 1e-9, 1 - 1e-9))
+  curve = deviate(np.interp(np.log(at), np.log(far), tar))
+  distance = np.interp(np.log(far), np.log(at), deviate(bound) - curve, left=np.nan)
+  return ndtr(deviate(tar) + distance)
 
 
 def curve_names(references: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, str]:

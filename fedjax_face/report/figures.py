@@ -17,6 +17,7 @@ from fedjax_face.report.style import (
   MARKERS,
   MUTED,
   PALETTE,
+  REFERENCE_COLOURS,
   RIGHT,
   WRONG,
   label_line_ends,
@@ -311,7 +312,8 @@ def _markers() -> list[str]:
 def _looks(curves: Mapping[str, Curve]) -> list[tuple[str, Curve, dict[str, Any]]]:
   """Each curve with its colour and line: the first bold, what it is compared with dashed."""
   first, other = {"ls": "-", "lw": 2.0}, {"ls": "--", "lw": 1.4}
-  return [(name, curve, {"color": colour} | (other if number else first))
+  return [(name, curve, {"color": REFERENCE_COLOURS.get(name, colour)} | (
+      other if number else first))
           for number, ((name, curve), colour) in enumerate(
               zip(curves.items(), _colours(len(curves)), strict=True))]
 

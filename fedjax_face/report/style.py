@@ -19,6 +19,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 RIGHT, WRONG = "#009E73", "#D55E00"
 INK, MUTED, GRID = "#222222", "#6B6B6B", "#E3E3E3"
+REFERENCE_COLOURS = {"public start": INK, "start": INK, "raw pixels": PALETTE[4],
+                     "untrained": PALETTE[3], "chance": MUTED}
+"""Of what a model is compared with, the same in every figure."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _STYLE: dict[Any, Any] = {

@@ -11,11 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedjax_face.report.style import INK, MUTED, PALETTE, label_line_ends, new_figure, style
+from fedjax_face.report.style import (
+    INK,
+    MUTED,
+    PALETTE,
+    REFERENCE_COLOURS,
+    label_line_ends,
+    new_figure,
+    style,
+)
 
 _MOST_EVALUATED = 3
 _DECADES = 1.5  # of a positive loss that spans more, the axis is logarithmic
-_LEVEL_COLOURS = {"chance": MUTED, "raw pixels": PALETTE[4], "untrained": PALETTE[3]}
 
 Columns = Mapping[str, np.ndarray]
 
@@ -93,7 +100,7 @@ def _draw(axes: Axes, columns: Columns, names: Sequence[str], levels: Mapping[st
   shown = _loss_axis(axes, drawn, levels) if is_loss else levels
   first, last = float(columns["round"].min()), float(columns["round"].max())
   for words, value in shown.items():
-    colour = _LEVEL_COLOURS.get(words, MUTED if is_loss else INK)
+    colour = REFERENCE_COLOURS.get(words, MUTED if is_loss else INK)
     axes.plot([first, last], [value, value], color=colour, lw=1.1, zorder=1, scaley=not is_loss,
               ls=":" if colour == MUTED else "--")
     ends.append((last, value, f"{words} {value:.3g}", colour))

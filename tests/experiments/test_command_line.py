@@ -67,7 +67,7 @@ def test_devices_are_made_of_the_processor_where_asked(monkeypatch):
 
 ROC = {"negatives": 1000, "smallest_reliable_far": 0.01, "far": [0.001, 0.1, 0.9],
        "tar": {"model": [0.1, 0.5, 0.95], "start": [0.0, 0.2, 0.92]},
-       "band": {"far": [0.01, 0.5], "low": [0.1, 0.6], "high": [0.3, 0.9]}}
+       "band": {"far": [0.01, 0.5], "low": [0.1, 0.6], "high": [0.4, 0.9]}}
 
 
 def test_curves_are_drawn_with_names_a_band_for_the_model_and_no_far_below_what_the_set_resolves(
@@ -82,7 +82,10 @@ def test_curves_are_drawn_with_names_a_band_for_the_model_and_no_far_below_what_
   curves, axis = drawn["roc"]
   assert list(curves) == ["dp_fedemb", "public start"] and curves["public start"].low is None
   low = curves["dp_fedemb"].low
-  assert np.isnan(low[0]) and 0.1 < low[1] < 0.6 < low[2] < 1  # no band below its first FAR
+  high = curves["dp_fedemb"].high
+  assert np.isnan(low[0]) and np.isnan(high[0])  # no band below its first FAR
+  for low_tar, tar, high_tar in zip(low[1:], ROC["tar"]["model"][1:], high[1:], strict=True):
+    assert 0 < low_tar < tar < high_tar < 1  # also beyond its last
   assert axis == {"smallest_far": 1e-3, "reliable_far": 0.01}
   assert drawn["det"][1] == axis
 
