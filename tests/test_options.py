@@ -3,8 +3,12 @@
 import copy
 import math
 import pickle
+import re
 import subprocess
 import sys
+import textwrap
+import typing
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import numpy as np
@@ -46,6 +50,19 @@ def test_importing_options_imports_no_array_library():
              "if m in sys.modules])")
   done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
   assert done.stdout.strip() == "[]"
+
+
+def test_the_example_of_the_module_runs():
+  blocks = re.findall(r"(?:^    .*\n|^\n)+", options.__doc__, re.MULTILINE)
+  page = {"__name__": "page", **vars(options), **vars(typing), "Callable": Callable,
+          "register": Registry()}
+  exec("".join(textwrap.dedent(block) for block in blocks), page)
+  by_hand, of_a_config, of_a_line = page["by_hand"], page["of_a_config"], page["of_a_line"]
+  assert by_hand == of_a_config == options.build(page["Method"], of_a_line.config["method"], "m")
+  assert hparams(by_hand) == {"head": {"margin": 0.2, "scale": 16.0}}
+  assert refusal(lambda: options.build(
+      page["Method"], {"name": "fedgc", "head": {"margin": 2}}, "method")
+      ) == "method.head.margin=2: expected a number in [0, 1)"
 
 
 def test_a_part_serves_as_what_its_factory_returned():
@@ -224,6 +241,31 @@ def test_hparams_mirror_the_calls_with_traced_leaves_alone():
   assert hparams(dp_fedemb(backbone=toys.Backbone()))["backbone"] == {}
 
 
+def test_hparams_reach_into_mappings_and_tuples():
+  registry = Registry()
+
+  class Mixture:
+    pass
+
+  registry.kind(Mixture)
+
+  @registry.mixture
+  def mixture(*, weights: Mapping[str, options.Traced] = {}, heads: Mapping[str, Head] = {},  # noqa: B006
+              powers: tuple[options.Traced, ...] = (), names: Mapping[str, int] = {},  # noqa: B006
+              aggregates: Mapping[str, toys.Aggregate] = {}) -> Mixture:  # noqa: B006
+    return Mixture()
+
+  part = mixture(weights={"a": 1, "b": 2}, heads={"x": linear(), "y": arcface()}, powers=(1, 2),
+                 names={"n": 3}, aggregates={"g": gaussian()})
+  assert hparams(part) == {
+      "weights": {"a": 1.0, "b": 2.0}, "powers": (1.0, 2.0), "aggregates": {"g": {"clip_norm": 1}},
+      "heads": {"x": {}, "y": {"margin": 0.5, "scale": 16.0}}}
+  assert options.still_open(part) == ["aggregates.g.noise_multiplier"]
+  filled = fill(part, {"aggregates": {"g": {"noise_multiplier": 2}}})
+  assert filled == hparams(part) | {"aggregates": {"g": {"clip_norm": 1, "noise_multiplier": 2}}}
+  assert hparams(mixture()) == {}
+
+
 def test_what_is_open_is_filled_beside_the_part():
   method = dp_fedemb()
   assert options.still_open(method) == ["aggregate.noise_multiplier"]
@@ -273,6 +315,33 @@ def test_a_name_is_registered_once_in_a_kind():
   registry.sampler(first)  # a module that is loaded again registers the same
 
 
+def test_a_cell_of_a_notebook_that_is_run_again_registers_again(monkeypatch):
+  registry = Registry()
+
+  class Sampler:
+    pass
+
+  registry.kind(Sampler)
+
+  def cell(rate):
+    def uniform(*, rate: float = rate) -> Sampler:
+      return Sampler()
+    uniform.__module__, uniform.__qualname__ = "__main__", "uniform"
+    return uniform
+
+  def other_cell():
+    def uniform() -> Sampler: ...
+    uniform.__module__, uniform.__qualname__ = "__main__", "uniform"
+    return uniform
+
+  registry.sampler(cell(0.1))
+  with pytest.raises(ValueError, match="of the same name"):
+    registry.sampler(other_cell())
+  monkeypatch.setitem(sys.modules, "ipykernel", None)
+  registry.sampler(other_cell())
+  assert not options.kind_of(Sampler).find("uniform", "sampler").parameters
+
+
 def test_a_factory_is_a_function_with_named_annotated_options():
   def star(*args: int) -> Head: ...
   def bare(margin) -> Head: ...
@@ -297,7 +366,6 @@ def test_a_factory_returns_what_it_says():
   def other() -> Head:
     return linear()
 
-  wrong.__annotations__["return"] = Sampler
   with pytest.raises(TypeError, match="returned int, not a sampler"):
     registry.sampler(wrong)()
   with pytest.raises(TypeError, match="registered as a sampler, but returns"):
@@ -314,7 +382,6 @@ def test_a_default_is_checked_like_any_value():
 
   def poisson(*, rate: options.Traced = "high") -> Sampler: ...
 
-  poisson.__annotations__["return"] = Sampler
   assert refusal(registry.sampler(poisson)) == "poisson.rate='high': expected a number"
 
 

@@ -58,6 +58,16 @@ def test_a_section_says_only_what_is_special():
   assert said(build(Method, CONFIG["method"], "method")) == {"head", "local"}
 
 
+def test_infinity_is_a_word_in_a_config_and_on_a_command_line():
+  unclipped = gaussian(clip_norm=float("inf"))
+  assert call(unclipped)["clip_norm"] == "inf"
+  assert build(Aggregate, {"name": "gaussian", "clip_norm": "inf"}, "a") == unclipped
+  assert refusal(lambda: build(Aggregate, {"name": "gaussian", "noise_multiplier": "inf"}, "a")
+                 ) == "a.noise_multiplier='inf': expected a number, at least 0, or None"
+  assert refusal(lambda: lenet(notes={"x": [float("nan")]})) == (
+      "lenet.notes.x[0]=nan: expected a finite number")
+
+
 def test_a_section_without_a_name_changes_the_default_part():
   assert argument(build(Method, {"name": "fedavg", "head": {}}, "method"), "head") == linear()
   assert build(toys.Budget, {"epsilon": 1}, "privacy") == toys.budget(1.0)  # the only one
@@ -98,7 +108,7 @@ def test_section_to_part_to_section_is_the_same_part(seed):
   names = draw.sample(sorted(RANDOM_PARTS), draw.randint(0, len(RANDOM_PARTS)))
   section = {"name": "dp_fedemb"} | {name: draw.choice(RANDOM_PARTS[name])(draw) for name in names}
   part = build(Method, section, "method")
-  written = json.loads(json.dumps(call(part)))
+  written = json.loads(json.dumps(call(part), allow_nan=False))
   again = build(Method, written, "method")
   assert again == part and call(again) == written == call(part)
   assert options.hparams(again) == options.hparams(part)
@@ -272,6 +282,7 @@ def test_values_made_by_hand_are_found_inside_mappings_and_tuples():
     (["warm=arcface"], {"warm": arcface()}),
     (["warm.name=arcface", "warm.scale=1_000"], {"warm": arcface(scale=1000)}),
     (["warm=arcface", "warm=None"], {}),
+    (["warm=None", "warm=arcface"], {"warm": arcface()}),
     (["local.drift=none"], {"local": local_steps(epochs=3)}),
     (["local.drift.weight=2"], {"local": local_steps(epochs=3, drift=fedprox(weight=2))}),
     (["local.learning_rate=cosine_decay", "local.drift=none"],
@@ -323,6 +334,12 @@ def test_a_replaced_part_drops_what_was_said_for_the_old_one():
   budget = {"privacy": {"epsilon": 4}}
   assert overridden("privacy=None", config=budget) == ({"privacy": None}, ("privacy.epsilon=4",))
   assert overridden("rounds=3").dropped == ()
+
+
+def test_a_section_that_says_none_can_be_said_again():
+  changed = overridden("privacy.epsilon=2", config={"privacy": None})
+  assert arguments(ROOT, changed.config) == {"privacy": toys.budget(2.0)}
+  assert overridden("privacy=default", config={"privacy": None}).config == {}
 
 
 def test_a_part_of_python_in_a_config_can_be_overridden():
@@ -418,20 +435,44 @@ def test_the_last_of_several_wins_and_the_order_of_different_keys_does_not_matte
 
 # Help
 
-def test_help_lists_the_options_grouped_by_section():
-  text = options.describe(method("method.head=arcface"), "method").splitlines()
-  assert text[:2] == ["method=dp_fedemb (or fedavg)", "  DP-FedEmb, in small."]
-  assert "  method.start_head                a text ['per_client']" in text
-  assert "method.head=arcface (or cosface, linear)" in text
-  assert "    Additive angular margin head." not in text
-  assert ("  method.aggregate.noise_multiplier a number, at least 0, or None, traced [None]"
-          in text)
-  cosface_help = options.describe(cosface, "head").splitlines()
-  assert "  head.margin                      a number in [0, 1), traced [0.35]: taken from the " \
-         "true class's cosine" in cosface_help
-  assert cosface_help[-1].endswith("traced [16.0]: of all cosines")
-  assert options.describe(Head).splitlines()[1].split() == [
-      "cosface", "Large-margin", "cosine", "head."]
-  root = options.describe(options.signature(toys.fit))
-  assert "  rounds                           a whole number, at least 1\n" in root
-  assert max(map(len, text)) <= 100
+HELP = """\
+method=dp_fedemb (or fedavg)
+  DP-FedEmb, in small.
+  start_head             a text ['per_client']
+  warm                   a head or None: arcface, cosface, linear [None]
+
+method.backbone=lenet
+  A small backbone.
+  embedding_dim          a whole number, at least 1 [128]
+  widths                 a mapping, each entry a number [{}]
+  notes                  a mapping, each entry a value [{}]
+
+method.head=cosface (or arcface, linear)
+  Large-margin cosine head.
+  margin                 a number in [0, 1), traced [0.2]: taken from the true class's cosine
+  scale                  a number above 0, traced [16.0]: of all cosines
+
+method.local=local_steps
+"""
+
+
+def test_help_lists_what_can_be_said_grouped_by_section():
+  text = options.describe(method(), "method")
+  assert text.startswith(HELP)
+  assert "\n\nmethod.local.drift=fedprox (or none)\n  Proximal term.\n  weight " in text
+  assert options.describe(Head) == (
+      "  arcface                Additive angular margin head.\n"
+      "  cosface                Large-margin cosine head.\n"
+      "  linear                 Logits without a margin.")
+  assert options.describe(cosface) == "\n".join(
+      line.replace("method.head=", "").replace("0.2", "0.35") for line in HELP.splitlines()[11:15])
+
+
+def test_help_of_a_config_names_its_sections_and_what_can_stand_there():
+  text = options.describe(options.signature(ROOT)).splitlines()
+  assert text[:3] == ["  method                 a method: dp_fedemb, fedavg",
+                      "  rounds                 a whole number, at least 1",
+                      "  seed                   a whole number"]
+  assert text[4:7] == ["privacy=budget", "  A target epsilon.",
+                       "  epsilon                a number above 0"]
+  assert "evaluation=evaluation" in text and max(map(len, text)) <= 100

@@ -4,8 +4,8 @@ A kind and a factory in five minutes. A **kind** is a type of parts; whoever def
 registers it. A **factory** is a plain function that returns one: its arguments ARE the options, its
 docstring is their documentation.
 
-    class Head(NamedTuple):                        # losses/heads.py
-      logits: Callable[..., jax.Array]
+    class Head(NamedTuple):
+      logits: Callable[..., float]
 
     register.kind(Head)                            # from now on there is @register.head
 
@@ -18,21 +18,28 @@ docstring is their documentation.
         margin: taken from the true class's cosine.
         scale: of all cosines.
       \"\"\"
-      return Head(...)
+      return Head(lambda cosine: scale * (cosine - margin))
 
-`cosface(margin=0.2)` is a **part**: it serves as a Head and remembers the call. Where a parameter
-is annotated with a kind, a section of its name is nested in the config; its default is a bare call:
+`cosface(margin=0.2)` is a **part**: it serves as a Head and remembers the call. A parameter that is
+annotated with a kind is a section of the config; its default is a bare call:
+
+    class Method(NamedTuple):
+      head: Head
+
+    register.kind(Method)
 
     @register.method
-    def fedgc(*, head: Head = cosface(), start_head: str = "per_client") -> Method: ...
+    def fedgc(*, head: Head = cosface(), start_head: str = "per_client") -> Method:
+      \"\"\"FedGC (Niu and Deng, AAAI 2022).\"\"\"
+      return Method(head)
 
-    fedgc(head=cosface(margin=0.2))                                        # from Python
-    build(Method, {"name": "fedgc", "head": {"margin": 0.2}}, "method")    # from a config
-    override({"method": {"name": "fedgc"}}, {"method": Method},            # from a command line
-             ["--config.method.head.margin=0.2"])
+Python, a config and a command line make equal parts, and the same mistakes are refused, in one line
+with the path: `method.head.margin=2: expected a number in [0, 1)`.
 
-All three make equal parts, and refuse the same mistakes, in one line with the path:
-`fedgc.head.margin=2.0: expected a number in [0, 1)`.
+    by_hand = fedgc(head=cosface(margin=0.2))
+    of_a_config = build(Method, {"name": "fedgc", "head": {"margin": 0.2}}, "method")
+    of_a_line = override({"method": {"name": "fedgc"}}, {"method": Method},
+                         ["--config.method.head.margin=0.2"])
 
 * Annotations: int, float, bool, str, None, Literal, tuple, Mapping[str, X] (entries with names of
   one's own), `Traced`, kinds, unions of these, and any other class for values that no config can
@@ -48,7 +55,8 @@ All three make equal parts, and refuse the same mistakes, in one line with the p
   arguments that were given, `argument(part, name)` is one of them, `replace(part, ...)`
   calls again.
 * `register.kind(Head, homes=("fedjax_face.losses.heads",))` names the modules to import when a name
-  is looked for; a kind of functions is a NewType of their type. Names are refused twice.
+  is looked for. A kind of functions, or a second kind of one class, is a NewType. A name is taken
+  once in a kind.
 
 Files: `types`, `ranges`: what an annotation accepts; `factories`, `kinds`: the registry; `calls`:
 parts; `sections`: configs to parts; `overrides`: the command line; `traced`: hparams; `describe`:

@@ -7,21 +7,19 @@ any value will do, and two parts are equal when their calls are, also where the 
 that Python can neither compare nor pickle: a part is pickled as its call and made again.
 
 The wrapper is for the outside alone: a factory's body gets the values of its parts. Outside,
-attributes, calls, iteration, length, `[]` and `in` go to the value; `made(part)` is the value,
-where `isinstance` matters.
+attributes, calls, iteration, length, `[]` and `in` go to the value. Where its class matters, such
+as for a flax module that becomes a submodule of one's own, `made(part)` is the value.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedjax_face.options.errors import OptionError, placed, shown
 from fedjax_face.options.types import BY_HAND
-
-if TYPE_CHECKING:
-  from fedjax_face.options.kinds import Factory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +27,12 @@ class Call:
   """A factory with its complete arguments, checked.
 
   Attributes:
-    factory: what is called.
+    factory: what is called, a `factories.Factory`.
     arguments: name -> value; a part, or a call that is not made yet, where a part belongs.
     said: the names that the caller gave; the others are the signature's defaults.
   """
 
-  factory: Factory
+  factory: Any
   arguments: Mapping[str, Any]
   said: frozenset[str] = frozenset()
 
@@ -171,8 +169,8 @@ def call(value: Any) -> Any:
   """What a config says of a value: of a part the complete call, names and arguments, nested.
 
   Returns:
-    Dicts, lists and scalars, which JSON holds; `{"by_hand": repr}` for a value that no config can
-    hold. `build(kind, call(part), path) == part` where there is none of those.
+    Dicts, lists and scalars, which strict JSON holds (infinity as "inf"); `{"by_hand": repr}` for
+    a value that no config can hold. `build(kind, call(part), path) == part` where there is none.
   """
   if isinstance(value, Part | Call):
     of = value._call if isinstance(value, Part) else value
@@ -183,7 +181,7 @@ def call(value: Any) -> Any:
   if type(value) in (tuple, list):
     return [call(item) for item in value]
   if type(value) in (int, float, str, bool, type(None)):
-    return value
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
   return {BY_HAND: shown(value)}
 
 

@@ -7,14 +7,11 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fedjax_face.options.calls import Call, Part, make
 from fedjax_face.options.errors import near, placed
 from fedjax_face.options.types import ABSENT, BY_HAND, Type
-
-if TYPE_CHECKING:
-  from fedjax_face.options.kinds import Kind
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -88,12 +85,12 @@ class Factory(Signature):
 
   Attributes:
     function: what was registered.
-    kind: that it was registered for.
+    kind: that it was registered for, a `kinds.Kind`.
     name: in configs, the function's own.
     reference: `module:qualified name`.
   """
 
-  def __init__(self, function: Callable[..., Any], kind: Kind) -> None:
+  def __init__(self, function: Callable[..., Any], kind: Any) -> None:
     self.function, self.kind, self.name = function, kind, function.__name__
     self.reference = f"{function.__module__}:{function.__qualname__}"
     for name, parameter in inspect.signature(function).parameters.items():

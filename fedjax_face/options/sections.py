@@ -51,9 +51,13 @@ def arguments(root: Root, config: Any, *, given: Mapping[str, Any] | None = None
   takes, said = signature(root), mapping(_give(config, "", given or {}))
   if said is None:
     raise placed(f"config={config!r}: expected a mapping")
-  read = takes.arguments(said, "")
-  checked = {name: read[name] for name in takes.parameters if name in said}
-  return {name: make_all(value, name) for name, value in checked.items()}
+  options = {name: takes.option(name, "") for name in said}
+  for name, parameter in takes.parameters.items():
+    if not isinstance(root, Mapping) and name not in said and parameter.default is ABSENT:
+      raise placed(f"{name}: {takes.name} needs it; expected {parameter.type.words}")
+  read = {name: parameter.type.read(said[name], name, parameter.default)
+          for name, parameter in options.items()}
+  return {name: make_all(value, name) for name, value in read.items()}
 
 
 @dataclasses.dataclass
@@ -71,8 +75,6 @@ def signature(root: Root) -> Signature:
       a plain function with a return annotation (whose parameters are the section's options). A
       mapping's sections may all be left out.
   """
-  if isinstance(root, Signature):
-    return root
   if isinstance(root, Mapping):
     return _Root("the config", {
         name: Parameter(*_slot(accepted)) for name, accepted in root.items()})
@@ -88,13 +90,13 @@ def _slot(accepted: Any) -> tuple[Type, Any]:
   if isinstance(getattr(accepted, "factory", None), Factory):
     return accepted.factory.kind.type, accepted.factory
   if not inspect.isfunction(accepted):
-    return type_of(accepted), None
+    return type_of(accepted), ABSENT
   returned = typing.get_type_hints(accepted).get("return")
   if returned is None:
     raise TypeError(f"{accepted.__name__}: a section's function says what it returns")
   alone = Kind(returned, accepted.__name__)
   alone.add(accepted)
-  return alone.type, None
+  return alone.type, ABSENT
 
 
 def by_hand(config: Any, path: str = "") -> dict[str, str]:

@@ -24,6 +24,7 @@ BY_HAND = "by_hand"
 
 
 _FINITE = Range()
+_INFINITE = {"inf": math.inf, "-inf": -math.inf}  # as strict JSON holds them
 
 
 class _Absent:
@@ -74,6 +75,7 @@ def _number(whole: bool, range_: Range = _FINITE, traced: bool = False) -> Type:
   abstract, concrete = (numbers.Integral, int) if whole else (numbers.Real, float)
 
   def read(value: Any, path: str, default: Any) -> Any:
+    value = _INFINITE.get(value, value) if isinstance(value, str) and not whole else value
     if isinstance(value, bool) or not isinstance(value, abstract):
       raise refused(path, value, f"expected {words}")
     number = concrete(value)  # type: ignore[call-overload]
@@ -118,14 +120,16 @@ def _text() -> Type:
 
 
 def _anything() -> Type:
-  """Any: as it is after a trip through a config, where lists are tuples."""
+  """Any: as it is after a trip through a config, where lists are tuples and numbers finite."""
 
-  def plain(value: Any) -> Any:
+  def read(value: Any, path: str, default: Any) -> Any:
     if type(value) in (tuple, list):
-      return tuple(map(plain, value))
+      return tuple(read(item, f"{path}[{i}]", ABSENT) for i, item in enumerate(value))
     entries = mapping(value)
     if entries is not None:
-      return {name: plain(entry) for name, entry in entries.items()}
+      return {name: read(entry, f"{path}.{name}", ABSENT) for name, entry in entries.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+      raise refused(path, value, "expected a finite number")
     return str(value) if isinstance(value, Typed) else value
 
   def parse(text: str) -> Any:
@@ -134,7 +138,7 @@ def _anything() -> Type:
     except (ValueError, SyntaxError):
       return Typed(text)
 
-  return Type("a value", lambda value, path, default: plain(value), parse)
+  return Type("a value", read, parse)
 
 
 def _choice(values: tuple[Any, ...]) -> Type:
