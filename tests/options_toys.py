@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, NewType
 
-from fedjax_face.options import OptionError, Registry, Traced, above, at_least, within
+from fedjax_face.options import OptionError, Registry, Traced, above, at_least, made, within
 
 register = Registry()
 made_so_far: list[str] = []  # names of the factories whose bodies ran
@@ -187,6 +187,12 @@ def fedavg(*, backbone: Backbone = lenet(), head: Head = linear(),
            aggregate: Aggregate = mean()) -> Method:
   """FedAvg, in small."""
   return Method(head, {"backbone": backbone, "aggregate": aggregate})
+
+
+@register.method
+def centralized(*, local: Local = local_steps(epochs=5, drift=fedprox())) -> Method:
+  """No federation; its default part is not a bare call."""
+  return Method(made(linear()), {"local": local})
 
 
 def evaluation(*, protocols: Mapping[str, Protocol] = {"recall": recall()},

@@ -3,6 +3,7 @@
 import json
 import random
 import textwrap
+import typing
 
 import ml_collections
 import pytest
@@ -75,6 +76,25 @@ def test_a_section_without_a_name_changes_the_default_part():
       "head: expected the name of a head: arcface, cosface, linear")
 
 
+def test_a_section_that_names_its_part_begins_with_that_parts_own_defaults():
+  def local(section):
+    return argument(build(Method, {"name": "centralized", "local": section}, "method"), "local")
+  assert local({"flip": True}) == local_steps(epochs=5, drift=fedprox(), flip=True)
+  assert local({"drift": {"weight": 2}}) == local_steps(epochs=5, drift=fedprox(weight=2))
+  assert local({"name": "local_steps", "flip": True}) == local_steps(flip=True)
+  assert argument(method("method=centralized", "method.local.drift.weight=2"), "local") == (
+      local_steps(epochs=5, drift=fedprox(weight=2)))
+
+  def train(start: Method = toys.centralized()) -> None: ...  # noqa: B008
+  assert arguments(train, {"start": {"local": {"flip": True}}}) == {
+      "start": toys.centralized(local=local_steps(epochs=5, drift=fedprox(), flip=True))}
+
+
+def test_the_names_of_a_kinds_homes_are_recorded_alone_and_others_with_their_module():
+  assert call(cosface())["name"] == "cosface"
+  assert call(lenet())["name"] == "tests.options_toys:lenet"  # a kind without homes
+
+
 def test_config_dicts_are_sections_as_dicts_are():
   config = ml_collections.ConfigDict(CONFIG)
   config.method.aggregate = ml_collections.ConfigDict({"noise_multiplier": placeholder(float)})
@@ -82,6 +102,9 @@ def test_config_dicts_are_sections_as_dicts_are():
   assert arguments(ROOT, config)["method"] == dp_fedemb(
       head=cosface(margin=0.2),
       local=local_steps(epochs=3, drift=fedprox(weight=0.5), layers=("a", "b")))
+  changed = override(config, ROOT, ["--config.method.head=arcface", "--config.rounds=9"])
+  assert changed.config["method"]["head"] == {"name": "arcface"} and changed.config["rounds"] == 9
+  assert changed.dropped == ("method.head.margin=0.2",) and config.method.head.margin == 0.2
 
 
 RANDOM_PARTS = {
@@ -158,8 +181,8 @@ def test_an_unknown_key_is_refused_with_its_path_wherever_it_stands(unknown):
     ({"method": {"name": "dp_fedemb", "local": {"layers": ["all"]}}},
      "method.local: layers cannot all be frozen"),
     ({"method": {"name": "dp_fedmb"}},
-     "method=dp_fedmb: no method has this name (did you mean dp_fedemb?); there are dp_fedemb, "
-     "fedavg"),
+     "method=dp_fedmb: no method has this name (did you mean dp_fedemb?); there are "
+     "centralized, dp_fedemb, fedavg"),
     ({"method": {"name": 3}}, "method=3: expected the name of a method"),
     ({"method": {"name": "nowhere_to_be_found:mine"}},
      "method=nowhere_to_be_found:mine: nowhere_to_be_found cannot be imported (No module named "
@@ -371,6 +394,19 @@ def test_entries_of_a_mapping_are_set_by_their_names():
   assert build(Protocol, "recall", "p") == recall
 
 
+@pytest.mark.parametrize("text, value", [
+    ("auto", "auto"), ("3", 3), ("1", 1), ("a,b", ("a", "b")), ("None", None), ("5,x", ("5", "x"))])
+def test_text_is_what_a_member_of_the_union_makes_of_it(text, value):
+  root = {"chunk": typing.Literal["auto", 1] | int | tuple[str, ...] | None}
+  changed = override({}, root, [f"--config.chunk={text}"]).config
+  assert arguments(root, changed) == {"chunk": value}
+
+
+def test_a_bool_is_not_the_one_of_a_literal():
+  assert refusal(lambda: arguments({"chunk": typing.Literal["auto", 1]}, {"chunk": True})) == (
+      "chunk=True: expected one of auto, 1")
+
+
 @pytest.mark.parametrize("flag, line", [
     ("rounds=1.5", "=1.5: expected a whole number, at least 1"),
     ("rounds=None", "=None: expected a whole number, at least 1"),
@@ -436,7 +472,7 @@ def test_the_last_of_several_wins_and_the_order_of_different_keys_does_not_matte
 # Help
 
 HELP = """\
-method=dp_fedemb (or fedavg)
+method=dp_fedemb (or centralized, fedavg)
   DP-FedEmb, in small.
   start_head             a text ['per_client']
   warm                   a head or None: arcface, cosface, linear [None]
@@ -470,7 +506,7 @@ def test_help_lists_what_can_be_said_grouped_by_section():
 
 def test_help_of_a_config_names_its_sections_and_what_can_stand_there():
   text = options.describe(options.signature(ROOT)).splitlines()
-  assert text[:3] == ["  method                 a method: dp_fedemb, fedavg",
+  assert text[:3] == ["  method                 a method: centralized, dp_fedemb, fedavg",
                       "  rounds                 a whole number, at least 1",
                       "  seed                   a whole number"]
   assert text[4:7] == ["privacy=budget", "  A target epsilon.",

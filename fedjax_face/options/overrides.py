@@ -52,7 +52,7 @@ def override(config: Any, root: Root, flags: Sequence[str]) -> Overridden:
 
 
 def _last(flags: Sequence[str]) -> dict[tuple[str, ...], str]:
-  """Key -> the last text that was given for it, in the order of the keys' last places."""
+  """Key -> the last text that was given for it."""
   last: dict[tuple[str, ...], str] = {}
   for flag in flags:
     name, equals, text = flag.partition("=")
@@ -60,7 +60,6 @@ def _last(flags: Sequence[str]) -> dict[tuple[str, ...], str]:
     if not flag.startswith(PREFIX) or not equals or not all(key):
       raise placed(f"{flag}: expected {PREFIX}KEY=VALUE")
     key = key[:-1] if len(key) > 1 and key[-1] == "name" else key
-    last.pop(key, None)
     last[key] = text
   return last
 
