@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, NewType
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from fedjax_face.options import OptionError, Registry, Traced, above, at_least, made, within
 
@@ -47,7 +47,7 @@ class Local:
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class Judge:
   fars: tuple[float, ...]
 
 
@@ -57,9 +57,12 @@ class Budget:
   delta: float
 
 
-Schedule = NewType("Schedule", Callable[[int], float])
+class Schedule(Protocol):
+  """A kind of plain functions."""
 
-for kind in (Head, Aggregate, Method, Drift, Local, Schedule, Protocol, Budget):
+  def __call__(self, step: int) -> float: ...
+
+for kind in (Head, Aggregate, Method, Drift, Local, Schedule, Judge, Budget):
   register.kind(kind, homes=(__name__,))
 register.kind(Backbone)
 
@@ -120,7 +123,7 @@ def fedprox(*, weight: Annotated[Traced, at_least(0)] = 0.01) -> Drift:
 def cosine_decay(*, peak: Annotated[Traced, above(0)] = 0.1,
                  steps: Annotated[int, at_least(1)] = 100) -> Schedule:
   """Falls from peak to 0: a plain function."""
-  return Schedule(lambda step: peak * (1 - step / steps))
+  return lambda step: peak * (1 - step / steps)
 
 
 def _identity(step: int) -> float:
@@ -130,7 +133,7 @@ def _identity(step: int) -> float:
 @register.schedule
 def identity(*, label: str = "") -> Schedule:
   """The same function at every call."""
-  return Schedule(_identity)
+  return _identity
 
 
 @register.local
@@ -154,16 +157,16 @@ def lenet(*, embedding_dim: Annotated[int, at_least(1)] = 128,
   return Backbone()
 
 
-@register.protocol
-def recall(*, fars: tuple[Annotated[float, within("(0, 1]")], ...] = (0.1,)) -> Protocol:
+@register.judge
+def recall(*, fars: tuple[Annotated[float, within("(0, 1]")], ...] = (0.1,)) -> Judge:
   """Recall at a false accept rate."""
-  return Protocol(fars)
+  return Judge(fars)
 
 
-@register.protocol
-def identification(*, ranks: int = 1) -> Protocol:
+@register.judge
+def identification(*, ranks: int = 1) -> Judge:
   """Rank-k identification."""
-  return Protocol((float(ranks),))
+  return Judge((float(ranks),))
 
 
 @register.budget
@@ -195,7 +198,7 @@ def centralized(*, local: Local = local_steps(epochs=5, drift=fedprox())) -> Met
   return Method(made(linear()), {"local": local})
 
 
-def evaluation(*, protocols: Mapping[str, Protocol] = {"recall": recall()},
+def evaluation(*, protocols: Mapping[str, Judge] = {"recall": recall()},
                every: Annotated[int, at_least(0)] = 50) -> tuple:
   """When and how the model is judged; not a registered factory."""
   return (protocols, every)

@@ -372,6 +372,33 @@ def test_a_factory_returns_what_it_says():
     registry.sampler(other)()
 
 
+def test_a_second_kind_of_one_class_is_a_newtype():
+  registry = Registry()
+
+  class Module:
+    pass
+
+  Network = typing.NewType("Network", Module)
+  registry.kind(Module)
+  registry.kind(Network)
+
+  def hyperface() -> Network:
+    return Network(Module())
+
+  part = registry.network(hyperface)()
+  assert options.build(Network, part, "network") is part
+  module = Module()
+  assert options.build(Network, module, "network") is options.build(Module, module, "m") is module
+  assert refusal(lambda: options.build(Module, part, "m")) == (
+      "m=hyperface(): expected a module, not a network")
+  assert refusal(lambda: options.build(Network, 3, "n")).startswith("n=3: expected a network")
+
+
+def test_only_parts_have_a_record():
+  with pytest.raises(TypeError, match="expected what a registered factory makes"):
+    hparams(made(cosface()))
+
+
 def test_a_default_is_checked_like_any_value():
   registry = Registry()
 

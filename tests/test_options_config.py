@@ -16,8 +16,8 @@ from tests.options_toys import (
     ROOT,
     Aggregate,
     Head,
+    Judge,
     Method,
-    Protocol,
     arcface,
     cosface,
     cosine_decay,
@@ -193,7 +193,7 @@ def test_an_unknown_key_is_refused_with_its_path_wherever_it_stands(unknown):
     ({"rounds": 1.5}, "rounds=1.5: expected a whole number, at least 1"),
     ({"evaluation": {"every": -1}}, "evaluation.every=-1: expected a whole number, at least 0"),
     ({"evaluation": {"protocols": {"own": {"fars": [0.1]}}}},
-     "evaluation.protocols.own: expected the name of a protocol: identification, recall"),
+     "evaluation.protocols.own: expected the name of a judge: identification, recall"),
     (3, "config=3: expected a mapping"),
 ])
 def test_mistakes_in_a_config_are_refused_in_one_line(config, line):
@@ -391,7 +391,7 @@ def test_entries_of_a_mapping_are_set_by_their_names():
   assert protocols("=identification", config=config) == (
       {"identification": identification}, ("evaluation.protocols.recall.fars=[0.5]",))
   assert protocols("=default", config=config)[0] == {"recall": recall}
-  assert build(Protocol, "recall", "p") == recall
+  assert build(Judge, "recall", "p") == recall
 
 
 @pytest.mark.parametrize("text, value", [

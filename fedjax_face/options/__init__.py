@@ -55,15 +55,15 @@ with the path: `method.head.margin=2: expected a number in [0, 1)`.
   arguments that were given, `argument(part, name)` is one of them, `replace(part, ...)`
   calls again.
 * `register.kind(Head, homes=("fedjax_face.losses.heads",))` names the modules to import when a name
-  is looked for. A kind of functions, or a second kind of one class, is a NewType. A name is taken
-  once in a kind.
+  is looked for. A kind of functions is a Protocol with `__call__`, a second kind of one class a
+  NewType. A name is taken once in a kind.
 
 Files: `types`, `ranges`: what an annotation accepts; `factories`, `kinds`: the registry; `calls`:
 parts; `sections`: configs to parts; `overrides`: the command line; `traced`: hparams; `describe`:
 help; `errors`. Nothing here imports JAX or numpy.
 """
 
-from fedjax_face.options.calls import Part, argument, call, made, replace, said
+from fedjax_face.options.calls import Call, Part, argument, call, made, record, replace, said
 from fedjax_face.options.describe import describe
 from fedjax_face.options.errors import OptionError
 from fedjax_face.options.factories import Factory, factory_of
@@ -74,7 +74,7 @@ from fedjax_face.options.sections import arguments, build, by_hand, signature
 from fedjax_face.options.traced import fill, hparams, still_open
 
 __all__ = [
-    "Factory", "Kind", "OptionError", "Overridden", "Part", "Range", "Registry", "Traced", "above",
-    "argument", "arguments", "at_least", "build", "by_hand", "call", "describe", "factory_of",
-    "fill", "hparams", "kind_of", "made", "override", "register", "replace", "said", "signature",
-    "still_open", "within"]
+    "Call", "Factory", "Kind", "OptionError", "Overridden", "Part", "Range", "Registry",
+    "Traced", "above", "argument", "arguments", "at_least", "build", "by_hand", "call",
+    "describe", "factory_of", "fill", "hparams", "kind_of", "made", "override", "record",
+    "register", "replace", "said", "signature", "still_open", "within"]

@@ -173,7 +173,7 @@ def call(value: Any) -> Any:
     a value that no config can hold. `build(kind, call(part), path) == part` where there is none.
   """
   if isinstance(value, Part | Call):
-    of = value._call if isinstance(value, Part) else value
+    of = record(value) if isinstance(value, Part) else value
     return {"name": of.factory.recorded_name,
             **{name: call(argument) for name, argument in of.arguments.items()}}
   if type(value) is dict:
@@ -185,23 +185,35 @@ def call(value: Any) -> Any:
   return {BY_HAND: shown(value)}
 
 
-def said(part: Part) -> frozenset[str]:
+def record(part: Any) -> Call:
+  """The call that made a part.
+
+  Raises:
+    TypeError: no factory made the value.
+  """
+  if not isinstance(part, Part):
+    raise TypeError(f"{shown(part)}: expected what a registered factory makes")
+  return part._call
+
+
+def said(part: Any) -> frozenset[str]:
   """Names of the arguments that were said; the others are the signature's own defaults."""
-  return part._call.said
+  return record(part).said
 
 
-def argument(part: Part, name: str) -> Any:
+def argument(part: Any, name: str) -> Any:
   """The argument that a part was made with; a nested part as a part."""
-  part._call.factory.option(name, part._call.factory.name)
-  found = part._call.arguments[name]
+  of = record(part)
+  of.factory.option(name, of.factory.name)
+  found = of.arguments[name]
   return dict(found) if type(found) is dict else found
 
 
-def replace(part: Part, **changes: Any) -> Part:
+def replace(part: Any, **changes: Any) -> Any:
   """The part that the same call with other arguments makes; what was said stays said.
 
   Raises:
     OptionError: as the factory's.
   """
-  kept = {name: part._call.arguments[name] for name in part._call.said}
-  return part._call.factory(**{**kept, **changes})
+  of = record(part)
+  return of.factory(**{**{name: of.arguments[name] for name in of.said}, **changes})

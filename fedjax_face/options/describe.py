@@ -7,7 +7,7 @@ import re
 import textwrap
 from typing import Any
 
-from fedjax_face.options.calls import Part
+from fedjax_face.options.calls import Part, record
 from fedjax_face.options.errors import shown
 from fedjax_face.options.factories import Factory, Parameter, Signature, below, factory_of
 from fedjax_face.options.kinds import kind_of
@@ -30,7 +30,7 @@ def describe(target: Any, path: str = "") -> str:
   if kind is not None:
     return "\n".join(_entry(name, _first_line(kind.factories[name])) for name in kind.names())
   if isinstance(target, Part):
-    return "\n".join(_group(target._call.factory, path, target))
+    return "\n".join(_group(record(target).factory, path, target))
   if isinstance(target, Signature) and not isinstance(target, Factory):
     return "\n".join(_options(target, path, None)).strip("\n")
   return "\n".join(_group(factory_of(target), path, None))
@@ -49,9 +49,9 @@ def _options(takes: Signature, path: str, part: Part | None) -> list[str]:
   """Options of its own first, then a group for every part."""
   own, groups, documented = [], [], _documented(takes)
   for name, parameter in takes.parameters.items():
-    value = parameter.default if part is None else part._call.arguments[name]
+    value = parameter.default if part is None else record(part).arguments[name]
     nested = value if isinstance(value, Part) else None
-    factory = nested._call.factory if nested else _meant(parameter, value)
+    factory = record(nested).factory if nested is not None else _meant(parameter, value)
     if factory is not None:
       groups += ["", *_group(factory, below(path, name), nested)]
     else:

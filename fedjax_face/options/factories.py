@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from fedjax_face.options.calls import Call, Part, make
+from fedjax_face.options.calls import Call, Part, make, record
 from fedjax_face.options.errors import near, placed
 from fedjax_face.options.types import ABSENT, BY_HAND, Type
 
@@ -69,7 +69,7 @@ class Signature:
       return self.parameters[name]
     nested = [f"{at}.{name}" for at, parameter in self.parameters.items()
               if isinstance(parameter.default, Part)
-              and name in parameter.default._call.factory.parameters]
+              and name in record(parameter.default).factory.parameters]
     hint = f" (did you mean {nested[0]}?)" if nested else near(str(name), self.parameters)
     takes = ", ".join(self.parameters) or "no options"
     raise placed(f"{below(path, name)}: {self.name} takes no {name}{hint}; it takes {takes}")

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from fedjax_face.options.calls import Part
+from fedjax_face.options.calls import Part, record
 from fedjax_face.options.errors import near, placed, refused
 from fedjax_face.options.factories import Factory
 from fedjax_face.options.types import ABSENT, Type, Typed, mapping, typed
@@ -89,9 +89,9 @@ class Kind:
   def read(self, value: Any, path: str, default: Any = ABSENT) -> Any:
     """As `Type.read`: a part, a value of the kind's type, a name, or a section."""
     if isinstance(value, Part):
-      if value._call.factory.kind is not self:
+      if record(value).factory.kind is not self:
         raise refused(path, value, f"expected {self.words}, "
-                      f"not {value._call.factory.kind.words}")
+                      f"not {record(value).factory.kind.words}")
       return value
     section = {"name": value} if isinstance(value, str) else mapping(value)
     if section is not None:
@@ -111,7 +111,7 @@ class Kind:
     if "name" in section:
       return self.find(section["name"], path), {}
     if isinstance(default, Part):
-      return default._call.factory, default._call.arguments
+      return record(default).factory, record(default).arguments
     if isinstance(default, Factory):
       return default, {}
     names = self.names()
@@ -137,8 +137,8 @@ class Kind:
     """As `Type.traced`: nested by the names of options."""
     if not isinstance(value, Part):  # a value made by hand has no leaves; a scalar is none of ours
       return ABSENT if isinstance(value, int | float | str | None) else {}
-    leaves = {name: parameter.type.traced(value._call.arguments[name])
-              for name, parameter in value._call.factory.parameters.items()}
+    leaves = {name: parameter.type.traced(record(value).arguments[name])
+              for name, parameter in record(value).factory.parameters.items()}
     return {name: leaf for name, leaf in leaves.items() if leaf is not ABSENT}
 
   def named(self, entry: str) -> Any:
@@ -181,7 +181,8 @@ class Registry:
     """Makes a type a kind.
 
     Args:
-      accepted: a class, NamedTuple or Protocol, or a NewType of a function's type.
+      accepted: a class; for functions a Protocol with `__call__`; for a second kind of one class a
+        NewType.
       name: of the decorator; by default the type's own, `UserSampling` as `user_sampling`.
       homes: modules that register factories of it and are imported when a name is looked for.
 
@@ -191,6 +192,8 @@ class Registry:
     Raises:
       ValueError: the type is a kind already, or another kind has the name.
     """
+    if getattr(accepted, "_is_protocol", False):
+      typing.runtime_checkable(accepted)  # type: ignore[type-var]
     name = name or _snake(accepted.__name__)  # type: ignore[attr-defined]
     if name in self.kinds or hasattr(type(self), name) or kind_of(accepted) is not None:
       raise ValueError(f"kind {name!r} or its type {accepted!r} is registered already")

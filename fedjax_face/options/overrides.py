@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fedjax_face.options.calls import Part, call
+from fedjax_face.options.calls import Part, call, record
 from fedjax_face.options.errors import OptionError, placed, shown
 from fedjax_face.options.factories import Parameter, Signature
 from fedjax_face.options.kinds import Kind
@@ -140,7 +140,7 @@ def _section(said: Any) -> dict[str, Any]:
   if isinstance(said, str):
     return {"name": said}
   if isinstance(said, Part):
-    return {"name": said._call.factory.recorded_name, **said._call.arguments}
+    return {"name": record(said).factory.recorded_name, **record(said).arguments}
   return said if isinstance(said, dict) else {}
 
 

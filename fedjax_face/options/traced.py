@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedjax_face.options.calls import Part
+from fedjax_face.options.calls import Part, record
 from fedjax_face.options.errors import near, placed, refused
 from fedjax_face.options.factories import below
 from fedjax_face.options.types import ABSENT, Type
 
 
-def hparams(part: Part) -> dict[str, Any]:
+def hparams(part: Any) -> dict[str, Any]:
   """The `Traced` options of a part and of its parts: `hparams(method)["head"]["margin"]`.
 
   Every part has its mapping, empty where it has no traced option; so has a value made by hand. A
   leaf that is None is left out until `fill` fills it.
   """
-  return part._call.factory.kind.traced(part)
+  return record(part).factory.kind.traced(part)
 
 
-def still_open(part: Part) -> list[str]:
+def still_open(part: Any) -> list[str]:
   """Dotted names of the traced options that are None: "aggregate.noise_multiplier"."""
-  return _open(part._call.factory.kind.type, part, "")
+  return _open(record(part).factory.kind.type, part, "")
 
 
-def fill(part: Part, values: Mapping[str, Any], path: str | None = None) -> dict[str, Any]:
+def fill(part: Any, values: Mapping[str, Any], path: str | None = None) -> dict[str, Any]:
   """`hparams(part)` with what it leaves open.
 
   The part stays as it is, and so does its config: `values` is what to record beside that.
@@ -39,7 +39,7 @@ def fill(part: Part, values: Mapping[str, Any], path: str | None = None) -> dict
     OptionError: a name that the part does not have, an option that was said already or is not
       traced, or a number that it does not accept.
   """
-  factory = part._call.factory
+  factory = record(part).factory
   return _filled(factory.kind.type, part, values, factory.name if path is None else path)
 
 
@@ -71,8 +71,8 @@ def _is_traced(accepted: Type) -> bool:
 def _below(accepted: Type, value: Any) -> dict[str, tuple[Type, Any]]:
   """Name -> type and value, of the options of a part and of the entries of a mapping."""
   if isinstance(value, Part):
-    return {name: (parameter.type, value._call.arguments[name])
-            for name, parameter in value._call.factory.parameters.items()}
+    return {name: (parameter.type, record(value).arguments[name])
+            for name, parameter in record(value).factory.parameters.items()}
   if isinstance(value, dict) and accepted.each is not None:
     return {name: (accepted.each, entry) for name, entry in value.items()}
   return {}
