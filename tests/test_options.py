@@ -411,6 +411,14 @@ def test_a_default_is_checked_like_any_value():
 
   assert refusal(registry.sampler(poisson)) == "poisson.rate='high': expected a number"
 
+  def fixed(*, heads: Mapping[str, Head] = {"a": "cosface"}) -> Sampler:  # noqa: B006
+    return Sampler()
+
+  part = registry.sampler(fixed)()
+  assert argument(part, "heads") == {"a": cosface()}
+  assert options.build(Sampler, {"name": "fixed", "heads": {"a": {"scale": 2}}}, "s") == (
+      options.replace(part, heads={"a": cosface(scale=2)}))
+
 
 def test_a_factory_may_return_another_part():
   def cosface_of_the_paper(*, scale: options.Traced = 64.0) -> Head:

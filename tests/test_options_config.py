@@ -1,6 +1,7 @@
 """Options from configs and from command lines, and back."""
 
 import json
+import pickle
 import random
 import textwrap
 import typing
@@ -10,7 +11,7 @@ import pytest
 from ml_collections.config_dict import placeholder
 
 from fedjax_face import options
-from fedjax_face.options import OptionError, argument, arguments, build, call, override, said
+from fedjax_face.options import OptionError, argument, arguments, build, call, made, override, said
 from tests import options_toys as toys
 from tests.options_toys import (
     ROOT,
@@ -208,6 +209,18 @@ def test_nothing_is_made_before_the_whole_config_is_checked():
   assert toys.made_so_far == ["cosface", "dp_fedemb"]
 
 
+def test_a_plain_function_may_take_a_section():
+  config = {"evaluation": {"every": 5}}
+  one, other = arguments(ROOT, config), arguments(ROOT, config)
+  assert one == other == arguments(ROOT, {"evaluation": call(one["evaluation"])})
+  assert pickle.loads(pickle.dumps(one)) == one
+  assert made(one["evaluation"]) == ({"recall": made(toys.recall())}, 5)
+
+  def unsaid(*, every: int = 1): ...
+  with pytest.raises(TypeError, match="says what it returns"):
+    arguments({"evaluation": unsaid}, config)
+
+
 def test_a_root_may_be_the_function_that_takes_the_config():
   given = arguments(toys.fit, CONFIG | {"privacy": {"epsilon": 2}})
   assert given == {"method": build(Method, CONFIG["method"], "m"), "rounds": 40,
@@ -371,6 +384,10 @@ def test_a_part_of_python_in_a_config_can_be_overridden():
   assert method("method.head.margin=0.1", config=config) == dp_fedemb(
       backbone=mine, head=cosface(margin=0.1))
   assert config["method"] == dp_fedemb(backbone=mine, head=cosface(margin=0.2))
+  wide = {"method": dp_fedemb(backbone=lenet(widths={"a": 1}))}
+  assert method("method.backbone.widths.b=2", config=wide) == dp_fedemb(
+      backbone=lenet(widths={"a": 1, "b": 2}))
+  assert wide == {"method": dp_fedemb(backbone=lenet(widths={"a": 1}))}
 
 
 def test_entries_of_a_mapping_are_set_by_their_names():

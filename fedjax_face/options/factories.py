@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from fedjax_face.options.calls import Call, Part, make, record
+from fedjax_face.options.calls import Call, Part, make, make_all, record
 from fedjax_face.options.errors import near, placed
 from fedjax_face.options.types import ABSENT, BY_HAND, Type
 
@@ -109,9 +109,9 @@ class Factory(Signature):
     parameters = {}
     for name, parameter in inspect.signature(self.function).parameters.items():
       accepted = self.kind.type_of(hints[name])
-      default = ABSENT if parameter.default is parameter.empty else accepted.read(
-          parameter.default, f"{self.name}.{name}", ABSENT)
-      parameters[name] = Parameter(accepted, default)
+      default, path = parameter.default, f"{self.name}.{name}"
+      parameters[name] = Parameter(accepted, ABSENT if default is parameter.empty else make_all(
+          accepted.read(default, path, ABSENT), path))
     return parameters
 
   @property

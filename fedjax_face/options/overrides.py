@@ -140,7 +140,7 @@ def _section(said: Any) -> dict[str, Any]:
   if isinstance(said, str):
     return {"name": said}
   if isinstance(said, Part):
-    return {"name": record(said).factory.recorded_name, **record(said).arguments}
+    return {"name": record(said).factory.recorded_name, **_copy(record(said).arguments)}
   return said if isinstance(said, dict) else {}
 
 

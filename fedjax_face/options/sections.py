@@ -10,7 +10,7 @@ from typing import Any
 
 from fedjax_face.options.calls import make_all
 from fedjax_face.options.errors import near, placed
-from fedjax_face.options.factories import Factory, Parameter, Signature, below
+from fedjax_face.options.factories import Factory, Parameter, Signature, below, factory_of
 from fedjax_face.options.kinds import Kind, type_of
 from fedjax_face.options.types import ABSENT, BY_HAND, Type, mapping
 
@@ -95,8 +95,9 @@ def _slot(accepted: Any) -> tuple[Type, Any]:
   if returned is None:
     raise TypeError(f"{accepted.__name__}: a section's function says what it returns")
   alone = Kind(returned, accepted.__name__)
-  alone.add(accepted)
-  return alone.type, ABSENT
+  factory = factory_of(alone.add(accepted))
+  setattr(accepted, "factory", factory)  # noqa: B010  the same one when it is asked for again
+  return alone.type, factory
 
 
 def by_hand(config: Any, path: str = "") -> dict[str, str]:
