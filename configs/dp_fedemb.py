@@ -7,7 +7,7 @@ what each reached and cost is in the docstring of its function. The baselines ar
 same file:
 
   non-private           --config.privacy.aggregator=mean --config.privacy.epsilon=None \
-                        --config.hparams.server_learning_rate=0.2
+                        --config.hparams.server_learning_rate=0.5
   global-head FedAvg    --config.algorithm=fedavg --config.cohort.classes=all \
                         --config.model.head_init=shared_frame
   centralised           --config.algorithm=centralized --config.privacy.epsilon=None \
@@ -86,7 +86,7 @@ def base() -> ml_collections.ConfigDict:
           "client_learning_rate": 0.003,  # normalised: relative change of a layer a step
           "client_momentum": 0.9,
           "head_learning_rate_scale": 1.0,
-          "server_learning_rate": 0.2,   # over (1 - momentum): mean updates that a round moves by
+          "server_learning_rate": 0.5,   # over (1 - momentum): mean updates that a round moves by
           "server_momentum": 0.9,
           "proximal_weight": 0.01,       # fedprox
           "margin": 0.35,                # cosface, arcface

@@ -38,7 +38,7 @@ def get_comparison(variant: str = "synthetic") -> dict[str, dict]:
       "client rate 0.001": {"hparams.client_learning_rate": 0.001},
       "client rate 0.01": {"hparams.client_learning_rate": 0.01},
       "server rate 0.07": {"hparams.server_learning_rate": 0.07},
-      "server rate 0.5": {"hparams.server_learning_rate": 0.5},
+      "server rate 0.2": {"hparams.server_learning_rate": 0.2},
       "1 local epoch": {"cohort.epochs": 1},
   }
 

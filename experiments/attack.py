@@ -49,7 +49,7 @@ def _leak_back(config: Any, workdir: pathlib.Path) -> None:
   from fedjax_face.attacks import leak_back
   from fedjax_face.losses.gradient_correction import gradient_correction
   from fedjax_face.report import figures, leak_back_figure
-  from fedjax_face.training.records import write_json
+  from fedjax_face.training.records import make_guarded, write_json
 
   of_population, of_attack = jax.random.split(jax.random.key(config.seed))
   server = config.server
@@ -59,7 +59,7 @@ def _leak_back(config: Any, workdir: pathlib.Path) -> None:
       scales=server.scales, strengths=server.strengths, margin=server.margin,
       learning_rate=server.learning_rate, steps=server.steps, noise_std=server.noise_std,
       **config.attacker)
-  workdir.mkdir(parents=True, exist_ok=True)
+  make_guarded(workdir)
   write_json(workdir / "attack.json", {"config": config.to_dict(), "outcomes": [
       {"form": o.form, "scale": o.scale, "strength": o.strength,
        "probe": o.probe.value, "recovered": o.recovered._asdict()} for o in outcomes]})

@@ -15,7 +15,7 @@ def one_run_record(config: Any, canaries: int, workdir: pathlib.Path, budget: An
   Args:
     config: a whole config, with its own data, noise and delta.
     canaries: of which half, by coins, are in the training set.
-    workdir: where the mark of the budget is kept.
+    workdir: by whose name the budget lists the run.
     budget: `budget.Budget` of the data set, in which the run is entered before its first round.
     seed: of coins, participation and noise; None: all three from the operating system.
 
@@ -24,8 +24,10 @@ def one_run_record(config: Any, canaries: int, workdir: pathlib.Path, budget: An
   """
   from fedjax_face.attacks.one_run import Canaries, judge
   from fedjax_face.training import budget_entry, experiment, loop, streams
+  from fedjax_face.training import config as configs
   from fedjax_face.training.progress import Display
 
+  configs.validate(config)
   root = streams.secret_root() if seed is None else streams.public_root(seed)
   coins, noise, participation = (
       streams.expand(root, use, 0, streams.ROOT_BYTES)
@@ -40,8 +42,7 @@ def one_run_record(config: Any, canaries: int, workdir: pathlib.Path, budget: An
                   f"{claimed:.3f} for each {released.unit} through the {released.channel}, counted "
                   "in no budget (--privacy_budget FILE counts it)")
     else:
-      budget_entry.enter(built, workdir, budget)
-      budget_entry.begun(workdir)
+      budget_entry.enter_once(built, f"{workdir.name} (audit)", budget)
     for progress in loop.train(
         built.algorithm, train.images, targets=train.targets, rounds=config.rounds,
         seed=config.seed, noise_root=noise, cohort_root=participation, mesh=built.mesh,

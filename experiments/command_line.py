@@ -127,6 +127,8 @@ def privacy_budget(values: flags.FlagValues) -> Any:
   if limit is not None and not math.isfinite(limit):
     raise ValueError(f"--privacy_budget_limit={limit}: expected a finite number; without the flag "
                      "there is no limit")
+  if values.privacy_budget_data == "":
+    raise ValueError("--privacy_budget_data=: expected the name of a data set")
   return Budget(pathlib.Path(values.privacy_budget).absolute(), limit,
                 values.privacy_budget_data)
 
@@ -237,23 +239,25 @@ def save_roc(roc: Mapping[str, Any] | None, names: Mapping[str, str], folder: pa
     model = next(iter(curves))
     low, high = (_beside(far, curves[model].tar, np.asarray(band["far"], float),
                          np.asarray(band[bound], float)) for bound in ("low", "high"))
-    curves[model] = curves[model]._replace(low=low, high=high)
+    tar = curves[model].tar
+    curves[model] = curves[model]._replace(low=np.minimum(low, tar), high=np.maximum(high, tar))
   axis = {"smallest_far": 1 / roc["negatives"], "reliable_far": roc["smallest_reliable_far"]}
   figures.save(figures.roc(curves, **axis), folder / "roc.png")
   figures.save(figures.det(curves, **axis), folder / "det.png")
 
 
 def _beside(far: Any, tar: Any, at: Any, bound: Any) -> Any:
-  """A bound that is known at few FARs, at all: as far from the curve in normal deviates as there.
+  """A bound that is known at few FARs, at all, interpolated in normal deviates.
 
-  Beyond the last of them the distance stays what it is there; below the first there is none.
+  Beyond the last of them it stays as far from the curve as there; below the first there is none.
   """
   import numpy as np
   from scipy.special import ndtr, ndtri
-  deviate = lambda share: ndtri(np.clip(share, 1e-9, 1 - 1e-9))
-  curve = deviate(np.interp(np.log(at), np.log(far), tar))
-  distance = np.interp(np.log(far), np.log(at), deviate(bound) - curve, left=np.nan)
-  return ndtr(deviate(tar) + distance)
+  deviate = lambda share: ndtri(np.clip(share, 1e-4, 1 - 1e-4))
+  between = np.interp(np.log(far), np.log(at), deviate(bound), left=np.nan)
+  distance = between[-1] - deviate(np.interp(np.log(at[-1]), np.log(far), tar))
+  shares = ndtr(np.where(far > at[-1], deviate(tar) + distance, between))
+  return np.fmax.accumulate(shares)
 
 
 def curve_names(references: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, str]:

@@ -162,7 +162,8 @@ def _take_part(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     client.close()
     write_privacy(workdir, parts, journal.steps_begun,
                   f"Written by device {values.device} from its own config, data and journal; "
-                  "nothing that the server said is used.", of_device())
+                  "nothing that the server said is used.",
+                  of_device(parts.device_is_trained))
   say(f"done: {parts.steps} steps  privacy, by this device's own account: {workdir}/PRIVACY.md")
 
 

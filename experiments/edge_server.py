@@ -179,7 +179,8 @@ def _serve(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   finally:
     server.stop(_GRACE_SECONDS).wait()
     write_privacy(workdir, parts, run.steps_begun, "Written by the server from its own config and "
-                  "step. Every device writes a statement of its own.", of_edge_server())
+                  "step. Every device writes a statement of its own.",
+                  of_edge_server(bool(values.transcript)))
     if recorder:
       recorder.close()
   say(f"done: {parts.steps} steps  privacy: {workdir}/PRIVACY.md")

@@ -44,6 +44,10 @@ class ReadReport:
     return f"{self.source}: skipped {len(self.skipped)}: {shown}{more}"
 
 
+class SkippedFiles(UserWarning):
+  """Files of a source were left out; the report says which."""
+
+
 def settle(report: ReadReport, on_bad: OnBad) -> ReadReport:
   """Warns about skipped files, or refuses the source because of them.
 
@@ -56,7 +60,7 @@ def settle(report: ReadReport, on_bad: OnBad) -> ReadReport:
     raise ValueError(f"{report.source}: {len(report.skipped)} bad file(s), first {name}: {reason}; "
                      "repair them or use on_bad='skip'")
   if report.skipped:
-    warnings.warn(str(report), stacklevel=3)
+    warnings.warn(str(report), SkippedFiles, stacklevel=3)
   return report
 
 

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import pathlib
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -90,7 +91,7 @@ def enter(budget: Budget, entry: Entry, patience: float = 10.0) -> None:
       raise ValueError(
           f"{budget.path} is the privacy budget of {held['data']!r}, but this run trains on "
           f"{name!r}, whose content is not that of any run in it: give the file of that data set, "
-          f"or, if the people are the same, --privacy_budget_data={held['data']}")
+          f"or, if the people are the same, --privacy_budget_data={shlex.quote(held['data'])}")
     if budget.limit is not None and budget.limit != held["limit"]:
       raise ValueError(f"{budget.path} has the limit {held['limit']}, not {budget.limit}: expected "
                        "the same, or none given")
@@ -231,7 +232,7 @@ def _locked(path: pathlib.Path, patience: float) -> Iterator[None]:
       yield
     finally:
       if not path.exists():
-        lock.unlink()
+        lock.unlink(missing_ok=True)
 
 
 def _try_lock(path: pathlib.Path) -> Any:
@@ -243,6 +244,9 @@ def _try_lock(path: pathlib.Path) -> Any:
       return file
   except (BlockingIOError, FileNotFoundError):
     pass
+  except OSError:
+    file.close()
+    raise
   file.close()
   return None
 

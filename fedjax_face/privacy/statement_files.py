@@ -16,11 +16,6 @@ class File(NamedTuple):
 _STATEMENT = File("PRIVACY.md, privacy.json", "publish", "this statement")
 _CONFIG = File("config.json", "publish", "the config; guard it where it pins privacy.noise_seed, "
                "from which the noise follows")
-_CHECKPOINTS = File(
-    "checkpoints", "guard", "the trained model is in them and in no other file. What a channel "
-    "above releases with a finite epsilon may be taken out and published (the parameters, "
-    "\"params\"); what stands beside it must not leave: class embeddings and control variates of "
-    "silos, and until the run has finished the noise of earlier rounds")
 _METRICS = "metrics measured on private data without noise"
 _SECRETS = File(
     "secrets", "delete", "roots of noise and participation of a run that has not finished; guard "
@@ -33,49 +28,65 @@ _BUDGET = (
     File("the file of --privacy_budget, that file's .lock", "guard", "outside this folder; digests "
          "of the data without a key, and what later runs are counted by (the lock is empty)"),
 )
-_CURVES = "figures/roc.png, figures/det.png"
 
 
-def of_run(*, evaluates_training_people: bool, finished: bool = True, pretrained: bool = False,
-           budget: bool = False, silos: bool = False, wandb: bool = False) -> tuple[File, ...]:
+def of_run(*, evaluates_training_people: bool, releases_model: bool = True, curves: bool = True,
+           secrets: bool = False, pretrained: bool = False, budget: bool = False,
+           silos: bool = False, wandb: bool = False) -> tuple[File, ...]:
   """The files of a training run.
 
   Args:
     evaluates_training_people: whether evaluation images are, or may be, of people who train.
-    finished: whether its secrets are gone.
+    releases_model: whether what is trained leaves through a channel with a guarantee.
+    curves: whether it draws ROC and DET curves.
+    secrets: whether it still keeps its roots of noise and participation.
     pretrained: whether it keeps a public start.
     budget: whether it is entered in a privacy budget.
-    silos: whether it compares class embeddings of silos (`figures/overlap.png`).
+    silos: whether it keeps class embeddings of silos (`figures/overlap.png` compares them).
     wandb: whether metrics go to Weights & Biases as well.
   """
   figures = "figures/training.png" + (", figures/overlap.png" if silos else "")
   whom = ("images of people who train or may do so" if evaluates_training_people else
           "the evaluation people, whom nothing protects: publish them where these people agree")
   return (
-      _STATEMENT, _CONFIG, _CHECKPOINTS,
+      _STATEMENT, _CONFIG, _checkpoints(releases_model, silos, secrets),
       File("metrics.csv, events.out.tfevents.*" + (", wandb*" if wandb else ""), "guard", _METRICS
            + ("; Weights & Biases holds them already" if wandb else "")),
       File(f"summary.json, {figures}", "guard", "drawn from such metrics"
            + (" and from class embeddings" if silos else "")),
-      File(_CURVES, "guard", f"results, without noise, on {whom}"),
+      *((File("figures/roc.png, figures/det.png", "guard", f"results, without noise, on {whom}"),)
+        if curves else ()),
       *((File("pretrained", "guard", "trained on the public set alone: as public as that set is"),)
         if pretrained else ()),
       _KEY,
       *(_BUDGET if budget else ()),
-      *(() if finished else (_SECRETS,)))
+      *((_SECRETS,) if secrets else ()))
 
 
-def of_edge_server() -> tuple[File, ...]:
-  """The files of the server of split learning over the wire."""
-  return (_STATEMENT, _CONFIG, _CHECKPOINTS,
+def of_edge_server(transcript: bool = False) -> tuple[File, ...]:
+  """The files of the server of split learning over the wire, and its --transcript."""
+  return (_STATEMENT, _CONFIG, _checkpoints(False, False, False),
+          File("metrics.csv", "guard", _METRICS),
           File("server.json, devices.json", "guard", "by what the server knows its run and its "
                "devices"),
-          File("the file of --transcript", "guard", "every byte that crossed, labels too"))
+          *((File("the file of --transcript", "guard", "every byte that crossed, labels too"),)
+            if transcript else ()))
 
 
-def of_device() -> tuple[File, ...]:
-  """The files of a device of split learning over the wire."""
-  return (_STATEMENT, _CONFIG, File("checkpoints", "guard", "the device's part of the network, "
-                                    "where it is trained"),
+def of_device(trained: bool = True) -> tuple[File, ...]:
+  """The files of a device of split learning over the wire; `trained`: its part of the network."""
+  return (_STATEMENT, _CONFIG,
+          *((File("checkpoints", "guard", "the device's part of the network"),) if trained else ()),
           File("noise.json", "delete", "root of the noise of this device; guard it until the run "
                "is over. Delete copies and backups too"))
+
+
+def _checkpoints(releases_model: bool, silos: bool, unfinished: bool) -> File:
+  said = ["the trained model is in them and in no other file"]
+  if releases_model:
+    said.append("its released parameters may be taken out and published, the folder may not")
+  beside = [*(["class embeddings and control variates of silos"] if silos else []),
+            *(["the noise of earlier rounds"] if unfinished else [])]
+  if beside:
+    said.append(f"beside it stands what must not leave: {', '.join(beside)}")
+  return File("checkpoints", "guard", "; ".join(said))

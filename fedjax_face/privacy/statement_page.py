@@ -53,19 +53,25 @@ def _opening(statement: Mapping[str, Any]) -> str:
     said += _of_run(run)
   if not statement["units"]:
     said.append("Nothing is on the ledger: no release of this run carries a guarantee.")
+  if statement["noise_keys"] == "pinned":
+    said.append("The seeds of this run are pinned: no privacy is claimed against anyone who knows "
+                "them" + (", and what follows is true only of others." if _is_bounded(statement)
+                          else "."))
   for unit in statement["units"]:
     verdict = unit["verdict"]
     said.append(f"{_found(unit)} **Protection of each {unit['unit']}: {verdict['word']}**, for "
                 f"{verdict['why']}.")
-  if statement["noise_keys"] == "pinned":
-    said.append("The seeds of this run are pinned: no privacy is claimed against anyone who knows "
-                "them, and what follows is true only of others.")
   if run is not None:
     data = run["data"]
     said.append(f"Written on {run['written']} by revision {run['revision']}; digest of "
                 f"{data['digest_of']}: {data['digest']}.")
   said.append(f"(The words are {statement['verdicts']}.)")
   return " ".join(said)
+
+
+def _is_bounded(statement: Mapping[str, Any]) -> bool:
+  """Whether any unit has a finite epsilon on all channels together."""
+  return any(isinstance(unit["epsilon"]["best"], float) for unit in statement["units"])
 
 
 def _of_run(run: Mapping[str, Any]) -> list[str]:
@@ -77,8 +83,8 @@ def _of_run(run: Mapping[str, Any]) -> list[str]:
     said.insert(0, "**This run has not finished.** What follows is the most that it may release up "
                 "to its last round; the statement is written anew when it ends.")
   elif status != "finished":
-    said.insert(0, f"**This run did not reach its end ({status}).** What follows is what it "
-                "released until then.")
+    said.insert(0, "**This run stopped before its end.** What follows is what it released until "
+                "then.")
   return said
 
 
@@ -88,11 +94,11 @@ def _found(unit: Mapping[str, Any]) -> str:
   if isinstance(total["best"], str) or total["best"] is None:
     return (f"No bound holds for {_a(name)} on all channels together: whoever sees them all may be "
             "able to tell who is in the data, without any error.")
-  wrong = f"{attacker['false_positives']:.0%}"
+  wrong = f"{100 * attacker['false_positives']:g} %"
   return (f"An attacker who sees everything that was released, knows the data of everybody else "
-          f"and not the secrets named below, and is wrong on {wrong} of those who are not in, "
-          f"finds at most {_percent(attacker['found_at_most'])} of the {name}s who are in (without "
-          f"any release: {wrong}).")
+          f"and not the secrets named below, and is wrong on {wrong} of those that are not "
+          f"in, finds at most {_percent(attacker['found_at_most'])} of the {name}s that are in "
+          f"(without any release: {wrong}).")
 
 
 def _meaning(unit: Mapping[str, Any]) -> str:
@@ -115,9 +121,8 @@ def _meaning(unit: Mapping[str, Any]) -> str:
 
 
 def _what_adds_up(statement: Mapping[str, Any]) -> list[str]:
-  finite = any(isinstance(unit["epsilon"]["best"], float) for unit in statement["units"])
   twice = (": two runs that release as much as this one have together at most twice its epsilon at "
-           "twice its delta") if finite else ""
+           "twice its delta") if _is_bounded(statement) else ""
   lines = [f"Every further run on the same people, with another seed, config or method, adds to "
            f"what is known of them{twice}. Trials that were looked at and thrown away count too."]
   others = ("Only experiments.train, experiments.compare and experiments.audit --one_run enter "

@@ -8,17 +8,18 @@ import json
 import pathlib
 import pickle
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from fedjax_face.privacy import budget as budgets
 from fedjax_face.privacy.budget import Budget, Entry
-from fedjax_face.privacy.ledger import Ledger, non_private
+from fedjax_face.privacy.ledger import Ledger, Release, non_private
 from fedjax_face.training import checkpoint
 from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.mesh import broadcast, is_main_process
 from fedjax_face.training.records import make_guarded, write_json
 from fedjax_face.training.summary import git_revision
-from fedjax_face.training.training_set import described
+from fedjax_face.training.training_set import content
 
 MARKER = "privacy_budget.json"
 
@@ -72,7 +73,6 @@ def begun(workdir: pathlib.Path) -> None:
 
 
 def _enter(experiment: Experiment, workdir: pathlib.Path, budget: Budget) -> None:
-  options, data = experiment.config, described(experiment.sources.train)
   marked, run = _read(workdir), secrets.token_hex(8)
   # One that began and has no checkpoint left starts again, with other noise: a run of its own.
   if marked is not None and not (
@@ -84,13 +84,8 @@ def _enter(experiment: Experiment, workdir: pathlib.Path, budget: Budget) -> Non
     # First, so that a run that is killed between the two files is not entered twice.
     make_guarded(workdir)
     write_json(workdir / MARKER, {"run": run, "begun": False})
-  said = {"name": workdir.name, "algorithm": experiment.algorithm.name,
-          "started": datetime.datetime.now(datetime.UTC).date().isoformat(),
-          "revision": git_revision()}
-  entry = Entry(run, data["name"], data["digest"], options.privacy.delta, said, whole(experiment),
-                experiment.algorithm.units_per_person)
   try:
-    budgets.enter(budget, entry)
+    budgets.enter(budget, _entry(experiment, run, workdir.name, whole(experiment)))
   except (ValueError, OSError):
     if marked is not None:
       write_json(workdir / MARKER, marked)
@@ -101,15 +96,45 @@ def _enter(experiment: Experiment, workdir: pathlib.Path, budget: Budget) -> Non
     raise
 
 
+def enter_once(experiment: Experiment, name: str, budget: Budget) -> None:
+  """Enters a run that never goes on, such as an audit, whose roots nobody knows.
+
+  Args:
+    experiment: what is run once.
+    name: for readers of the budget.
+    budget: the file and its limit.
+
+  Raises:
+    ValueError: as `budget.enter`.
+    OSError: files that cannot be read or written.
+  """
+  budgets.enter(budget, _entry(experiment, secrets.token_hex(8), name, _to_the_end(experiment)))
+
+
 def whole(experiment: Experiment) -> Ledger:
   """Everything that the run may release to its last round; noise that is known protects nothing."""
-  options, whole = experiment.config, Ledger.from_json(experiment.ledger.to_json())
+  if experiment.config.privacy.get("noise_seed") is None:
+    return _to_the_end(experiment)
+  return _to_the_end(experiment, lambda release: non_private(
+      release.channel, release.unit, release.adjacency, release.seen_by,
+      "privacy.noise_seed is pinned"))
+
+
+def _to_the_end(experiment: Experiment,
+                change: Callable[[Release], Release] = lambda release: release) -> Ledger:
+  ledger = Ledger.from_json(experiment.ledger.to_json())
   for release in experiment.algorithm.releases:
-    if options.privacy.get("noise_seed") is not None:
-      release = non_private(release.channel, release.unit, release.adjacency, release.seen_by,
-                            "privacy.noise_seed is pinned")
-    whole.record(release, options.rounds)
-  return whole
+    ledger.record(change(release), experiment.config.rounds)
+  return ledger
+
+
+def _entry(experiment: Experiment, run: str, name: str, ledger: Ledger) -> Entry:
+  train = experiment.sources.train
+  said = {"name": name, "algorithm": experiment.algorithm.name,
+          "started": datetime.datetime.now(datetime.UTC).date().isoformat(),
+          "revision": git_revision()}
+  return Entry(run, train.name, content(train), experiment.config.privacy.delta, said, ledger,
+               experiment.algorithm.units_per_person)
 
 
 def _marked(workdir: pathlib.Path) -> str | None:

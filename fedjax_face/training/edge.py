@@ -53,7 +53,8 @@ def build(config: Any, device: int | None = None) -> EdgeParts:
   if config.algorithm != "dp_activations":
     raise ValueError(f"config.algorithm={config.algorithm!r}: the edge programs run "
                      "dp_activations, e.g. --config=configs/dp_activations.py")
-  built = experiment.build(config, say=lambda line: None)
+  built = experiment.build(config, say=lambda line: None,
+                           sources=experiment.load_sources(config))
   train, algorithm = built.sources.train, built.algorithm
   system = split_system(Ingredients(config, _counted(train), built.mesh, built.backbone,
                                     built.sources.public))

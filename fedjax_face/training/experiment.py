@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from fedjax_face.data.decode import SkippedFiles
 from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger, non_private
@@ -77,7 +78,10 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
   from fedjax_face.algorithms import registry
   validate(config)
   mesh = clients_mesh() if mesh is None else mesh
-  sources = load_sources(config) if sources is None else sources
+  if sources is None:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", SkippedFiles)  # they are among the notes
+      sources = load_sources(config)
   for note in sources.notes:
     say(note)
   ledger = Ledger()
@@ -122,13 +126,7 @@ def evaluated_on(sources: Any) -> str:
 def load_sources(config: Any, data: Mapping[str, Any] | None = None) -> Any:
   """The data sets of a run, or those of another `data` section split by the same seed."""
   load = family_of(config.algorithm).load
-  with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    sources = load(as_dict(config.data) if data is None else data, config.seed)
-  for warning in caught:
-    if str(warning.message) not in sources.notes:  # these are said by whoever uses the sources
-      warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-  return sources
+  return load(as_dict(config.data) if data is None else data, config.seed)
 
 
 def is_resident(asked: str | bool, images: np.ndarray) -> bool:

@@ -332,7 +332,7 @@ def _stopped(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
   """What the rounds before the stop released stays on record."""
   if is_main_process():
     shapes = jax.eval_shape(experiment.algorithm.init, jax.random.key(0))
-    _write_privacy(experiment, ledger, workdir, budget, f"stopped: {error}")
+    _write_privacy(experiment, ledger, workdir, budget, "stopped")
     summary.write_summary(
       workdir, status=f"stopped: {error}", rounds=error.done, experiment=experiment,
       state=shapes, seconds=clock.seconds(), warnings=watch.lines)
@@ -356,10 +356,19 @@ def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path
     data=training_set.described(sources.train, training_set.key(workdir)),
     evaluated_on=evaluated_on(sources),
     files=statement_files.of_run(
-      evaluates_training_people=sources.evaluates_training_people, finished=status == "finished",
+      evaluates_training_people=sources.evaluates_training_people,
+      releases_model=_releases_model(experiment), curves=algorithm.embed is not None,
+      secrets=status != "finished" and not _is_pinned(options),
       pretrained=bool(options.get("pretrain")), budget=budget is not None,
       silos=algorithm.class_embeddings is not None, wandb=bool(options.training.get("wandb"))),
     budget=None if budget is None else budgets.statement(budget.path))
+
+
+def _releases_model(experiment: Experiment) -> bool:
+  """Whether what is trained leaves through a channel with a guarantee."""
+  return not _is_pinned(experiment.config) and any(
+      release.channel in ("backbone", "model") and not is_non_private(release.event)
+      for release in experiment.algorithm.releases)
 
 
 def _is_finished(workdir: pathlib.Path, rounds: int) -> bool:

@@ -181,9 +181,11 @@ def print_results(workdir: pathlib.Path, summary: Mapping[str, Any],
 
 def _privacy_line(unit: Mapping[str, Any]) -> str:
   best, note = unit["epsilon"]["best"], unit["epsilon"]["note"]
+  if best is None:
+    return f"epsilon of each {unit['unit']} not computed: {note}"
   if not isinstance(best, float):
-    why = f"epsilon infinite: {note}" if best == "infinite" else f"epsilon not computed: {note}"
-    return f"no guarantee for any {unit['unit']} ({why})"
+    return (f"no guarantee for any {unit['unit']} on all channels together (epsilon infinite: "
+            f"{note})")
   return (f"epsilon {statement.epsilon_words(best, note)} for each {unit['unit']} at delta "
           f"{unit['delta']:g}, {unit['adjacency'].replace('_', '-')}")
 

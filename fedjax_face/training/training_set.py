@@ -51,20 +51,35 @@ def described(train: Any, key: bytes = b"") -> dict[str, Any]:
     train: a `FaceDataset` or a `RegionSet`, whose `images` are its photographs here.
     key: of the digest (keyed BLAKE2b); without one, the digest must stay in a guarded file.
   """
+  person, labels, number = _counted(train)
+  digest, which = _digest(train.name, person, labels, train.images, key)
+  return {"name": train.name, "people": len(np.unique(person[person >= 0])), "images": number,
+          "digest": digest, "digest_of": f"people, labels and {which}" + (
+              f", under the key in {KEY}: only who has the key can compute it" if key else "")}
+
+
+def content(train: Any) -> str:
+  """Digest of a training set whatever its name, without a key: for a guarded file alone."""
+  person, labels, _ = _counted(train)
+  return _digest("", person, labels, train.images, b"")[0]
+
+
+def _counted(train: Any) -> tuple[np.ndarray, Any, int]:
+  """Person of each row, what else is known of the rows, and the number of images."""
   regions = getattr(train, "regions", None)
   if regions is None:
-    person, number, labels = train.person, len(train.images), (train.label, train.targets)
-  else:
-    person, labels = regions.person, train.targets
-    number = len(np.unique(regions.original))
-  digest = hashlib.blake2b(train.name.encode(), digest_size=16, key=key)
+    return train.person, (train.label, train.targets), len(train.images)
+  return regions.person, train.targets, len(np.unique(regions.original))
+
+
+def _digest(name: str, person: np.ndarray, labels: Any, images: Any, key: bytes
+            ) -> tuple[str, str]:
+  digest = hashlib.blake2b(name.encode(), digest_size=16, key=key)
   for leaf in jax.tree.leaves((person, labels)):
     _add(digest, leaf)
-  pixels, which = _pixels(train.images)
+  pixels, which = _pixels(images)
   _add(digest, pixels)
-  return {"name": train.name, "people": len(np.unique(person[person >= 0])), "images": number,
-          "digest": digest.hexdigest(), "digest_of": f"people, labels and {which}" + (
-              f", under the key in {KEY}: only who has the key can compute it" if key else "")}
+  return digest.hexdigest(), which
 
 
 def _pixels(images: Any) -> tuple[np.ndarray, str]:

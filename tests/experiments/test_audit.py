@@ -1,15 +1,17 @@
 """The audit program: what it prints and writes, and that a broken mechanism changes its status."""
 
 import json
+import math
 import pathlib
 
 import numpy as np
 import pytest
 
-from experiments import audit, audit_games
+from experiments import audit, audit_games, train
 from fedjax_face.attacks import cluster_audit
 from fedjax_face.attacks.audit import Audit
 from fedjax_face.federated import aggregators
+from fedjax_face.privacy import budget as budgets
 from fedjax_face.privacy import clustering
 
 TINY = str(pathlib.Path(__file__).with_name("tiny_config.py"))
@@ -245,16 +247,24 @@ def test_a_run_without_its_noise_is_caught_in_one_run(tmp_path, monkeypatch, cap
 
 
 def test_each_audit_of_a_run_is_a_release_that_a_budget_counts(tmp_path, capfd):
-  budget = tmp_path / "budget.json"
-  for _ in range(2):
-    assert audit.main(one_run(tmp_path / "w", f"--privacy_budget={budget}")) == 0
-  runs = json.loads(budget.read_text())["runs"]
-  assert len({run["run"] for run in runs}) == 2
+  """Also in the folder of a run, whose own entry stays, and with a pinned seed that it ignores."""
+  budget, workdir = tmp_path / "budget.json", tmp_path / "w"
+  held = lambda: json.loads(budget.read_text())["runs"]
+  arguments = one_run(workdir, f"--privacy_budget={budget}")
+  training = [flag for flag in arguments if flag != "--one_run" and "canaries" not in flag]
+  assert train.main(training) == 0
+  first = held()
+  for flags in ([], ["--config.privacy.noise_seed=3"]):
+    assert audit.main([*arguments, *flags]) == 0
+  assert held()[0] == first[0] and len({run["run"] for run in held()}) == 3
+  assert all(math.isfinite(budgets.statement(budget)["runs"][n]["epsilon"]["person"])
+             for n in range(3))
+  assert train.main(training) == 0 and len(held()) == 3  # the finished run is still known
   capfd.readouterr()
-  assert audit.main(one_run(tmp_path / "w")) == 0
+  assert audit.main(one_run(workdir)) == 0
   assert "counted in no budget" in " ".join(capfd.readouterr().err.split())
-  assert len(json.loads(budget.read_text())["runs"]) == 2
-  games = [f"--config={TINY}", f"--workdir={tmp_path}", f"--privacy_budget={budget}"]
+  assert len(held()) == 3
+  games = [f"--config={TINY}", f"--workdir={workdir}", f"--privacy_budget={budget}"]
   assert audit.main(games) == 2
   assert "without --one_run nothing is" in capfd.readouterr().err
 

@@ -90,6 +90,23 @@ def test_curves_are_drawn_with_names_a_band_for_the_model_and_no_far_below_what_
   assert drawn["det"][1] == axis
 
 
+@pytest.mark.parametrize("tar, low, high", [
+    ([0.6, 0.9, 1.0, 1.0], [0.5, 0.85, 0.97], [0.7, 0.95, 1.0]),
+    ([0.0, 0.4, 0.7, 0.8], [0.0, 0.3, 0.6], [0.05, 0.5, 0.75])])
+def test_a_band_rises_and_holds_the_curve_also_where_that_is_zero_or_one(tar, low, high):
+  at = np.array([1e-3, 1e-2, 1e-1])
+  far = np.geomspace(1e-4, 1, 41)
+  curve = np.interp(np.log(far), np.log([*at, 1.0]), tar)
+  lower, upper = (command_line._beside(far, curve, at, np.array(bound)) for bound in (low, high))
+  inside = far >= 1e-3
+  for bound, known in ((lower, low), (upper, high)):
+    assert np.isnan(bound[~inside]).all() and (np.diff(bound[inside]) >= 0).all()
+    for one, share in zip(at, known, strict=True):
+      assert bound[np.argmin(abs(far - one))] == pytest.approx(share, abs=2e-4)
+  assert (lower[inside] <= curve[inside] + 1e-4).all()
+  assert (upper[inside] >= curve[inside] - 0.02).all()  # in between it is interpolated otherwise
+
+
 def test_without_a_curve_nothing_is_drawn(tmp_path):
   command_line.save_roc(None, {}, tmp_path)
   older = {"far": [0.1, 1.0], "tar": [0.5, 1.0]}  # as a version before wrote it

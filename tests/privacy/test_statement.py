@@ -152,7 +152,7 @@ def test_the_first_paragraph_says_which_data_when_by_what_and_how_good():
 
 @pytest.mark.parametrize("status, words", [
     ("unfinished", "**This run has not finished.** What follows is the most that it may release"),
-    ("stopped: no update is finite", "**This run did not reach its end (stopped: no update")])
+    ("stopped", "**This run stopped before its end.** What follows is what it released until")])
 def test_a_run_without_an_end_says_so_first(status, words):
   said = statement.privacy_json(book(), delta=1e-5, population={"person": 7000}, sampling="-",
                                 noise_keys="operating_system", run=RUN | {"status": status})
@@ -173,7 +173,7 @@ def test_epsilon_is_said_as_a_bound_on_an_attacker():
   share = unit["attacker"]["found_at_most"]
   assert 0.01 < share < 0.0272 + 1e-5   # below e^1 times 1 %
   text = statement.privacy_markdown(data)
-  assert re.search(r"wrong on 1% of those who are not in, finds at most 2\.\d %", text)
+  assert re.search(r"wrong on 1 % of those that are not in, finds at most 2\.\d %", text)
   assert "2.72 times (e^epsilon)" in text and "delta 1e-05" in text
 
 
@@ -213,7 +213,7 @@ def test_what_adds_up_is_said_with_and_without_a_budget():
 def test_secrets_are_named_as_to_be_deleted_and_the_generator_as_what_it_is():
   text = statement.privacy_markdown(made(book()))
   (row,) = (file for file in statement_files.of_run(evaluates_training_people=False,
-                                                   finished=False) if file.pattern == "secrets")
+                                                   secrets=True) if file.pattern == "secrets")
   assert row.handling == "delete" and "backups too" in row.why
   assert "Threefry-2x32" in text and "nobody has shown it to be cryptographically secure" in text
   assert "256-bit" in text and "2^64" in text
@@ -257,19 +257,46 @@ def test_curves_are_guarded_whoever_is_evaluated(of_people_who_train):
 
 
 def test_the_table_of_files_has_what_a_run_leaves_and_nothing_else():
-  always = {"pretrained", "overlap.png", "wandb", "--privacy_budget", "secrets"}
-  named = lambda **of: {name for name in always for file in statement_files.of_run(
-      evaluates_training_people=False, **of) if name in file.pattern}
+  asked = {"pretrained", "overlap.png", "wandb", "--privacy_budget", "secrets", "roc.png"}
+  named = lambda **of: {name for name in asked for file in statement_files.of_run(
+      evaluates_training_people=False, **{"curves": False} | of) if name in file.pattern}
   assert not named()
   for option, names in (("pretrained", {"pretrained"}), ("silos", {"overlap.png"}),
-                        ("wandb", {"wandb"}), ("budget", {"--privacy_budget"})):
+                        ("wandb", {"wandb"}), ("budget", {"--privacy_budget"}),
+                        ("secrets", {"secrets"}), ("curves", {"roc.png"})):
     assert named(**{option: True}) == names
-  assert named(finished=False) == {"secrets"}
-  for files in (statement_files.of_edge_server(), statement_files.of_device()):
-    assert files[0].pattern == "PRIVACY.md, privacy.json"
-  assert {file.handling for file in statement_files.of_device()} == {"publish", "guard", "delete"}
   said = made(book()) | {"files": [statement_files.of_device()[-1]._asdict()]}
   assert "| noise.json | delete | root of the noise" in statement.privacy_markdown(said)
+
+
+def test_a_model_is_offered_only_where_a_guarantee_holds_for_it():
+  why = lambda **of: next(file.why for file in statement_files.of_run(
+      evaluates_training_people=False, **of) if file.pattern == "checkpoints")
+  assert "may be taken out and published" in why()
+  assert "published" not in why(releases_model=False)
+  assert "silos" in why(silos=True) and "silos" not in why()
+
+
+def test_an_edge_server_and_a_device_list_their_own_files():
+  patterns = lambda files: {file.pattern for file in files}
+  server = patterns(statement_files.of_edge_server())
+  assert {"metrics.csv", "checkpoints"} < server
+  assert patterns(statement_files.of_edge_server(True)) - server == {"the file of --transcript"}
+  assert patterns(statement_files.of_device(True)) - patterns(statement_files.of_device(False)) == {
+      "checkpoints"}
+
+
+def test_that_seeds_are_pinned_is_said_before_what_it_limits():
+  first = statement.privacy_markdown(made(book(), noise_keys="pinned")).split("\n\n")[1]
+  assert first.index("are pinned") < first.index("finds at most")
+  leaking = statement.privacy_markdown(made(book(leak=True), noise_keys="pinned"))
+  assert "what follows is true only of others" not in leaking
+
+
+def test_a_sentence_of_an_older_ledger_is_not_repeated():
+  old = book()
+  old.declare_not_covered(statement._OF_ANY_GUARANTEE[0])
+  assert made(old)["not_covered"].count(statement._OF_ANY_GUARANTEE[0]) == 1
 
 
 def test_private_numbers_that_the_statement_gives_are_said_to_be_public():

@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import json
 import shutil
-import types
 import warnings
 
 import jax
 import numpy as np
 import pytest
 
+from fedjax_face.data import decode
 from fedjax_face.training import experiment
 from fedjax_face.training.mesh import clients_mesh
 from tests.experiments import tiny_config
@@ -128,13 +128,20 @@ def test_metrics_that_a_third_party_receives_are_in_the_statement():
   assert [len(sentences) for sentences in said] == [0, 1]
 
 
-def test_what_a_reader_warns_of_is_said_once(monkeypatch):
-  def load(data, seed):
-    for line in ("here: skipped 1: a: not an image", "another matter"):
-      warnings.warn(line, stacklevel=1)
-    return types.SimpleNamespace(notes=("here: skipped 1: a: not an image",))
+def test_files_that_were_skipped_are_said_once(monkeypatch):
+  config, line = tiny_config.get_config("pretrain"), "here: skipped 1: a: not an image"
+  config.unlock()
+  del config["pretrain"]
 
-  monkeypatch.setattr(experiment, "family_of", lambda name: types.SimpleNamespace(load=load))
-  with pytest.warns(UserWarning) as said:
-    experiment.load_sources(tiny_config.get_config("pretrain"))
-  assert [str(warning.message) for warning in said] == ["another matter"]
+  def load(given):
+    warnings.warn(line, decode.SkippedFiles, stacklevel=1)
+    warnings.warn("another matter", stacklevel=1)
+    return sources()._replace(notes=(line,))
+
+  monkeypatch.setattr(experiment, "load_sources", load)
+  said = []
+  with pytest.warns(UserWarning) as warned:
+    experiment.build(config, None, said.append)
+  assert said.count(line) == 1
+  assert [str(w.message) for w in warned if w.category is UserWarning] == ["another matter"]
+  assert not any(w.category is decode.SkippedFiles for w in warned)
