@@ -167,7 +167,7 @@ class Algorithm:
   init: Callable[[jax.Array], State]
   cohort: Callable[[Draws, int], Cohort]
   step: Callable[[State, Data, Cohort, HParams, StepKeys], tuple[State, Metrics]]
-  hparams: dict[str, float]
+  hparams: HParams
   releases: tuple[Release, ...]
   channels: Mapping[str, Callable[[State], Communication]]
   metrics: Mapping[str, Measure]

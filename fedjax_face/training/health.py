@@ -6,7 +6,7 @@ import collections
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 
@@ -160,8 +160,8 @@ def _margin(head: str | None, own: HParams) -> float:
   if head is None or not own:
     return 0.0
   scalars = {name: own[name] for name in models.head_scalars(head)}
-  geometry = heads.geometry_of(models.head(head, 1, 1, **scalars))
-  return 0.0 if geometry is None else -float(geometry(own).true_class_logit(0.0))
+  geometry, unknowing = heads.geometry_of(models.head(head, 1, 1, **scalars)), cast(Any, 0.0)
+  return 0.0 if geometry is None else -float(geometry(own).true_class_logit(unknowing))
 
 
 def _above_chance(window: Window, setting: Setting) -> Trouble | None:
