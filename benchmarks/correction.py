@@ -77,14 +77,15 @@ def measure(problem: Problem, repeats: int) -> list[Cost]:
 
   from fedjax_face.losses.class_pairs import own_anchors
   from fedjax_face.losses.gradient_correction import gradient_correction, regulariser
+  from fedjax_face.models.margins import cosface_margin, geometry
 
   rows = jax.random.normal(jax.random.key(0), (problem.classes, problem.dim))
   owner = jax.numpy.arange(problem.classes) % problem.clients
   cosine = jax.numpy.full(problem.clients, 0.7)
-  hparams = {"scale": 64.0, "margin": 0.4}
+  lent = geometry(64.0, 0.4, cosface_margin)
   make = {"blocked": gradient_correction, "dense": lambda *a: jax.grad(regulariser(*a))}
   correction = make[problem.form]("calibrated", True, problem.block)
-  run = jax.jit(lambda rows: correction(rows, owner, own_anchors(rows, owner, cosine), hparams))
+  run = jax.jit(lambda rows: correction(rows, owner, own_anchors(rows, owner, cosine), {}, lent))
   compiled = run.lower(rows).compile()
   return [_cost(compiled, rows) for _ in range(repeats)]
 

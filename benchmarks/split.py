@@ -89,7 +89,7 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
   ordinary = jax.jit(lambda part, *data: jax.lax.scan(
       lambda part, _: a_pass(part, *data), part, length=passes))
   rows = cohort.examples[0], cohort.mask[0]
-  hparams = {name: jnp.float32(value) for name, value in algorithm.hparams.items()}
+  hparams = jax.tree.map(jnp.float32, algorithm.hparams)
   now = step_keys(0, public_root(0), 0)
   return (math.prod(system.split.shape), passes * cohort.examples.shape[1],
           lambda: split(state, data, cohort, hparams, now),

@@ -105,9 +105,10 @@ def _attacked(config: Any, own: Any, folder: pathlib.Path, sources: Sources) -> 
   received, order = _transcript(built.algorithm, sources, config.seed)
   model = parts.model(own, sources.train, sources.train.num_labels)
   embed = jax.jit(lambda images: model.embed(built.backbone, images))
+  noise_multiplier = built.algorithm.hparams["activations"]["noise_multiplier"]
   return activation_suite.attack(
-      built.algorithm.parts, state, built.algorithm.hparams["noise_multiplier"], received, order,
-      sources, embed, config.to_dict(), jax.random.key(config.seed))
+      built.algorithm.parts, state, noise_multiplier, received, order, sources, embed,
+      config.to_dict(), jax.random.key(config.seed))
 
 
 def _transcript(algorithm: Algorithm, sources: Sources, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +117,7 @@ def _transcript(algorithm: Algorithm, sources: Sources, seed: int) -> tuple[np.n
   The noise is another draw: that of the run is erased at its end.
   """
   assert algorithm.prepare is not None
-  scalars = {name: jnp.float32(value) for name, value in algorithm.hparams.items()}
+  scalars = jax.tree.map(jnp.float32, algorithm.hparams)
   keys = step_keys(seed, public_root(seed), BEFORE_ROUNDS)
   prepare = jax.jit(algorithm.prepare)
   sent = prepare(Data(sources.train.images), scalars, keys)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_face.algorithms import parts
+from fedjax_face.algorithms.hparams import nested
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.draws import Draws, part_identities
@@ -51,7 +52,7 @@ def pooled_training(name: str, given: Ingredients, rows: np.ndarray) -> Algorith
   model = parts.model(config, given.train, len(labels))
   training = client.local_training(
       model.loss, client.optimizers(config.local.optimizer), client.JOINT)
-  hparams = {name: value for name, value in config.hparams.items() if value is not None}
+  hparams = nested(config.hparams)
   steps, batch_size, devices = config.cohort.steps, config.cohort.batch_size, given.mesh.size
   if batch_size % devices:
     raise ValueError(

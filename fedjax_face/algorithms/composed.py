@@ -25,7 +25,8 @@ def composed(given: Ingredients) -> Algorithm:
       raise ValueError("exchange.pooled: pooled clusters belong to no silo, so they cannot be "
                        "anchors of the correction; set exchange.pooled=False")
     correct = class_table.steps_at_home(correction(given.config), table.places,
-                                        given.config.correction.steps, clusters.anchors)
+                                        given.config.correction.steps, clusters.anchors,
+                                        table.geometry)
     return class_table.corrected_at_home(
         table.init, table.places, correct, clusters, table.prototypes)
 

@@ -13,11 +13,19 @@ import numpy as np
 import optax
 
 from fedjax_face.algorithms import parts
+from fedjax_face.algorithms.hparams import nested, with_values
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws, part_identities
-from fedjax_face.federated.algorithm import Algorithm, Communication, Data, Measure, always
+from fedjax_face.federated.algorithm import (
+    Algorithm,
+    Communication,
+    Data,
+    HParams,
+    Measure,
+    always,
+)
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import per_example
 from fedjax_face.privacy.adjacency import Adjacency
@@ -77,9 +85,9 @@ def dp_activations(given: Ingredients) -> Algorithm:
   if multiplier and math.isinf(system.clip_norm):
     raise ValueError("hparams.clip_norm=inf: noise is scaled to the clip norm; expected a finite "
                      "number where there is noise")
-  hparams = {name: value for name, value in config.hparams.items() if value is not None}
-  hparams |= {"noise_multiplier": multiplier, "clip_norm": system.clip_norm,
-              "gradient_noise_multiplier": config.privacy.gradient_noise_ratio * multiplier}
+  hparams = with_values(nested(config.hparams, clips="activations"), {
+      "activations": {"noise_multiplier": multiplier, "clip_norm": system.clip_norm},
+      "device": {"noise_multiplier": config.privacy.gradient_noise_ratio * multiplier}})
   cached = schedule.mode == "frozen_cached"
 
   def init(key: jax.Array) -> SplitState:
@@ -98,12 +106,12 @@ def dp_activations(given: Ingredients) -> Algorithm:
       own = example_keys(jax.random.fold_in(keys.noise, 1), numbers)
       sent = randomised_labels(sent, labels.epsilon, given.train.num_labels, own)
     if cached:
-      images = _all_messages(system, images, hparams, keys)
+      images = _all_messages(system, images, hparams["activations"], keys)
     # `number`, the row that each example is, stays with the devices; no step reads it.
     return Data(images, {"label": sent, "number": order})
 
   def round_(state: SplitState, data: Data, cohort: Cohort, hparams, keys):
-    count = cohort.examples.shape[1]
+    count, activations = cohort.examples.shape[1], hparams["activations"]
     example = jnp.where(cohort.mask, cohort.examples, PADDING)
     places = jnp.arange(system.devices)
 
@@ -119,7 +127,7 @@ def dp_activations(given: Ingredients) -> Algorithm:
         messages = jax.vmap(
             lambda params, images, labels, numbers, device: step.device_message(
                 system.split, system.clip, params, images, labels, numbers, device,
-                hparams["clip_norm"], hparams["noise_multiplier"], noise_key),
+                activations["clip_norm"], activations["noise_multiplier"], noise_key),
             in_axes=(0 if schedule.device_is_trained else None, 0, 0, 0, 0),
         )(state.device.params, images, sent, rows_sent, places)
       done = _server_step(system, state.server, messages, sent, hparams, label_key)
@@ -328,7 +336,7 @@ def _secret_order(owner: np.ndarray, key: jax.Array) -> jax.Array:
   return jnp.zeros(len(owner), jnp.int32).at[jnp.argsort(owner, stable=True)].set(shuffled)
 
 
-def _all_messages(system: SplitSystem, images: jax.Array, hparams, keys) -> jax.Array:
+def _all_messages(system: SplitSystem, images: jax.Array, scalars, keys) -> jax.Array:
   """Noised activations f32 [N, ...] of all images, the noise of each drawn once."""
   batch = system.schedule.batch
   rows = jnp.arange(-(-len(images) // batch) * batch).reshape(-1, batch)
@@ -336,7 +344,7 @@ def _all_messages(system: SplitSystem, images: jax.Array, hparams, keys) -> jax.
   def some(numbers: jax.Array) -> jax.Array:
     activations = system.split.device(system.device, images[jnp.minimum(numbers, len(images) - 1)])
     own = example_keys(jax.random.fold_in(keys.noise, 0), numbers)
-    return noised(activations, system.clip, hparams["clip_norm"], hparams["noise_multiplier"], own)
+    return noised(activations, system.clip, scalars["clip_norm"], scalars["noise_multiplier"], own)
 
   sent = jax.lax.map(some, rows)
   return sent.reshape(-1, *sent.shape[2:])[:len(images)]
@@ -367,19 +375,19 @@ def _device_steps(system: SplitSystem, devices: Part, images: jax.Array, reply: 
                   key: jax.Array) -> Part:
   """Every device's own step on its own images."""
   split, clip, optimizer = system.split, system.clip, _adam(hparams, "device")
+  clip_norm, own = hparams["activations"]["clip_norm"], hparams["device"]
   if system.schedule.mode == "trained_published":
     return jax.vmap(lambda part, images, reply: step.device_step(
-        split, clip, optimizer, part, images, reply, hparams["clip_norm"]))(devices, images, reply)
+        split, clip, optimizer, part, images, reply, clip_norm))(devices, images, reply)
   keys = jax.random.split(key, system.devices)
   return jax.vmap(lambda part, images, reply, key: step.private_device_step(
-      split, clip, GRADIENT_CLIP, optimizer, part, images, reply, hparams["clip_norm"],
-      hparams["gradient_clip_norm"], hparams["gradient_noise_multiplier"], key))(
-          devices, images, reply, keys)
+      split, clip, GRADIENT_CLIP, optimizer, part, images, reply, clip_norm,
+      own["clip_norm"], own["noise_multiplier"], key))(devices, images, reply, keys)
 
 
-def _adam(hparams: Any, side: str) -> optax.GradientTransformation:
+def _adam(hparams: HParams, side: str) -> optax.GradientTransformation:
   """Adam, with a learning rate for each side: activations differ in scale from cut to cut."""
-  return optax.adam(hparams[f"{side}_learning_rate"])
+  return optax.adam(hparams[side]["learning_rate"])
 
 
 def _bytes(split: SplitNetwork, schedule: accounting.Schedule, labels: LabelPolicy, messages: int,

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from fedjax_face.algorithms import parts
+from fedjax_face.algorithms.hparams import nested, with_values
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data import pixels
 from fedjax_face.federated import dp_sgd
@@ -20,6 +21,7 @@ from fedjax_face.federated.algorithm import (
     NO_COMMUNICATION,
     Algorithm,
     Data,
+    HParams,
     Measure,
     always,
     joined,
@@ -105,8 +107,8 @@ def _training(
   """Wires chosen parts into steps, and their ledger entry."""
   config, network = given.config, task_network(given)
   trained, whole = _trained_part(given)
-  hparams = {key: value for key, value in config.hparams.items() if value is not None}
-  hparams["noise_multiplier"] = noise_multiplier
+  hparams = with_values(nested(config.hparams, clips="gradient"),
+                        {"gradient": {"noise_multiplier": noise_multiplier}})
   if given.watch is not None and noise_ is not None:
     noise_ = given.watch.noise(noise_, noise_multiplier, sampling.probability)
   project = lambda params: params | {"weights": weighting.project(params["weights"])}
@@ -144,7 +146,7 @@ def _training(
       population=sampling.population,
       units_per_person=_units_per_person(given),
       mechanism={} if clip is None else {
-          "clip norm C": hparams["clip_norm"], "sensitivity / C": clip.sensitivity,
+          "clip norm C": hparams["gradient"]["clip_norm"], "sensitivity / C": clip.sensitivity,
           "noise stddev / C": noise_multiplier * clip.sensitivity},
   )
 
@@ -257,7 +259,7 @@ def _augment(given: Ingredients) -> dp_sgd.Augment | None:
   return augment
 
 
-def _optimizer(name: str) -> Callable[[Mapping[str, Any]], optax.GradientTransformation]:
+def _optimizer(name: str) -> Callable[[HParams], optax.GradientTransformation]:
   """`model.optimizer`: `sgd`, `momentum` or `adam`, with a learning rate of its own for the tasks'
   weights.
 
@@ -272,7 +274,7 @@ def _optimizer(name: str) -> Callable[[Mapping[str, Any]], optax.GradientTransfo
   if name not in kinds:
     raise ValueError(f"model.optimizer {name!r} is not one of {', '.join(kinds)}")
 
-  def build(hparams: Mapping[str, Any]) -> optax.GradientTransformation:
+  def build(hparams: HParams) -> optax.GradientTransformation:
     rates = {"network": hparams["learning_rate"],
              "weights": hparams["learning_rate"] * hparams["weight_learning_rate_scale"]}
     descend = optax.stateless(lambda updates, _: {

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 
 from fedjax_face.algorithms import parts
+from fedjax_face.algorithms.hparams import with_values
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.federated.aggregators import Aggregator
-from fedjax_face.federated.algorithm import Algorithm, ClassEmbeddings
+from fedjax_face.federated.algorithm import Algorithm, ClassEmbeddings, HParams
 from fedjax_face.federated.client import ClientUpdate
 from fedjax_face.federated.embedding_model import EmbeddingModel
 from fedjax_face.federated.heads import HeadStrategy
@@ -44,7 +44,7 @@ def embedding_algorithm(
     client_update: what a client does.
     heads: where heads come from and go.
     aggregator: from updates to a mean update.
-    server_optimizer: hparams -> optimiser of the server.
+    server_optimizer: own hparams -> optimiser of the server.
     releases: what a round reveals beside the aggregated update.
     not_covered: sentences for the privacy statement beside those of every federated method.
     class_embeddings: state -> class embeddings that outlive a round, where there are some.
@@ -54,8 +54,8 @@ def embedding_algorithm(
   """
   check_divides(who.slots, given.mesh)
   beside = (*client_update.releases, *heads.releases, *releases)
-  hparams = parts.with_noise(given.config, aggregator, who, given.progress, beside)
-  hparams |= heads.hparams
+  hparams = with_values(
+      parts.with_noise(given.config, aggregator, who, given.progress, beside), heads.hparams)
   round_ = federated_round(
       client_update=client_update,
       heads=heads,
@@ -77,7 +77,7 @@ def embedding_algorithm(
       cohort=who.cohort,
       step=round_.step,
       hparams=hparams,
-      releases=(parts.backbone_release(aggregator, who, hparams), *beside),
+      releases=(parts.backbone_release(aggregator, who, hparams["aggregate"]), *beside),
       not_covered=(*parts.NOT_COVERED, *(parts.TRUSTED_SUM if aggregator.adds_noise else ()),
                    *who.not_covered, *not_covered),
       embed=lambda state, images: model.embed(state.params["backbone"], images),
@@ -90,16 +90,16 @@ def embedding_algorithm(
       class_embeddings=class_embeddings,
       sharding=round_.sharding,
       needs_all_images=heads.needs_all_images,
-      mechanism=_mechanism(aggregator, who, hparams),
+      mechanism=_mechanism(aggregator, who, hparams["aggregate"]),
       averages_over=who.clients if aggregator.adds_noise else None,
   )
 
 
-def _mechanism(aggregator: Aggregator, who: Participation,
-               hparams: Mapping[str, Any]) -> dict[str, float | str]:
+def _mechanism(aggregator: Aggregator, who: Participation, own: HParams
+               ) -> dict[str, float | str]:
   """The numbers of clipping and noise, by their names in the statement."""
   if not aggregator.adds_noise:
     return {}
-  return {"clip norm C": hparams["clip_norm"], "noise stddev / C": hparams["noise_multiplier"],
+  return {"clip norm C": own["clip_norm"], "noise stddev / C": own["noise_multiplier"],
           "sensitivity / C": aggregator.sensitivity, "mean over clients": who.clients,
           MOST_PEOPLE: who.users_per_client}

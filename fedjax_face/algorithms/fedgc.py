@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.algorithms.silos import corrected_silos
 from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.losses.class_pairs import Correction
 from fedjax_face.losses.gradient_correction import gradient_correction
-from fedjax_face.models.margins import arcface_margin, cosface_margin
 
 
 def fedgc(given: Ingredients) -> Algorithm:
@@ -30,8 +30,6 @@ def correction(config: Any, axis_name: str | None = None) -> Correction:
     config: with sections `correction` and `model`.
     axis_name: mesh axis over which the class embeddings are divided, or None.
   """
-  options, head = config.correction, config.model.head
+  options, normalised = config.correction, parts.head(config, 1).normalised
   return gradient_correction(
-      options.form, normalised=head != "linear", block=options.block, axis_name=axis_name,
-      self_term=head == "linear",
-      with_margin=arcface_margin if head == "arcface" else cosface_margin)
+      options.form, normalised, options.block, axis_name, self_term=not normalised)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import dp_accounting
 import optax
 from jax.sharding import Mesh
 
+from fedjax_face.algorithms import hparams
 from fedjax_face.data import pixels
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.silos import Silos, partition
 from fedjax_face.draws import Draws
 from fedjax_face.federated import aggregators, client
 from fedjax_face.federated.aggregators import Aggregator
+from fedjax_face.federated.algorithm import HParams
 from fedjax_face.federated.embedding_model import EmbeddingModel, embedding_model, no_augmentation
 from fedjax_face.federated.participation import (
     Participation,
@@ -24,6 +26,7 @@ from fedjax_face.federated.participation import (
 )
 from fedjax_face.federated.scaffold import scaffold
 from fedjax_face.losses.consensus import Consensus, consensus
+from fedjax_face.models import heads
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import accounting, calibration, noise
 from fedjax_face.privacy.adjacency import Adjacency
@@ -92,7 +95,7 @@ def client_model(given: Ingredients, who: Participation) -> EmbeddingModel:
 
 
 def client_update(config: Any, trained: EmbeddingModel, who: Participation) -> client.ClientUpdate:
-  """`local.drift`: `none`, `fedprox` (hparams `proximal_weight`), or `scaffold` (silos only).
+  """`local.drift`: `none`, `fedprox` (`hparams.proximal_weight`), or `scaffold` (silos only).
 
   Raises:
     ValueError: another name, a negative weight, or control variates for clients that are drawn anew
@@ -121,32 +124,37 @@ def model(config: Any, train: FaceDataset, num_classes: int) -> EmbeddingModel:
   options = config.model
   backbone = models.backbone(
       options.backbone, options.embedding_dim, **options.get("backbone_options", {}))
-  scalars = {name: config.hparams[name] for name in models.head_scalars(options.head)}
-  head = models.head(options.head, num_classes, options.embedding_dim, **scalars)
   augment = pixels.random_flip if options.flip else no_augmentation
   return embedding_model(
-      backbone, head, train.images.shape[1:], options.embedding_dim, augment,
+      backbone, head(config, num_classes), train.images.shape[1:], options.embedding_dim, augment,
       consensus_loss(config))
+
+
+def head(config: Any, num_classes: int) -> Any:
+  """`model.head` for so many classes."""
+  options = config.model
+  scalars = {name: config.hparams[name] for name in models.head_scalars(options.head)}
+  return models.head(options.head, num_classes, options.embedding_dim, **scalars)
 
 
 def consensus_loss(config: Any) -> Consensus | None:
   """`exchange.loss`, where the config has an exchange.
 
   Raises:
-    ValueError: another form, a head without margin and scale, or an angle or weight out of range.
+    ValueError: another form, a head that lends no geometry, or an angle or weight out of range.
   """
-  options, hparams = config.get("exchange"), config.hparams
+  options, scalars = config.get("exchange"), config.hparams
   if not options:
     return None
-  if "scale" not in models.head_scalars(config.model.head):
+  if heads.geometry_of(head(config, 1)) is None:
     raise ValueError(f"model.head={config.model.head}: the consensus-aware loss adds to a margin "
                      "head; expected cosface or arcface")
-  if not 0 < hparams.cap_angle <= math.pi / 2:
-    raise ValueError(f"hparams.cap_angle={hparams.cap_angle}: expected an angle in (0, pi/2]")
-  if not 0 < hparams.foreign_weight < math.inf:
-    raise ValueError(f"hparams.foreign_weight={hparams.foreign_weight}: expected a number above 0")
-  if not 0 <= hparams.hinge_weight < math.inf:
-    raise ValueError(f"hparams.hinge_weight={hparams.hinge_weight}: expected a number, at least 0")
+  if not 0 < scalars.cap_angle <= math.pi / 2:
+    raise ValueError(f"hparams.cap_angle={scalars.cap_angle}: expected an angle in (0, pi/2]")
+  if not 0 < scalars.foreign_weight < math.inf:
+    raise ValueError(f"hparams.foreign_weight={scalars.foreign_weight}: expected a number above 0")
+  if not 0 <= scalars.hinge_weight < math.inf:
+    raise ValueError(f"hparams.hinge_weight={scalars.hinge_weight}: expected a number, at least 0")
   return consensus(options.loss)
 
 
@@ -163,9 +171,9 @@ def stages(options: Any) -> tuple[client.Stage, ...]:
   raise ValueError(f"local.stages {options.stages!r} is not one of joint, head_first")
 
 
-def server_momentum(hparams: Mapping[str, Any]) -> optax.GradientTransformation:
+def server_momentum(own: HParams) -> optax.GradientTransformation:
   """v = mu v + g; w -= lr v."""
-  return optax.sgd(hparams["server_learning_rate"], momentum=hparams["server_momentum"])
+  return optax.sgd(own["learning_rate"], momentum=own["momentum"])
 
 
 def aggregator(options: Any, who: Participation, rounds: int) -> Aggregator:
@@ -195,9 +203,9 @@ def aggregator(options: Any, who: Participation, rounds: int) -> Aggregator:
                    "correlated, gaussian, mean")
 
 
-def backbone_release(chosen: Aggregator, who: Participation, hparams: Mapping[str, Any]) -> Release:
-  """What one round reveals through the aggregated update."""
-  event = chosen.event(hparams)
+def backbone_release(chosen: Aggregator, who: Participation, own: HParams) -> Release:
+  """What one round reveals through the aggregated update, at the aggregator's own hparams."""
+  event = chosen.event(own)
   sampled = chosen.adds_noise and chosen.covers == 1
   return Release(
       channel="backbone",
@@ -213,8 +221,8 @@ def backbone_release(chosen: Aggregator, who: Participation, hparams: Mapping[st
 def with_noise(
     config: Any, chosen: Aggregator, who: Participation, progress: Progress | None,
     beside: Sequence[Release] = ()
-) -> dict[str, float]:
-  """The config's hyperparameters, with the noise multiplier that a target epsilon asks for.
+) -> dict[str, Any]:
+  """The config's hyperparameters, nested, with the noise multiplier that a target epsilon asks for.
 
   The target, `privacy.epsilon`, is the total of a person over the aggregated update and every
   release beside it.
@@ -224,23 +232,24 @@ def with_noise(
       aggregator that adds noise; either for one that adds none; a clip norm or multiplier out of
       range; a target out of reach.
   """
-  hparams = {name: value for name, value in config.hparams.items() if value is not None}
-  if not hparams["clip_norm"] > 0:
-    raise ValueError(f"hparams.clip_norm={hparams['clip_norm']}: expected a number above 0")
+  whole = hparams.nested(config.hparams)
+  own = whole["aggregate"]
+  if not own["clip_norm"] > 0:
+    raise ValueError(f"hparams.clip_norm={own['clip_norm']}: expected a number above 0")
   if not chosen.adds_noise:
     refuse_noise(config, f"privacy.aggregator={config.privacy.aggregator}")
-    return hparams | {"noise_multiplier": 0.0}
+    return whole | {"aggregate": own | {"noise_multiplier": 0.0}}
 
   def run_event(noise_multiplier: float) -> dp_accounting.DpEvent:
-    release = backbone_release(chosen, who, hparams | {"noise_multiplier": noise_multiplier})
+    release = backbone_release(chosen, who, own | {"noise_multiplier": noise_multiplier})
     return dp_accounting.ComposedDpEvent([
         dp_accounting.SelfComposedDpEvent(r.event, events_used(config.rounds, r.covers))
         for r in (release, *beside)])
 
   if config.privacy.epsilon is not None:
     _check_room(config, who, beside)
-  return hparams | {"noise_multiplier": noise_multiplier(
-      config, run_event, who.adjacency, progress, min(10_000.0, 0.999 * chosen.largest_noise))}
+  return whole | {"aggregate": own | {"noise_multiplier": noise_multiplier(
+      config, run_event, who.adjacency, progress, min(10_000.0, 0.999 * chosen.largest_noise))}}
 
 
 def _check_room(config: Any, who: Participation, beside: Sequence[Release]) -> None:

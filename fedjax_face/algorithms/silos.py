@@ -25,6 +25,7 @@ from fedjax_face.federated.heads import HeadStrategy, InitHead
 from fedjax_face.federated.local_prototypes import PrototypeHead
 from fedjax_face.losses.class_pairs import Correction
 from fedjax_face.models.heads import COSINE_INIT_STD
+from fedjax_face.models.margins import HeadGeometry
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release, non_private
 
@@ -55,6 +56,7 @@ class Table(NamedTuple):
     row_of_label: int32 [L], row of each label in the table.
     embed: (backbone parameters, uint8 [B, H, W, C]) -> unit f32 [B, D].
     prototypes: gives a silo the means of its own images to start from, or None.
+    geometry: what the head lends to corrections, or None.
   """
 
   init: InitHead
@@ -62,6 +64,7 @@ class Table(NamedTuple):
   row_of_label: np.ndarray
   embed: Callable[[Any, jax.Array], jax.Array]
   prototypes: PrototypeHead | None = None
+  geometry: HeadGeometry | None = None
 
 
 def corrected_silos(name: str, given: Ingredients, correction: Correction) -> Algorithm:
@@ -75,7 +78,8 @@ def corrected_silos(name: str, given: Ingredients, correction: Correction) -> Al
 
   def heads(table: Table) -> HeadStrategy:
     return class_table.corrected(table.init, table.places, class_table.gradient_steps(
-        correction, table.places, given.mesh, given.config.correction.steps), table.prototypes)
+        correction, table.places, given.mesh, given.config.correction.steps, table.geometry),
+                                 table.prototypes)
 
   return silo_algorithm(name, given, heads, releases=(SERVER_SEES_CLASSES, CLIENTS_SEE_CORRECTIONS))
 
@@ -115,7 +119,7 @@ def silo_algorithm(name: str, given: Ingredients, heads: Callable[[Table], HeadS
   row_of_label = np.zeros(given.train.num_labels, np.int32)
   row_of_label[held.label] = np.arange(len(held.label))
   table = Table(_init_classes(given, model, held.label), places, row_of_label, model.embed,
-                model.prototype_head if start == "local_prototypes" else None)
+                model.prototype_head if start == "local_prototypes" else None, model.geometry)
   return embedding_algorithm(
       name, given, model, who,
       client_update=parts.client_update(config, model, who),

@@ -37,7 +37,7 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws
 from fedjax_face.federated import heads
 from fedjax_face.federated.aggregators import Aggregator, Sums
-from fedjax_face.federated.algorithm import Data, StepKeys
+from fedjax_face.federated.algorithm import Data, HParams, StepKeys
 from fedjax_face.federated.client import ClientResult, Totals, forgetful
 from fedjax_face.federated.heads import HeadStrategy
 from fedjax_face.federated.participation import Participation
@@ -185,16 +185,19 @@ def shifted(backbone: Any, amount: jax.typing.ArrayLike, towards: Direction | No
 NO_HEAD = heads.fresh(lambda key: (), "shared_frame")
 
 
-def canary_round(aggregator: Aggregator, hparams: dict[str, float], mesh: Mesh,
+def canary_round(aggregator: Aggregator, hparams: HParams, mesh: Mesh,
                  client_update: Callable[..., ClientResult] = canary_update,
                  head: HeadStrategy = NO_HEAD) -> FederatedRound:
-  """The run's round with canary clients and a server that publishes the mean update as it is."""
+  """The run's round with canary clients and a server that publishes the mean update as it is.
+
+  Its hparams are those of the aggregator alone, as in everything here.
+  """
   return federated_round(
       client_update=forgetful(client_update),
       heads=head,
       aggregator=aggregator,
       server_optimizer=lambda hparams: optax.sgd(1.0),
-      hparams=hparams,
+      hparams={"aggregate": hparams},
       mesh=mesh,
       clients_per_chunk=1,
   )
@@ -237,7 +240,7 @@ def clean_sums(drawn: Cohort, dataset: FaceDataset) -> np.ndarray:
 
 
 def observe(round_: FederatedRound, dataset: FaceDataset, drawn: Cohort,
-            hparams: dict[str, float], seed: int, towards: Direction | None = None) -> np.ndarray:
+            hparams: HParams, seed: int, towards: Direction | None = None) -> np.ndarray:
   """What the adversary sees of the sum along the canary's direction.
 
   Returns:
@@ -253,7 +256,7 @@ def observe(round_: FederatedRound, dataset: FaceDataset, drawn: Cohort,
     def one_round(state, inputs):
       index, cohort = inputs
       keys = StepKeys(key, jax.random.fold_in(key, index))
-      new, _ = round_.step(state, data, cohort, hparams, keys)
+      new, _ = round_.step(state, data, cohort, {"aggregate": hparams}, keys)
       moved = jax.tree.map(lambda old, new, unit: ((old - new) * unit).sum(),
                            state.params["backbone"], new.params["backbone"], along)
       return new, sum(jax.tree.leaves(moved)) * scale
@@ -301,7 +304,7 @@ def whitened_scores(seen: np.ndarray, first: np.ndarray, second: np.ndarray,
   return (direction * (seen - second - difference / 2)).sum(axis=1)
 
 
-def noise_covariance(aggregator: Aggregator, clients: int, hparams: dict[str, float], rounds: int,
+def noise_covariance(aggregator: Aggregator, clients: int, hparams: HParams, rounds: int,
                      seed: int) -> np.ndarray:
   """Covariance over rounds of the noise that the aggregator really adds to the sum.
 
@@ -322,7 +325,7 @@ def audit(
     make_participation: Callable[[FaceDataset], Participation],
     aggregator: Aggregator,
     event: Any,
-    hparams: dict[str, float],
+    hparams: HParams,
     mesh: Mesh,
     *,
     users: int,
@@ -343,7 +346,7 @@ def audit(
     make_participation: the run's sampling, on a given population.
     aggregator: the run's.
     event: DpEvent that the ledger holds for `rounds` rounds.
-    hparams: the run's, with `clip_norm` and `noise_multiplier`.
+    hparams: the aggregator's own in the run, `clip_norm` and `noise_multiplier`.
     mesh: devices.
     users: size of the population, the canary included.
     probability: that a given user takes part in a round in which it may.

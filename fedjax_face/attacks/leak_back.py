@@ -37,8 +37,9 @@ import numpy as np
 
 from fedjax_face.evaluation.confidence import Estimate, mean_interval
 from fedjax_face.losses.class_pairs import Correction, HParams, own_anchors
+from fedjax_face.models import margins
 from fedjax_face.models.embedding import l2_normalise
-from fedjax_face.models.margins import Scalar
+from fedjax_face.models.margins import Geometry, Scalar
 
 # Angle of the first step in radians, the most that a step may grow to, and how steps change.
 FIRST_STEP, LARGEST_STEP = 0.5, 0.8
@@ -106,7 +107,8 @@ class Outcome(NamedTuple):
 
 def correcting_server(correction: Correction, class_embeddings: jax.Array, owner: jax.Array,
                       cosine_of_client: jax.Array, attacker: int, hparams: HParams, *,
-                      learning_rate: Scalar, steps: int = 1, noise_std: Scalar = 0.0) -> Server:
+                      learning_rate: Scalar, steps: int = 1, noise_std: Scalar = 0.0,
+                      geometry: Geometry | None = None) -> Server:
   """A server that adds the attacker's rows to the table, corrects it and sends them back.
 
   The other rows are the same in every round, as of clients that have converged.
@@ -117,10 +119,11 @@ def correcting_server(correction: Correction, class_embeddings: jax.Array, owner
     owner: int32 [R], client of each row.
     cosine_of_client: float32 [K], read by the calibrated form.
     attacker: client that sends the rows, below K.
-    hparams: of the correction.
+    hparams: the correction's own.
     learning_rate: lambda * eta.
     steps: of the server in a round.
     noise_std: standard deviation of Gaussian noise on each entry of the returned rows.
+    geometry: what the head lends to the correction.
 
   Raises:
     ValueError: `attacker` is no client, or `steps` is below 1.
@@ -135,7 +138,7 @@ def correcting_server(correction: Correction, class_embeddings: jax.Array, owner
 
     def one_step(_, table: jax.Array) -> jax.Array:
       anchors = own_anchors(table, owners, cosine_of_client)
-      return table - learning_rate * correction(table, owners, anchors, hparams)
+      return table - learning_rate * correction(table, owners, anchors, hparams, geometry)
 
     table = jax.lax.fori_loop(0, steps, one_step, jnp.concatenate([class_embeddings, sent]))
     received = table[len(class_embeddings):]
@@ -182,14 +185,15 @@ def climb(server: Server, probes: jax.Array, rounds: int, key: jax.Array, *, dec
 def leak_back(correction: Correction, class_embeddings: jax.Array, owner: jax.Array,
               cosine_of_client: jax.Array, attacker: int, probes: jax.Array, hparams: HParams,
               key: jax.Array, *, learning_rate: Scalar, rounds: int, steps: int = 1,
-              noise_std: Scalar = 0.0, decoys: int = 0, length: Scalar = 1.0) -> Recovered:
+              noise_std: Scalar = 0.0, decoys: int = 0, length: Scalar = 1.0,
+              geometry: Geometry | None = None) -> Recovered:
   """Recovers foreign class embeddings: `climb` against a `correcting_server`.
 
   Args and Raises: as there.
   """
   server = correcting_server(
       correction, class_embeddings, owner, cosine_of_client, attacker, hparams,
-      learning_rate=learning_rate, steps=steps, noise_std=noise_std)
+      learning_rate=learning_rate, steps=steps, noise_std=noise_std, geometry=geometry)
   return climb(server, probes, rounds, key, decoys=decoys, length=length)
 
 
@@ -235,7 +239,7 @@ def study(corrections: Mapping[str, Correction], population: Population, key: ja
     key: of the server's noise.
     scales: of the head.
     strengths: values of lambda.
-    margin: of the head, read by the calibrated form.
+    margin: of the head, a cosface, read by the calibrated form.
     learning_rate: eta.
     rounds: of the attack.
     steps: of the server in a round.
@@ -252,9 +256,10 @@ def study(corrections: Mapping[str, Correction], population: Population, key: ja
 
   def attack(correction: Correction, scale: Scalar, strength: Scalar) -> jax.Array:
     recovered = leak_back(
-        correction, rows, owner, cosine_of_client, attacker, probes,
-        {"scale": scale, "margin": margin}, key, learning_rate=strength * learning_rate,
-        rounds=rounds, steps=steps, noise_std=noise_std, decoys=decoys, length=length)
+        correction, rows, owner, cosine_of_client, attacker, probes, {}, key,
+        learning_rate=strength * learning_rate, rounds=rounds, steps=steps, noise_std=noise_std,
+        decoys=decoys, length=length, geometry=margins.geometry(
+            scale, margin, margins.cosface_margin))
     return recovery(recovered.template, rows[targets])
 
   outcomes = []

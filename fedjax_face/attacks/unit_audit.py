@@ -20,7 +20,7 @@ from fedjax_face.attacks.audit import PUSH, STRENGTH, Audit, Direction, canary_r
 from fedjax_face.attacks.audit import direction as unit_direction
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Data, StepKeys
+from fedjax_face.federated.algorithm import Data, HParams, StepKeys
 from fedjax_face.federated.dp_sgd import Descent, UnitSampling, descent
 from fedjax_face.privacy import accounting
 from fedjax_face.privacy.adjacency import Adjacency
@@ -68,7 +68,12 @@ def _samples(sampling: UnitSampling, seed: Sequence[int], steps: int) -> list[Co
   return [sampling.cohort(draws, step) for step in range(steps)]
 
 
-def observe(steps: Descent, images: np.ndarray, drawn: Cohort, hparams: dict[str, float],
+def _hparams(clip_norm: float, noise_multiplier: float) -> HParams:
+  return {"gradient": {"clip_norm": clip_norm, "noise_multiplier": noise_multiplier},
+          "optimizer": {"decay": 0.0}}
+
+
+def observe(steps: Descent, images: np.ndarray, drawn: Cohort, hparams: HParams,
             like: Any, along: Any, seed: int) -> np.ndarray:
   """Noisy means along a direction, f32 [trials, steps]."""
   def one_trial(cohort, key):
@@ -129,8 +134,8 @@ def audit(
     claimed_clip: whose sensitivity the noise is scaled to; default `clip`.
   """
   declared = clip if claimed_clip is None else claimed_clip
-  hparams = {"clip_norm": clip_norm, "noise_multiplier": noise_multiplier * declared.sensitivity
-             / clip.sensitivity, "average_decay": 0.0}
+  scaled = noise_multiplier * declared.sensitivity / clip.sensitivity
+  hparams = _hparams(clip_norm, scaled)
   canary = canary_row(units, place)
   unit = np.repeat(np.arange(units), ROWS)
   roles = np.where(unit == canary, PUSH, 0).astype(np.uint8)
@@ -138,8 +143,8 @@ def audit(
   samplings = [make_sampling(unit[there]) for there in worlds]
   along = in_groups(clip, unit_direction(towards))
   descents = canary_steps(clip, form, noise, samplings[0].expected, unit_direction(towards))
-  moved, toward = _reach(descents, clip, hparams, along, samplings[0].expected)
-  stddev = (hparams["noise_multiplier"] * clip.sensitivity * clip_norm / samplings[0].expected
+  moved, toward = _reach(descents, clip, clip_norm, along, samplings[0].expected)
+  stddev = (scaled * clip.sensitivity * clip_norm / samplings[0].expected
             * (np.sqrt(clip.tasks) if clip.stacked else 1.0))
 
   def world_scores(world: int) -> np.ndarray:
@@ -152,14 +157,14 @@ def audit(
                 claimed=accounting.epsilon(event, delta, ADJACENCY).best)
 
 
-def _reach(steps: Descent, clip: GradientClip, hparams: dict[str, float], like: Any,
-           expected: float) -> tuple[float, Any]:
+def _reach(steps: Descent, clip: GradientClip, clip_norm: float, like: Any, expected: float
+           ) -> tuple[float, Any]:
   """How far one unit moves the mean without noise, and the unit vector in which it does."""
-  state = steps.init(jax.tree.map(jnp.zeros_like, like), hparams)
+  quiet = _hparams(clip_norm, 0.0)
+  state = steps.init(jax.tree.map(jnp.zeros_like, like), quiet)
   pushing = np.full((ROWS, 1, 1, 1), PUSH, np.uint8)
   alone = Cohort(np.arange(ROWS, dtype=np.int32)[None, None], np.zeros((1, 1, ROWS), np.int32),
                  np.ones((1, 1, ROWS), bool), np.zeros(1, np.int32), np.zeros(1, np.int32))
-  quiet = hparams | {"noise_multiplier": 0.0}
   new, _ = steps.step(state, Data(jnp.asarray(pushing)), alone, quiet,
                       StepKeys(jax.random.key(0), jax.random.key(0)))
   moved = jax.tree.map(jnp.subtract, new.params, state.params)

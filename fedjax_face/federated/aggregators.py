@@ -37,6 +37,8 @@ class Sums(NamedTuple):
 class Aggregator(NamedTuple):
   """One way to turn a round's updates into a mean update.
 
+  The hparams of its functions are its own: `clip_norm` and `noise_multiplier`.
+
   Attributes:
     init: (params, hparams) -> state.
     weight: number of a client's examples -> its weight.

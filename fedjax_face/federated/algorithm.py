@@ -16,7 +16,7 @@ from fedjax_face.draws import Draws
 from fedjax_face.privacy.ledger import Release
 
 State = Any
-HParams = Mapping[str, Any]
+HParams = Mapping[str, Any]  # of a part its own scalars, of what holds parts theirs by their names
 Metrics = dict[str, jax.Array]
 
 
@@ -70,6 +70,13 @@ class ClassRows(NamedTuple):
 
 
 ClassEmbeddings = Callable[[State], ClassRows]
+
+
+def part_of(hparams: HParams, *path: str) -> HParams:
+  """The mapping of one part among those of what holds it; empty of a part without scalars."""
+  for part in path:
+    hparams = hparams.get(part, {})
+  return hparams
 
 
 def always(moved: Communication) -> Callable[[State], Communication]:
@@ -126,7 +133,8 @@ class Algorithm:
       unit from its identity.
     step: (State, Data, Cohort, HParams, StepKeys) -> (State, Metrics); pure, may be jitted,
       scanned over rounds, and vmapped over hparams.
-    hparams: scalars of the step; a change of value never recompiles.
+    hparams: scalars of the step, nested as its parts are (`algorithms.hparams`); a change of value
+      never recompiles.
     releases: what ONE step reveals, for the ledger.
     channels: everything that leaves a client or the trainer, or comes to it: name -> (State (or
       its shapes) -> bytes per client and step). A channel is released under its name, or said to
@@ -159,7 +167,7 @@ class Algorithm:
   init: Callable[[jax.Array], State]
   cohort: Callable[[Draws, int], Cohort]
   step: Callable[[State, Data, Cohort, HParams, StepKeys], tuple[State, Metrics]]
-  hparams: dict[str, float]
+  hparams: HParams
   releases: tuple[Release, ...]
   channels: Mapping[str, Callable[[State], Communication]]
   metrics: Mapping[str, Measure]

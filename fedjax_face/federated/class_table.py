@@ -13,13 +13,21 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedjax_face.federated import memory
-from fedjax_face.federated.algorithm import NOTHING, Communication, Measure, joined
+from fedjax_face.federated.algorithm import (
+    NOTHING,
+    Communication,
+    HParams,
+    Measure,
+    joined,
+    part_of,
+)
 from fedjax_face.federated.client import ClientResult
 from fedjax_face.federated.exchange import SILENT, Exchange
 from fedjax_face.federated.heads import HeadStrategy, InitHead, replicated
 from fedjax_face.federated.local_prototypes import PrototypeHead
 from fedjax_face.federated.memory import Ending, Memory
 from fedjax_face.losses.class_pairs import Anchors, Correction, own_anchors
+from fedjax_face.models.margins import Geometry, HeadGeometry
 
 _ROW_SPEC = P("clients")
 # Rows are a multiple of this, so that 1, 2, 4, ... 64 devices can go on from one checkpoint.
@@ -98,8 +106,9 @@ def places(owner: np.ndarray, num_silos: int, dim: int, devices: int) -> ClassPl
   return ClassPlaces(padded, rows, dim)
 
 
-Correct = Callable[[ClassTable, Mapping[str, Any]], tuple[ClassTable, dict[str, jax.Array]]]
-PublishedAnchors = Callable[[Any, Mapping[str, Any]], Anchors]
+# (table, hparams of the whole method: it holds a correction, and a head and anchors lend to it)
+Correct = Callable[[ClassTable, HParams], tuple[ClassTable, dict[str, jax.Array]]]
+PublishedAnchors = Callable[[Any, HParams], Anchors]
 
 
 def private(init_table: InitHead, where: ClassPlaces, exchange: Exchange = SILENT,
@@ -175,7 +184,9 @@ def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
     table, of_correction = correct(
         ClassTable(embeddings, cosine, table.exchanged,
                    memory.put(table.trained, entries.trained, clients)), ending.hparams)
-    exchanged, of_exchange = exchange.publish(table.exchanged, held(table, slots), ending)
+    exchanged, of_exchange = exchange.publish(
+        table.exchanged, held(table, slots),
+        ending._replace(hparams=part_of(ending.hparams, "exchange")))
     return table._replace(exchanged=exchanged), of_correction | of_exchange
 
   def start(public, exchanged, own: _Rows, client, key, images, batches):
@@ -201,7 +212,7 @@ def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
       metrics=joined(metrics, exchange.metrics),
       sharding=lambda table: replicated(table)._replace(class_embeddings=_ROW_SPEC),
       releases=exchange.releases,
-      hparams=exchange.hparams,
+      hparams={"exchange": exchange.hparams} if exchange.hparams else NOTHING,
       needs_all_images=exchange.needs_all_images,
   )
 
@@ -214,8 +225,9 @@ def _only_class_embeddings(head: Any) -> jax.Array:
   return head["params"]["class_embeddings"]
 
 
-def gradient_steps(correction: Correction, where: ClassPlaces, mesh: Mesh, steps: int) -> Correct:
-  """W <- W - hparams `correction_strength` * `correction_learning_rate` * gradient, `steps` times.
+def gradient_steps(correction: Correction, where: ClassPlaces, mesh: Mesh, steps: int,
+                   geometry: HeadGeometry | None = None) -> Correct:
+  """W <- W - strength * learning rate * gradient, `steps` times; both of hparams `correction`.
 
   The table is divided over the devices, as in a partially connected layer of classes; anchors are
   the class embeddings themselves, taken anew before every step.
@@ -225,6 +237,7 @@ def gradient_steps(correction: Correction, where: ClassPlaces, mesh: Mesh, steps
     where: places of the silos' classes.
     mesh: devices.
     steps: server steps a round.
+    geometry: of the head, lent to the correction; None of a head that has none.
 
   Raises:
     ValueError: `steps` below 1.
@@ -233,10 +246,11 @@ def gradient_steps(correction: Correction, where: ClassPlaces, mesh: Mesh, steps
   owner = jnp.asarray(where.owner)
 
   def on_one_device(embeddings, owner, cosine, hparams):
-    rate = hparams["correction_strength"] * hparams["correction_learning_rate"]
+    rate, scalars, lent = _of_steps(hparams, geometry)
 
     def one_step(_, embeddings):
-      gradient = correction(embeddings, owner, own_anchors(embeddings, owner, cosine), hparams)
+      gradient = correction(
+          embeddings, owner, own_anchors(embeddings, owner, cosine), scalars, lent)
       return embeddings - rate * gradient
 
     return jax.lax.fori_loop(0, steps, one_step, embeddings)
@@ -254,7 +268,7 @@ def gradient_steps(correction: Correction, where: ClassPlaces, mesh: Mesh, steps
 
 
 def steps_at_home(correction: Correction, where: ClassPlaces, steps: int,
-                  published: PublishedAnchors) -> Correct:
+                  published: PublishedAnchors, geometry: HeadGeometry | None = None) -> Correct:
   """The steps of `gradient_steps`, made by every silo for itself from what others have published.
 
   An anchor's push is shared out over the rows that it is held against: here those of one silo, so
@@ -264,7 +278,8 @@ def steps_at_home(correction: Correction, where: ClassPlaces, steps: int,
     correction: the gradient, for all rows of a silo on one device.
     where: places of the silos' classes.
     steps: a round.
-    published: (what the exchange keeps, hparams) -> Anchors.
+    published: (what the exchange keeps, its own hparams) -> Anchors.
+    geometry: as for `gradient_steps`.
 
   Raises:
     ValueError: `steps` below 1.
@@ -273,13 +288,13 @@ def steps_at_home(correction: Correction, where: ClassPlaces, steps: int,
   slots, real = jnp.asarray(where.rows), jnp.asarray(where.real)
 
   def correct(table: ClassTable, hparams) -> tuple[ClassTable, dict[str, jax.Array]]:
-    rate = hparams["correction_strength"] * hparams["correction_learning_rate"]
-    anchors = published(table.exchanged, hparams)
+    rate, scalars, lent = _of_steps(hparams, geometry)
+    anchors = published(table.exchanged, part_of(hparams, "exchange"))
 
     def one_silo(silo):
       number, rows, real = silo
       owner = jnp.where(real, number, -1)
-      one_step = lambda _, rows: rows - rate * correction(rows, owner, anchors, hparams)
+      one_step = lambda _, rows: rows - rate * correction(rows, owner, anchors, scalars, lent)
       return jax.lax.fori_loop(0, steps, one_step, rows)
 
     before = table.class_embeddings
@@ -288,6 +303,14 @@ def steps_at_home(correction: Correction, where: ClassPlaces, steps: int,
     return _corrected(table, before.at[slots].set(after, mode="drop"))
 
   return correct
+
+
+def _of_steps(hparams: HParams, geometry: HeadGeometry | None
+              ) -> tuple[jax.Array, HParams, Geometry | None]:
+  """The rate of a step, the correction's own hparams, and what the head lends to it."""
+  scalars = part_of(hparams, "correction")
+  lent = None if geometry is None else geometry(part_of(hparams, "head"))
+  return scalars["strength"] * scalars["learning_rate"], scalars, lent
 
 
 def _corrected(table: ClassTable, after: jax.Array) -> tuple[ClassTable, dict[str, jax.Array]]:

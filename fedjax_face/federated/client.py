@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_face.federated import memory
-from fedjax_face.federated.algorithm import NOTHING, Communication, Measure
+from fedjax_face.federated.algorithm import NOTHING, Communication, HParams, Measure, part_of
 from fedjax_face.federated.memory import Memory
 from fedjax_face.privacy.ledger import Release
 
@@ -96,8 +96,8 @@ def head_first(steps: int) -> tuple[Stage, ...]:
 
 _SMALLEST_NORM = 1e-3
 
-Loss = Callable[[Params, Batch, Mapping[str, Any], jax.Array], tuple[jax.Array, Totals]]
-Optimizers = Callable[[Mapping[str, Any]], dict[str, optax.GradientTransformation]]
+Loss = Callable[[Params, Batch, HParams, jax.Array], tuple[jax.Array, Totals]]
+Optimizers = Callable[[HParams], dict[str, optax.GradientTransformation]]
 
 
 class LocalTraining(NamedTuple):
@@ -116,17 +116,21 @@ class LocalTraining(NamedTuple):
 def local_training(loss: Loss, optimizers: Optimizers, stages: Sequence[Stage]) -> LocalTraining:
   """Stochastic gradient steps over a client's batches, one pass, stage by stage.
 
+  Both functions take the hparams of the whole method: those of `local` go to the optimisers, all
+  of them to the loss, which holds a head.
+
   Args:
     loss: (params, Batch, hparams, key) -> (mean loss over real examples, Totals).
-    optimizers: hparams -> an optimiser for each of `backbone` and `head`.
+    optimizers: own hparams -> an optimiser for each of `backbone` and `head`.
     stages: what is trained when.
   """
 
-  def init(params: Params, hparams: Mapping[str, Any]) -> Any:
-    return {name: tx.init(params[name]) for name, tx in optimizers(hparams).items()}
+  def init(params: Params, hparams: HParams) -> Any:
+    transforms = optimizers(part_of(hparams, "local"))
+    return {name: tx.init(params[name]) for name, tx in transforms.items()}
 
   def run(params, opt_state, images, batches, hparams, key):
-    transforms = optimizers(hparams)
+    transforms = optimizers(part_of(hparams, "local"))
 
     def local_step(trains: tuple[str, ...], index, carry):
       params, opt_state, totals = carry
@@ -212,19 +216,18 @@ def fresh_optimizer(training: LocalTraining) -> ClientUpdate:
 def optimizers(name: str) -> Optimizers:
   """The local optimisers of DP-FedEmb, from traced hyperparameters.
 
-  The head's learning rate is `client_learning_rate * head_learning_rate_scale`. Adam uses
+  The head's learning rate is hparams `learning_rate * head_learning_rate_scale`. Adam uses
   b2 = 0.99 and eps = 1e-3, as in the authors' released code.
 
   `normalised` takes the direction from momentum and the length of a step from the weights: every
-  array of parameters moves by `client_learning_rate` times its own norm (times `_SMALLEST_NORM`
+  array of parameters moves by `learning_rate` times its own norm (times `_SMALLEST_NORM`
   where that is smaller, as for biases of a new network), and by less where the norm of its momentum
   is below `_SMALLEST_NORM`, so that what is learned is left alone. Its rate is a relative change,
   without the units of loss, images or width, so one value serves many data sets, and updates of
   clients have much the same norm, which suits clipping.
 
   Args:
-    name: `sgd`, `momentum` (uses hparams `client_momentum`), `adam` or `normalised` (uses
-      `client_momentum`).
+    name: `sgd`, `momentum` (uses hparams `momentum`), `adam` or `normalised` (uses `momentum`).
 
   Source of `normalised`: Cutkosky and Mehta, ICML 2020 (momentum before normalisation); You,
   Gitman, Ginsburg, arXiv 1708.03888 (LARS: a step for each layer in units of its norm).
@@ -234,17 +237,17 @@ def optimizers(name: str) -> Optimizers:
   """
   factories = {
       "sgd": lambda rate, hparams: optax.sgd(rate),
-      "momentum": lambda rate, hparams: optax.sgd(rate, momentum=hparams["client_momentum"]),
+      "momentum": lambda rate, hparams: optax.sgd(rate, momentum=hparams["momentum"]),
       "adam": lambda rate, hparams: optax.adam(rate, b2=0.99, eps=1e-3),
       "normalised": lambda rate, hparams: optax.chain(
-          optax.trace(hparams["client_momentum"]), optax.scale_by_trust_ratio(_SMALLEST_NORM),
+          optax.trace(hparams["momentum"]), optax.scale_by_trust_ratio(_SMALLEST_NORM),
           optax.scale_by_learning_rate(rate)),
   }
   if name not in factories:
     raise ValueError(f"local.optimizer {name!r} is not one of {', '.join(sorted(factories))}")
 
   def build(hparams):
-    rate = hparams["client_learning_rate"]
+    rate = hparams["learning_rate"]
     return {
         "backbone": factories[name](rate, hparams),
         "head": factories[name](rate * hparams["head_learning_rate_scale"], hparams),
@@ -254,7 +257,7 @@ def optimizers(name: str) -> Optimizers:
 
 
 def proximal(optimizers: Optimizers) -> Optimizers:
-  """FedProx: adds hparams `proximal_weight` times (backbone - global backbone) to its gradient.
+  """FedProx: adds hparams `drift.weight` times (backbone - global backbone) to its gradient.
 
   Source: Li et al., MLSys 2020 (FedProx), equation 2.
   """
@@ -266,6 +269,7 @@ def proximal(optimizers: Optimizers) -> Optimizers:
 
   def build(hparams):
     plain = optimizers(hparams)
-    return plain | {"backbone": optax.chain(pull(hparams["proximal_weight"]), plain["backbone"])}
+    weight = hparams["drift"]["weight"]
+    return plain | {"backbone": optax.chain(pull(weight), plain["backbone"])}
 
   return build

@@ -17,7 +17,7 @@ import optax
 from fedjax_face.data.cohorts import Cohort, Poisson
 from fedjax_face.data.users import Users
 from fedjax_face.draws import Draws, combined, part_identities
-from fedjax_face.federated.algorithm import Data, HParams, Measure, Metrics, StepKeys
+from fedjax_face.federated.algorithm import Data, HParams, Measure, Metrics, StepKeys, part_of
 from fedjax_face.privacy.noise import Noise
 from fedjax_face.privacy.per_example import ClippedGradientSum, GradientClip
 
@@ -176,7 +176,7 @@ def descent(
     clip: GradientClip | None,
     noise: Noise | None,
     expected: float,
-    optimizer: Callable[[Mapping[str, Any]], optax.GradientTransformation],
+    optimizer: Callable[[HParams], optax.GradientTransformation],
     augment: Augment | None,
     project: Callable[[Params], Params],
 ) -> Descent:
@@ -188,7 +188,7 @@ def descent(
     noise: added to the sum with standard deviation noise_multiplier * sensitivity * clip_norm, the
       tasks of a stacked sum apart; None adds none.
     expected: the divisor, a constant.
-    optimizer: hparams -> optimiser.
+    optimizer: own hparams -> optimiser.
     augment: (rows, a key for each) -> rows, before the gradient; a row's key comes from the noise
       key and `Cohort.draw`. None: rows stay as they are.
     project: parameters -> the nearest allowed, after every step.
@@ -196,8 +196,9 @@ def descent(
   Raises:
     ValueError: noise without a clip.
 
-  hparams: `clip_norm`, `noise_multiplier`, `average_decay` (weight of the past in the averaged
-  parameters, 0: no averaging; early on less, (1 + t) / (10 + t)), and those of the optimiser.
+  hparams: of `gradient` `clip_norm` and `noise_multiplier`; of `optimizer` `decay` (weight of the
+  past in the averaged parameters, 0: no averaging; early on less, (1 + t) / (10 + t)) and `of`,
+  which the optimiser reads.
   """
 
   if noise is not None and clip is None:
@@ -210,10 +211,11 @@ def descent(
       total = jax.tree.map(
           lambda leaf: jnp.zeros((clip.tasks, *leaf.shape), leaf.dtype), params)
     state = () if noise is None else noise.init(total)
-    return SgdState(params, optimizer(hparams).init(params), state, params, jnp.int32(0))
+    descend = optimizer(part_of(hparams, "optimizer", "of"))
+    return SgdState(params, descend.init(params), state, params, jnp.int32(0))
 
   def step(state, data, cohort, hparams, keys):
-    shape = cohort.examples.shape
+    scalars, shape = part_of(hparams, "gradient"), cohort.examples.shape
     examples = cohort.examples.reshape(-1)
     mask = cohort.mask.reshape(-1, shape[-1])
     rows = jax.tree.map(lambda leaf: leaf[examples], data)
@@ -221,11 +223,11 @@ def descent(
       secret = jax.random.fold_in(keys.noise, _AUGMENTATION)
       rows = augment(rows, jax.vmap(jax.random.fold_in, (None, 0))(secret, cohort.draw.reshape(-1)))
     batch = jax.tree.map(lambda leaf: leaf.reshape(*mask.shape, *leaf.shape[1:]), rows)
-    total = gradient_sum(state.params, batch, mask, hparams["clip_norm"])
+    total = gradient_sum(state.params, batch, mask, scalars["clip_norm"])
     gradient, noise_state = total.gradient, state.noise
-    metrics = _metrics(total, mask, hparams)
+    metrics = _metrics(total, mask, scalars)
     if noise is not None:
-      stddev = hparams["noise_multiplier"] * clip.sensitivity * hparams["clip_norm"]
+      stddev = scalars["noise_multiplier"] * clip.sensitivity * scalars["clip_norm"]
       gradient, noise_state = noise.add(gradient, noise_state, stddev, keys.noise)
       size = sum(leaf.size for leaf in jax.tree.leaves(gradient))
       metrics["signal_to_noise"] = optax.tree.norm(total.gradient) / (
@@ -233,18 +235,19 @@ def descent(
     if stacked:
       gradient = jax.tree.map(lambda leaf: leaf.sum(0), gradient)
     mean = optax.tree.scale(1 / expected, gradient)
-    updates, optimizer_state = optimizer(hparams).update(mean, state.optimizer, state.params)
+    descend = optimizer(part_of(hparams, "optimizer", "of"))
+    updates, optimizer_state = descend.update(mean, state.optimizer, state.params)
     params = project(optax.apply_updates(state.params, updates))
     steps = state.steps + 1
-    decay = jnp.minimum(hparams["average_decay"], (1 + steps) / (10 + steps))
+    decay = jnp.minimum(part_of(hparams, "optimizer")["decay"], (1 + steps) / (10 + steps))
     average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
     return SgdState(params, optimizer_state, noise_state, average, steps), metrics
 
-  def _metrics(total, mask, hparams):
+  def _metrics(total, mask, scalars):
     units = mask.any(1)
     count = jnp.maximum(units.sum(), 1)
     return {"loss": total.loss.sum() / count, "units": units.sum().astype(jnp.float32),
             "gradient_norm": total.norm.sum() / count,
-            "clipped_fraction": (total.norm > hparams["clip_norm"]).sum() / count}
+            "clipped_fraction": (total.norm > scalars["clip_norm"]).sum() / count}
 
   return Descent(init, step, METRICS if noise is None else METRICS | _SIGNAL_TO_NOISE)

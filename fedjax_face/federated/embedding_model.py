@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_face.data import pixels
+from fedjax_face.federated.algorithm import HParams, part_of
 from fedjax_face.federated.client import Batch, Params, Totals
 from fedjax_face.federated.local_prototypes import PrototypeHead, prototype_head
 from fedjax_face.losses.consensus import Consensus
 from fedjax_face.losses.softmax import masked_cross_entropy
 from fedjax_face.models import heads
 from fedjax_face.models.embedding import l2_normalise, unit_embeddings
+from fedjax_face.models.margins import HeadGeometry
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -27,17 +29,20 @@ class EmbeddingModel(NamedTuple):
     init_backbone: key -> backbone parameters.
     init_head: key -> head parameters.
     loss: (params with `backbone`, `head` and perhaps `held` classes and `foreign` points, Batch,
-      hparams, key) -> (mean loss, Totals).
+      hparams, key) -> (mean loss, Totals); of the hparams it reads those of the head and of the
+      loss of an exchange.
     prototype_head: (head, backbone, images, ClientBatches) -> the head that starts from the
       client's own class means, and the classes `held`.
     embed: (backbone parameters, uint8 [B, H, W, C]) -> unit-norm f32 [B, D].
+    geometry: what the head lends to the corrections of its class embeddings; None if nothing.
   """
 
   init_backbone: Callable[[jax.Array], Any]
   init_head: Callable[[jax.Array], Any]
-  loss: Callable[[Params, Batch, Mapping[str, Any], jax.Array], tuple[jax.Array, Totals]]
+  loss: Callable[[Params, Batch, HParams, jax.Array], tuple[jax.Array, Totals]]
   embed: Callable[[Any, jax.Array], jax.Array]
   prototype_head: PrototypeHead
+  geometry: HeadGeometry | None = None
 
 
 def no_augmentation(images: jax.Array, key: jax.Array) -> jax.Array:
@@ -47,21 +52,27 @@ def no_augmentation(images: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def embedding_model(
-    backbone: nn.Module, head: nn.Module, image_shape: tuple[int, int, int], embedding_dim: int,
+    backbone: nn.Module, head: Any, image_shape: tuple[int, int, int], embedding_dim: int,
     augment: Augment = no_augmentation, consensus: Consensus | None = None,
 ) -> EmbeddingModel:
   """Softmax training of raw embeddings, as in Xu et al. 2023; unit embeddings at inference.
 
   Args:
     backbone: f32 [B, H, W, C] -> raw embeddings [B, D].
-    head: (embeddings [B, D], labels [B]) -> logits [B, C]; the scalars that it lists in
-      `head.hparams` are read from the step's hparams.
+    head: (embeddings [B, D], labels [B]) -> logits [B, C], a module as those of `models.heads`; the
+      scalars that it lists in `head.hparams` are read from its own mapping.
     image_shape: (H, W, C).
     embedding_dim: D.
     augment: (uint8 [B, H, W, C], key) -> images of the same shape, in training only.
     consensus: what the points `foreign` among a client's parameters, where it has some, add to its
       loss; None adds nothing.
+
+  Raises:
+    ValueError: a consensus-aware loss beside a head that lends no geometry.
   """
+  geometry = heads.geometry_of(head)
+  if consensus is not None and geometry is None:
+    raise ValueError("the consensus-aware loss adds to a margin head; expected cosface or arcface")
 
   def init_backbone(key):
     return backbone.init(key, jnp.zeros((1, *image_shape), jnp.float32))
@@ -72,11 +83,13 @@ def embedding_model(
   def loss(params, batch: Batch, hparams, key):
     images = pixels.normalise(augment(batch.images, key))
     embeddings: Any = backbone.apply(params["backbone"], images)
-    scalars = {name: hparams[name] for name in head.hparams}
+    own_scalars = part_of(hparams, "head")
+    scalars = {name: own_scalars[name] for name in head.hparams}
     logits: Any = head.apply(params["head"], embeddings, batch.labels, **scalars)
     negatives = None
-    if consensus is not None and "foreign" in params:
-      negatives = consensus(l2_normalise(embeddings), params["foreign"], hparams)
+    if consensus is not None and geometry is not None and "foreign" in params:
+      negatives = consensus(l2_normalise(embeddings), params["foreign"],
+                            part_of(hparams, "exchange", "loss"), geometry(own_scalars))
     mean, seen = masked_cross_entropy(
         logits, batch.labels, batch.mask, batch.num_classes, negatives, params.get("held"))
     count = seen["count"]
@@ -90,7 +103,7 @@ def embedding_model(
     return backbone.apply(params, pixels.normalise(images))  # type: ignore[return-value]
 
   return EmbeddingModel(init_backbone, init_head, loss, embed,
-                        prototype_head(raw_embeddings, isinstance(head, heads.Linear)))
+                        prototype_head(raw_embeddings, linear=not head.normalised), geometry)
 
 
 def _true_class_cosine(head: Any, embeddings: jax.Array, batch: Batch) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_face.federated.algorithm import NOTHING, Communication, Measure
+from fedjax_face.federated.algorithm import NOTHING, Communication, HParams, Measure
 from fedjax_face.federated.memory import Ending
 from fedjax_face.losses.class_pairs import Anchors
 from fedjax_face.losses.consensus import ForeignPoints
@@ -28,24 +28,24 @@ class Exchange(NamedTuple):
 
   Attributes:
     init: () -> kept.
-    publish: (kept, class embeddings [N, C, D], Ending) -> (kept, metrics).
+    publish: (kept, class embeddings [N, C, D], Ending with its own hparams) -> (kept, metrics).
     select: (kept, client id) -> what the client is given, by name.
-    anchors: (kept, hparams) -> the published points as anchors of a correction.
+    anchors: (kept, own hparams) -> the published points as anchors of a correction.
     channels: bytes of a round, by name.
     metrics: what `publish` measures.
     releases: what a round reveals.
-    hparams: values that its mechanism was calibrated to.
+    hparams: its own, that its mechanism was calibrated to.
     needs_all_images: it embeds the whole set, not only the images of a cohort.
   """
 
   init: Callable[[], Any]
   publish: Callable[[Any, jax.Array, Ending], tuple[Any, dict[str, jax.Array]]]
   select: Callable[[Any, jax.Array], dict[str, Any]]
-  anchors: Callable[[Any, Mapping[str, Any]], Anchors] | None
+  anchors: Callable[[Any, HParams], Anchors] | None
   channels: Mapping[str, Communication]
   metrics: Mapping[str, Measure]
   releases: tuple[Release, ...]
-  hparams: Mapping[str, float]
+  hparams: HParams
   needs_all_images: bool = False
 
 
@@ -107,7 +107,7 @@ def cluster_exchange(mechanism: ClusterMechanism, real: jax.Array, dim: int, *, 
         # Without the barrier the compiler works constant rows out, slowly.
         lambda: mechanism.publish(
             *jax.lax.optimization_barrier((rows(class_embeddings, ending), real)),
-            ending.hparams["cluster_noise_multiplier"], ending.key)[0],
+            ending.hparams["noise_multiplier"], ending.key)[0],
         lambda: kept.clusters)
     return Published(clusters, kept.round + 1), metrics(clusters)
 
@@ -142,7 +142,7 @@ def cluster_exchange(mechanism: ClusterMechanism, real: jax.Array, dim: int, *, 
       (Release("clusters", "person", Adjacency.ADD_OR_REMOVE_ONE,
                mechanism.event(noise_multiplier), "every silo and the server", covers=every,
                note=mechanism.words),),
-      {"cluster_noise_multiplier": noise_multiplier}, needs_all_images)
+      {"noise_multiplier": noise_multiplier}, needs_all_images)
 
 
 def _communication(mechanism: ClusterMechanism, real: Any, dim: int, share: float

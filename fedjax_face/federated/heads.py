@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from fedjax_face.federated import memory
-from fedjax_face.federated.algorithm import NOTHING, Communication, Measure
+from fedjax_face.federated.algorithm import NOTHING, Communication, HParams, Measure
 from fedjax_face.federated.client import ClientResult
 from fedjax_face.federated.local_prototypes import PrototypeHead
 from fedjax_face.federated.memory import Memory
@@ -40,7 +40,7 @@ class HeadStrategy(NamedTuple):
     metrics: what its memory measures when a round ends.
     sharding: kept -> how each array of it is divided over the devices.
     releases: what of `kept` leaves a client in a round.
-    hparams: values that its mechanisms were calibrated to.
+    hparams: those of its parts, by their names, that mechanisms were calibrated to.
     needs_all_images: its memory reads the whole set, not only the images of a cohort.
   """
 
@@ -53,7 +53,7 @@ class HeadStrategy(NamedTuple):
   metrics: Mapping[str, Measure] = NOTHING
   sharding: Callable[[Any], Any] = replicated
   releases: tuple[Release, ...] = ()
-  hparams: Mapping[str, float] = NOTHING
+  hparams: HParams = NOTHING
   needs_all_images: bool = False
 
 

@@ -15,7 +15,7 @@ class Ending(NamedTuple):
   Attributes:
     params: what the server has just arrived at and sends to every client next.
     images: uint8 [N, H, W, C], the images that the round's cohort points into.
-    hparams: of the step.
+    hparams: of the step; what ends a round hands each part its own.
     key: for noise, of this use alone.
   """
 

@@ -16,11 +16,13 @@ from fedjax_face.federated.aggregators import Aggregator, Sums
 from fedjax_face.federated.algorithm import (
     Communication,
     Data,
+    HParams,
     Measure,
     Metrics,
     StepKeys,
     always,
     joined,
+    part_of,
     tree_bytes,
 )
 from fedjax_face.federated.client import ClientBatches, ClientUpdate, Totals
@@ -28,7 +30,7 @@ from fedjax_face.federated.heads import HeadStrategy
 from fedjax_face.federated.memory import Ending
 from fedjax_face.privacy.clipping import zero_if_not_finite
 
-ServerOptimizer = Callable[[Mapping[str, Any]], optax.GradientTransformation]
+ServerOptimizer = Callable[[HParams], optax.GradientTransformation]
 
 
 class FederatedState(NamedTuple):
@@ -85,7 +87,7 @@ def federated_round(
     heads: HeadStrategy,
     aggregator: Aggregator,
     server_optimizer: ServerOptimizer,
-    hparams: Mapping[str, Any],
+    hparams: HParams,
     mesh: Mesh,
     clients_per_chunk: int,
 ) -> FederatedRound:
@@ -99,8 +101,11 @@ def federated_round(
     client_update: what a client does with its data.
     heads: where a client's head comes from and where it goes.
     aggregator: from updates to a mean update.
-    server_optimizer: hparams -> optimiser, applied to the mean of (global - local) as a gradient.
-    hparams: the values that initialise optimiser and aggregator state.
+    server_optimizer: own hparams -> optimiser, applied to the mean of (global - local) as a
+      gradient.
+    hparams: the values that initialise optimiser and aggregator state; as in every step, those of
+      `aggregate` and `server` go to these parts, the whole to client update and heads, which hold
+      parts of their own.
     mesh: has the axis `clients`, whose size divides the number of clients.
     clients_per_chunk: clients run side by side on a device; must divide its share of the clients.
   """
@@ -109,7 +114,8 @@ def federated_round(
     public, kept = heads.init(key)
     params = {"backbone": backbone, **public}
     return FederatedState(params, kept, client_update.init(params),
-                          aggregator.init(params, hparams), server_optimizer(hparams).init(params))
+                          aggregator.init(params, part_of(hparams, "aggregate")),
+                          server_optimizer(part_of(hparams, "server")).init(params))
 
   def one_client(server: FederatedState, common: _Given, own: _Given, images, cohort, key, hparams):
     batches = ClientBatches(cohort.examples, cohort.labels, cohort.mask, cohort.num_classes,
@@ -128,7 +134,8 @@ def federated_round(
     took_part = cohort.client >= 0
     counts = took_part & finite
     weight = aggregator.weight(cohort.mask.sum()) * counts
-    clipped, norm, below = aggregator.clip(update, server.aggregator, hparams)
+    clipped, norm, below = aggregator.clip(
+        update, server.aggregator, part_of(hparams, "aggregate"))
     sums = Sums(optax.tree.scale(weight, clipped), weight, 1.0 * took_part, 1.0 * (below & counts),
                 jnp.where(counts, norm, 0.0))
     totals = jax.tree.map(lambda total: jnp.where(finite, total, 0.0), result.totals)
@@ -159,8 +166,10 @@ def federated_round(
     server = state._replace(heads=(), clients=(), server=())
     total, entries = spread(server, common, own, data.images, cohort, client_keys, hparams)
     mean, aggregator_state, released = aggregator.release(
-        total.sums, state.aggregator, hparams, jax.random.fold_in(keys.noise, 0))
-    update, server_state = server_optimizer(hparams).update(mean, state.server, state.params)
+        total.sums, state.aggregator, part_of(hparams, "aggregate"),
+        jax.random.fold_in(keys.noise, 0))
+    update, server_state = server_optimizer(part_of(hparams, "server")).update(
+        mean, state.server, state.params)
     params = optax.apply_updates(state.params, update)
     ending = lambda use: Ending(params, data.images, hparams, jax.random.fold_in(keys.noise, use))
     kept_heads, of_heads = heads.memory.finish(

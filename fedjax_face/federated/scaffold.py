@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_face.federated import memory
-from fedjax_face.federated.algorithm import Communication, tree_bytes
+from fedjax_face.federated.algorithm import Communication, HParams, tree_bytes
 from fedjax_face.federated.client import (
     ClientResult,
     ClientUpdate,
@@ -58,7 +58,7 @@ def scaffold(loss: Loss, optimizers: Optimizers, stages: Sequence[Stage],
     num_clients: N; ids of clients are below it.
   """
 
-  def build(hparams: Mapping[str, Any]) -> dict[str, optax.GradientTransformation]:
+  def build(hparams: HParams) -> dict[str, optax.GradientTransformation]:
     plain = optimizers(hparams)
     return plain | {"backbone": optax.chain(_control(), plain["backbone"])}
 

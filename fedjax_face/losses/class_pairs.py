@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_face.models.embedding import l2_normalise
-from fedjax_face.models.margins import Scalar
+from fedjax_face.models.margins import Geometry, Scalar
 
 DEFAULT_BLOCK = 512
 
@@ -44,10 +44,11 @@ class Anchors(NamedTuple):
   cosine: jax.Array
 
 
-# (class embeddings f32 [R, D], owner int32 [R] with -1 for padding, anchors, hparams)
-# -> gradient f32 [R, D], or the scalar that it is the gradient of.
-Correction = Callable[[jax.Array, jax.Array, Anchors, HParams], jax.Array]
-Regulariser = Callable[[jax.Array, jax.Array, Anchors, HParams], jax.Array]
+# (class embeddings f32 [R, D], owner int32 [R] with -1 for padding, anchors, own hparams, what the
+# head lends: None of a head without a geometry) -> gradient f32 [R, D], or the scalar that it is
+# the gradient of.
+Correction = Callable[[jax.Array, jax.Array, Anchors, HParams, Geometry | None], jax.Array]
+Regulariser = Callable[[jax.Array, jax.Array, Anchors, HParams, Geometry | None], jax.Array]
 
 
 def own_anchors(class_embeddings: jax.Array, owner: jax.Array,

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_face.models.margins import Scalar
+from fedjax_face.models.margins import Geometry, Scalar
 
 
 class ForeignPoints(NamedTuple):
@@ -58,8 +58,8 @@ class Negatives(NamedTuple):
   penalty: jax.Array
 
 
-# (unit embeddings f32 [B, D], points, hparams) -> Negatives
-Consensus = Callable[[jax.Array, ForeignPoints, Mapping[str, Scalar]], Negatives]
+# (unit embeddings f32 [B, D], points, own hparams, what the head lends) -> Negatives
+Consensus = Callable[[jax.Array, ForeignPoints, Mapping[str, Scalar], Geometry], Negatives]
 
 FORMS = ("v0", "v1", "v2", "v3")
 
@@ -67,8 +67,8 @@ FORMS = ("v0", "v1", "v2", "v3")
 def consensus(form: str) -> Consensus:
   """One of the forms of the module's table.
 
-  V0, V1 and V3 read hparams `scale` and `foreign_weight` (w), V1 and V2 `cap_angle` (rho, radians
-  in (0, pi/2]; V1 also takes 0, where it is V0), V2 `hinge_weight` (lambda).
+  V0, V1 and V3 read hparams `weight` (w) and the scale of the head, V1 and V2 `cap_angle` (rho,
+  radians in (0, pi/2]; V1 also takes 0, where it is V0), V2 `hinge_weight` (lambda).
 
   Raises:
     ValueError: another form.
@@ -79,38 +79,40 @@ def consensus(form: str) -> Consensus:
     return _hinge
   logits = {"v0": _as_people, "v1": _nearest_in_cap, "v3": _matched_moments}[form]
 
-  def negatives(embeddings, points, hparams) -> Negatives:
+  def negatives(embeddings, points, hparams, geometry) -> Negatives:
     points = jax.lax.stop_gradient(points)
     cosine = embeddings @ points.vectors.T
     log_mass = jax.nn.logsumexp(
-        jnp.where(points.people > 0, logits(cosine, points, hparams),
+        jnp.where(points.people > 0, logits(cosine, points, hparams, geometry.scale),
                   jnp.finfo(cosine.dtype).min), axis=-1)
-    return Negatives(log_mass + jnp.log(hparams["foreign_weight"]), jnp.zeros_like(log_mass))
+    return Negatives(log_mass + jnp.log(hparams["weight"]), jnp.zeros_like(log_mass))
 
   return negatives
 
 
-def _as_people(cosine: jax.Array, points: ForeignPoints, hparams) -> jax.Array:
-  return hparams["scale"] * cosine
+def _as_people(cosine: jax.Array, points: ForeignPoints, hparams, scale: Scalar) -> jax.Array:
+  return scale * cosine
 
 
-def _nearest_in_cap(cosine: jax.Array, points: ForeignPoints, hparams) -> jax.Array:
+def _nearest_in_cap(cosine: jax.Array, points: ForeignPoints, hparams,
+                    scale: Scalar) -> jax.Array:
   angle = hparams["cap_angle"]
   outside = cosine < jnp.cos(angle)
   squared_sine = 1 - cosine * cosine
   sine = jnp.sqrt(jnp.where(squared_sine > 0, squared_sine, 1.0)) * (squared_sine > 0)
   turned = cosine * jnp.cos(angle) + sine * jnp.sin(angle)
-  return hparams["scale"] * jnp.where(outside, turned, 1.0)
+  return scale * jnp.where(outside, turned, 1.0)
 
 
-def _matched_moments(cosine: jax.Array, points: ForeignPoints, hparams) -> jax.Array:
-  scale, spread = hparams["scale"], 1 - points.concentration**2
+def _matched_moments(cosine: jax.Array, points: ForeignPoints, hparams,
+                     scale: Scalar) -> jax.Array:
+  spread = 1 - points.concentration**2
   dim = points.vectors.shape[-1]
   return (jnp.log(jnp.maximum(points.people, 1e-6)) + scale * points.concentration * cosine
           + scale**2 * spread * (1 - cosine * cosine) / (2 * (dim - 1)))
 
 
-def _hinge(embeddings: jax.Array, points: ForeignPoints, hparams) -> Negatives:
+def _hinge(embeddings: jax.Array, points: ForeignPoints, hparams, geometry) -> Negatives:
   points = jax.lax.stop_gradient(points)
   excess = jnp.maximum(embeddings @ points.vectors.T - jnp.cos(hparams["cap_angle"]), 0)
   penalty = hparams["hinge_weight"] * jnp.sum((points.people > 0) * excess**2, axis=-1)

@@ -26,7 +26,6 @@ Source: Niu and Deng, AAAI 2022 (FedGC), Algorithm 1; the calibrated form is our
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -46,48 +45,45 @@ from fedjax_face.losses.class_pairs import (
     sum_over_pairs,
     values_of_anchors,
 )
-from fedjax_face.models.margins import Scalar, cosface_margin
+from fedjax_face.models.margins import Geometry
 
 Form = Literal["as_written", "calibrated"]
-WithMargin = Callable[[jax.Array, Scalar], jax.Array]
 
 
 def gradient_correction(form: Form, normalised: bool, block: int = DEFAULT_BLOCK,
-                        axis_name: str | None = None, self_term: bool = False,
-                        with_margin: WithMargin = cosface_margin) -> Correction:
+                        axis_name: str | None = None, self_term: bool = False) -> Correction:
   """The gradient of `regulariser` with respect to the raw class embeddings, in one pass.
 
   Args:
     form: 'as_written' or 'calibrated', as in the module's table.
-    normalised: the head uses cosines; then hparams 'scale' is read, and 'margin' if calibrated.
-      Linear heads read no hparams.
+    normalised: the head uses cosines; then its geometry is needed, of which the calibrated form
+      takes scale and positive logit, the other the scale.
     block: anchors a step; memory grows with block * R.
     axis_name: mesh axis of the sharded form (module `class_pairs`), or None.
     self_term: adds -weight_i sum_j pi_ij a_i to row i, the part of the paper's gradient that pulls
       a class embedding to its own anchor. For linear heads whose anchor i is the frozen copy of
       row i (`own_anchors`); on normalised heads it would be radial, without effect.
 
-    with_margin: (cosine, margin) -> the cosine in the positive logit of the head, for the
-      calibrated form: `margins.cosface_margin` or `margins.arcface_margin`.
-
   Returns:
-    (class embeddings [R, D], owner [R], anchors, hparams) -> gradient [R, D]. Lambda is not in it.
+    (class embeddings [R, D], owner [R], anchors, hparams, geometry) -> gradient [R, D]. It has no
+    hparams of its own, and lambda is not in it.
 
   Raises:
-    ValueError: for a form that the head does not have, or `self_term` where it means nothing.
+    ValueError: for a form that the head does not have, or `self_term` where it means nothing; from
+      the function, where a normalised head lends no geometry.
   """
   _require(form, normalised, block, self_term)
 
-  def push(pairs: Pairs, hparams: HParams) -> Push:
-    slope, shift = _affine(form, normalised, pairs.anchors, hparams, with_margin)
+  def push(pairs: Pairs, geometry: Geometry | None) -> Push:
+    slope, shift = _affine(form, normalised, pairs.anchors, geometry)
     softmax = _softmax(pairs, slope, shift, axis_name)
     strength = pairs.anchors.weight / softmax.denominator
     return Push(softmax.exp, strength * slope, strength * softmax.foreign)
 
   def correction(class_embeddings: jax.Array, owner: jax.Array, anchors: Anchors,
-                 hparams: HParams) -> jax.Array:
+                 hparams: HParams, geometry: Geometry | None = None) -> jax.Array:
     gradient, pushed = sum_over_pairs(
-        lambda pairs: push(pairs, hparams), class_embeddings, owner, anchors,
+        lambda pairs: push(pairs, geometry), class_embeddings, owner, anchors,
         normalised=normalised, block=block, axis_name=axis_name)
     if not self_term:
       return gradient
@@ -99,25 +95,23 @@ def gradient_correction(form: Form, normalised: bool, block: int = DEFAULT_BLOCK
 
 
 def regulariser(form: Form, normalised: bool, block: int = DEFAULT_BLOCK,
-                axis_name: str | None = None, with_margin: WithMargin = cosface_margin,
-                ) -> Regulariser:
-  """Reg itself, for metrics: (class embeddings, owner, anchors, hparams) -> float scalar.
+                axis_name: str | None = None) -> Regulariser:
+  """Reg itself, for metrics: (class embeddings, owner, anchors, hparams, geometry) -> scalar.
 
   Anchors, and so all positive logits, are constants to differentiation: its gradient is
   `gradient_correction` without the self term. Arguments and errors as there.
   """
   _require(form, normalised, block, self_term=False)
 
-  def value(pairs: Pairs, hparams: HParams) -> jax.Array:
-    affine = _affine(form, normalised, pairs.anchors, hparams, with_margin)
-    softmax = _softmax(pairs, *affine, axis_name)
+  def value(pairs: Pairs, geometry: Geometry | None) -> jax.Array:
+    softmax = _softmax(pairs, *_affine(form, normalised, pairs.anchors, geometry), axis_name)
     return pairs.anchors.weight * softmax.log_mass
 
   def reg(class_embeddings: jax.Array, owner: jax.Array, anchors: Anchors,
-          hparams: HParams) -> jax.Array:
+          hparams: HParams, geometry: Geometry | None = None) -> jax.Array:
     frozen = jax.lax.stop_gradient(anchors)
     return values_of_anchors(
-        lambda pairs: value(pairs, hparams), class_embeddings, owner, frozen,
+        lambda pairs: value(pairs, geometry), class_embeddings, owner, frozen,
         normalised=normalised, block=block, axis_name=axis_name)
 
   return reg
@@ -156,17 +150,20 @@ def _softmax(pairs: Pairs, slope: jax.Array, shift: jax.Array, axis_name: str | 
   return _Softmax(exp, psum(jnp.sum(exp, axis=-1), axis_name), peak)
 
 
-def _affine(form: Form, normalised: bool, anchors: Anchors, hparams: HParams,
-            with_margin: WithMargin) -> tuple[jax.Array, jax.Array]:
+def _affine(form: Form, normalised: bool, anchors: Anchors, geometry: Geometry | None
+            ) -> tuple[jax.Array, jax.Array]:
   """Slope and shift [B] of the relative logits, slope * product + shift."""
   if not normalised:
     return jnp.ones_like(anchors.weight), -jnp.sum(anchors.vectors**2, axis=-1)
-  scale = jnp.broadcast_to(hparams["scale"], anchors.weight.shape)
+  if geometry is None:
+    raise ValueError("gradient correction of a normalised head: expected the head's geometry, "
+                     "which cosface and arcface lend")
+  scale = jnp.broadcast_to(geometry.scale, anchors.weight.shape)
   if form == "as_written":
     return scale, -scale
   cosine = jnp.maximum(anchors.cosine, 0)
   spread = scale**2 * (1 - cosine**2) / (2 * anchors.vectors.shape[-1])
-  return scale * cosine, spread - scale * with_margin(cosine, hparams["margin"])
+  return scale * cosine, spread - geometry.true_class_logit(cosine)
 
 
 def _require(form: str, normalised: bool, block: int, self_term: bool) -> None:

@@ -32,7 +32,7 @@ from fedjax_face.losses.class_pairs import (
     sum_over_pairs,
     values_of_anchors,
 )
-from fedjax_face.models.margins import Scalar
+from fedjax_face.models.margins import Geometry, Scalar
 
 Form = Literal["hinge", "cosine"]
 
@@ -49,8 +49,8 @@ def spreadout(form: Form, block: int = DEFAULT_BLOCK, axis_name: str | None = No
     axis_name: mesh axis of the sharded form (module `class_pairs`), or None.
 
   Returns:
-    (class embeddings [R, D], owner [R], anchors, hparams) -> gradient [R, D]. Reads hparams
-    'spreadout_margin', nu.
+    (class embeddings [R, D], owner [R], anchors, hparams, geometry) -> gradient [R, D]. Reads
+    hparams 'margin', nu; what the head lends does not matter.
 
   Raises:
     ValueError: for an unknown form.
@@ -64,9 +64,9 @@ def spreadout(form: Form, block: int = DEFAULT_BLOCK, axis_name: str | None = No
     return Push(force, pairs.anchors.weight, _weighted_pairs(pairs, axis_name))
 
   def correction(class_embeddings: jax.Array, owner: jax.Array, anchors: Anchors,
-                 hparams: HParams) -> jax.Array:
+                 hparams: HParams, geometry: Geometry | None = None) -> jax.Array:
     gradient, pairs = sum_over_pairs(
-        lambda pairs: push(pairs, hparams["spreadout_margin"]), class_embeddings, owner, anchors,
+        lambda pairs: push(pairs, hparams["margin"]), class_embeddings, owner, anchors,
         normalised=True, block=block, axis_name=axis_name)
     if form == "hinge":
       return gradient
@@ -77,7 +77,7 @@ def spreadout(form: Form, block: int = DEFAULT_BLOCK, axis_name: str | None = No
 
 def regulariser(form: Form, block: int = DEFAULT_BLOCK, axis_name: str | None = None,
                 ) -> Regulariser:
-  """The spread-out itself: (class embeddings, owner, anchors, hparams) -> float scalar.
+  """The spread-out itself: (class embeddings, owner, anchors, hparams, geometry) -> float scalar.
 
   Anchors are constants to differentiation. Arguments and errors as in `spreadout`.
   """
@@ -89,10 +89,10 @@ def regulariser(form: Form, block: int = DEFAULT_BLOCK, axis_name: str | None = 
     return pairs.anchors.weight * total, _weighted_pairs(pairs, axis_name)
 
   def reg(class_embeddings: jax.Array, owner: jax.Array, anchors: Anchors,
-          hparams: HParams) -> jax.Array:
+          hparams: HParams, geometry: Geometry | None = None) -> jax.Array:
     frozen = jax.lax.stop_gradient(anchors)
     total, pairs = values_of_anchors(
-        lambda pairs: value(pairs, hparams["spreadout_margin"]), class_embeddings, owner, frozen,
+        lambda pairs: value(pairs, hparams["margin"]), class_embeddings, owner, frozen,
         normalised=True, block=block, axis_name=axis_name)
     return total if form == "hinge" else total / _at_least_some(pairs)
 

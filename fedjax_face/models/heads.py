@@ -4,19 +4,31 @@ A head's parameter 'class_embeddings' has shape [C, D]. Scalars that a sweep may
 recompiling are listed in the head's `hparams` and are accepted at call time:
 
     logits = head.apply(params, embeddings, labels, **{**head.hparams, 'margin': margin})
+
+A head says whether it is `normalised`, that is compares directions alone. One whose logits are a
+fixed function of cosines lends it as `geometry`; a head without this attribute has no such function
+to lend.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from fedjax_face.models import margins
-from fedjax_face.models.margins import Scalar
+from fedjax_face.models.margins import HeadGeometry, Scalar
 
 # Standard deviation of the class embeddings of cosine heads at the start, as in InsightFace.
 COSINE_INIT_STD = 0.01
+
+
+def geometry_of(head: Any) -> HeadGeometry | None:
+  """What a head lends to losses and corrections beside it; None of one that has nothing to lend."""
+  return getattr(head, "geometry", None)
 
 
 class Linear(nn.Module):
@@ -33,6 +45,7 @@ class Linear(nn.Module):
 
   num_classes: int
   embedding_dim: int
+  normalised = False
 
   @property
   def hparams(self) -> dict[str, Scalar]:
@@ -62,6 +75,7 @@ class Normalised(nn.Module):
 
   num_classes: int
   embedding_dim: int
+  normalised = True
 
   @property
   def hparams(self) -> dict[str, Scalar]:
@@ -85,11 +99,17 @@ class _MarginHead(nn.Module):
   embedding_dim: int
   margin: float
   scale: float
+  normalised = True
 
   @property
   def hparams(self) -> dict[str, Scalar]:
     """The scalars that `__call__` accepts, with their defaults."""
     return {"margin": self.margin, "scale": self.scale}
+
+  @nn.nowrap
+  def geometry(self, hparams: Mapping[str, Scalar]) -> margins.Geometry:
+    """What the head makes of cosines at its own hparams `margin` and `scale`."""
+    return margins.geometry(hparams["scale"], hparams["margin"], self.with_margin)
 
   def with_margin(self, target_cosine: jax.Array, margin: Scalar) -> jax.Array:
     """The true class's cosine after the margin."""

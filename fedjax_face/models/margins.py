@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +14,27 @@ Scalar = float | jax.Array
 
 # Squared sine (an angle of 0.001 rad) below which the sine is taken as linear in its square.
 _SMALLEST_SQUARED_SINE = 1e-6
+
+
+class Geometry(NamedTuple):
+  """How a margin head makes logits of cosines, lent to losses and corrections beside it.
+
+  Attributes:
+    scale: s, what the cosine with any class but the true one is multiplied by.
+    true_class_logit: cosine with the true class, any shape -> its logit, the margin taken off.
+  """
+
+  scale: Scalar
+  true_class_logit: Callable[[jax.Array], jax.Array]
+
+
+HeadGeometry = Callable[[Mapping[str, Scalar]], Geometry]  # of a head's own hparams
+
+
+def geometry(scale: Scalar, margin: Scalar,
+             with_margin: Callable[[jax.Array, Scalar], jax.Array]) -> Geometry:
+  """That of logits s cos theta_j, and s with_margin(cos theta_y, margin) for the true class."""
+  return Geometry(scale, lambda cosine: scale * with_margin(cosine, margin))
 
 
 def cosine(embeddings: jax.Array, class_embeddings: jax.Array) -> jax.Array:

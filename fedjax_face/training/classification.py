@@ -39,7 +39,7 @@ class ClassificationEvaluator:
     self._config, self._evaluation = config, sources.evaluation
     self._system: SplitSystem = algorithm.parts
     self._logits = jax.jit(self._system.logits, static_argnums=4)
-    self._multiplier = algorithm.hparams["noise_multiplier"]
+    self._multiplier = algorithm.hparams["activations"]["noise_multiplier"]
 
   def values(self, state: State) -> dict[str, float]:
     """Both accuracies, for the course of training."""

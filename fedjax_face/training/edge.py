@@ -70,7 +70,7 @@ def build(config: Any, device: int | None = None) -> EdgeParts:
       split=system.split,
       image_shape=system.image_shape,
       clip_norm=system.clip_norm,
-      noise_multiplier=scalars["noise_multiplier"],
+      noise_multiplier=scalars["activations"]["noise_multiplier"],
       mode=mode,
       passes=config.rounds,
       messages=messages,
@@ -80,10 +80,10 @@ def build(config: Any, device: int | None = None) -> EdgeParts:
       devices=system.devices,
       params={"device": system.device,
               "server": jax.jit(system.init_server)(init_key(config.seed))},
-      server_optimizer=optax.adam(scalars["server_learning_rate"]),
-      device_optimizer=optax.adam(scalars["device_learning_rate"]) if trained else None,
+      server_optimizer=optax.adam(scalars["server"]["learning_rate"]),
+      device_optimizer=optax.adam(scalars["device"]["learning_rate"]) if trained else None,
       private_gradients=PrivateGradients(
-          GRADIENT_CLIP, scalars["gradient_clip_norm"], scalars["gradient_noise_multiplier"])
+          GRADIENT_CLIP, scalars["device"]["clip_norm"], scalars["device"]["noise_multiplier"])
       if mode == "trained_private" else None,
       device_data=_of_device(device, lambda number: data),
       rows=_of_device(device, _rows(config.seed, system.cohort, own, messages)),
@@ -182,7 +182,7 @@ def restored_state(algorithm: Algorithm, workdir: pathlib.Path,
   else:
     require_same_public(workdir, record.public, public_digest(
         system.split, system.device, system.image_shape, system.clip_norm,
-        algorithm.hparams["noise_multiplier"]))
+        algorithm.hparams["activations"]["noise_multiplier"]))
   return found.round, SplitState(Part(system.device, ()), found.state)
 
 

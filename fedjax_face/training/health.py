@@ -6,11 +6,13 @@ import collections
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 
-from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.algorithms.hparams import flat
+from fedjax_face.federated.algorithm import Algorithm, HParams, part_of
+from fedjax_face.models import heads
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import planning
 
@@ -38,7 +40,7 @@ class Setting(NamedTuple):
   """What the rows of a run do not say.
 
   Attributes:
-    hparams: of the algorithm.
+    hparams: of the algorithm, by the keys of a config.
     rounds: of the whole run.
     margin: what a margin head adds to the loss of an embedding that knows nothing, in nats.
     noise_norm: norm of the noise on the mean over the clip norm; None where there is none.
@@ -135,9 +137,9 @@ class Watch:
 def watch(algorithm: Algorithm, options: Any) -> Watch:
   """The watch over a run of `algorithm` as the config `options` describes it."""
   return Watch(Setting(
-      hparams=algorithm.hparams,
+      hparams=flat(algorithm.hparams),
       rounds=options.rounds,
-      margin=_margin(options.model.get("head"), algorithm.hparams),
+      margin=_margin(options.model.get("head"), part_of(algorithm.hparams, "head")),
       noise_norm=noise_norm(algorithm),
       independent_noise=options.privacy.get("aggregator") != "correlated",
       warm=options.model.get("head_init") == "local_prototypes"))
@@ -148,15 +150,18 @@ def noise_norm(algorithm: Algorithm) -> float | None:
   if algorithm.averages_over is None:
     return None
   params = jax.eval_shape(algorithm.init, jax.random.key(0)).params
-  return planning.noise_norm_ratio(algorithm.hparams["noise_multiplier"], algorithm.averages_over,
-                                   models.count_parameters(params))
+  return planning.noise_norm_ratio(
+      algorithm.hparams["aggregate"]["noise_multiplier"], algorithm.averages_over,
+      models.count_parameters(params))
 
 
-def _margin(head: str | None, hparams: Mapping[str, float]) -> float:
-  """scale * margin: with all cosines 0, the softmax of cosface has this above ln(classes)."""
-  if head is None or set(models.head_scalars(head)) != {"margin", "scale"}:
+def _margin(head: str | None, own: HParams) -> float:
+  """By how much a margin lowers the true class's logit where all cosines are 0; else 0."""
+  if head is None or not own:
     return 0.0
-  return hparams.get("scale", 0.0) * hparams.get("margin", 0.0)
+  scalars = {name: own[name] for name in models.head_scalars(head)}
+  geometry, unknowing = heads.geometry_of(models.head(head, 1, 1, **scalars)), cast(Any, 0.0)
+  return 0.0 if geometry is None else -float(geometry(own).true_class_logit(unknowing))
 
 
 def _above_chance(window: Window, setting: Setting) -> Trouble | None:
@@ -178,7 +183,7 @@ def _above_chance(window: Window, setting: Setting) -> Trouble | None:
   rates = _local_rates(setting)
   remedy = (_lower(setting.hparams, *rates) if last > 1.1 * chance else
             f"nothing is learned; {_change(setting.hparams, *rates)}")
-  of_what = "ln of the classes" + (" + scale * margin" if setting.margin else "")
+  of_what = "ln of the classes" + (" + the head's margin" if setting.margin else "")
   return Trouble("above chance", last, f"loss {last:.3g} is not below chance ({of_what}: "
                  f"{chance:.3g}) in {_span(trained)} and does not fall: {remedy}")
 

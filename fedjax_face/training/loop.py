@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +12,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fedjax_face.algorithms.hparams import flat
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Algorithm, Data, State
+from fedjax_face.federated.algorithm import Algorithm, Data, HParams, State
 from fedjax_face.training import batches
 from fedjax_face.training.batches import Batch, Span
 from fedjax_face.training.mesh import clients_mesh, replicate
@@ -71,7 +72,7 @@ def train(
     stop_every: Sequence[int] = (),
     resident: bool = True,
     mesh: Mesh | None = None,
-    hparams: dict[str, float] | None = None,
+    hparams: HParams | None = None,
     dispatch: Dispatch | None = None,
 ) -> Iterator[Progress]:
   """Trains from round `start` to `rounds` and yields after every dispatch.
@@ -101,19 +102,15 @@ def train(
     ValueError: another noise multiplier than that of `algorithm.releases`, an algorithm that needs
       all images where they are not resident, or a step that measures what is not declared.
   """
-  for name in ("noise_multiplier", "cluster_noise_multiplier", "gradient_noise_multiplier"):
-    if hparams and hparams.get(name) != algorithm.hparams.get(name):
-      raise ValueError(
-          f"{name}={hparams.get(name)}, but the releases of this algorithm are those of "
-          f"{algorithm.hparams.get(name)}: build it with the other one")
+  scalars = algorithm.hparams if hparams is None else hparams
+  _require_noise_of_releases(flat(algorithm.hparams), flat(scalars))
   if algorithm.needs_all_images and not resident:
     raise ValueError(f"algorithm={algorithm.name} needs the whole training set on the device: set "
                      "training.resident=true")
   mesh = clients_mesh() if mesh is None else mesh
   if state is None:
     state = initial_state(algorithm, seed, mesh)
-  scalars = replicate({name: jnp.float32(value) for name, value in
-                       (algorithm.hparams if hparams is None else hparams).items()}, mesh)
+  scalars = replicate(jax.tree.map(jnp.float32, scalars), mesh)
   client_root = replicate(client_key(seed), mesh)
   rows = Data(images, targets)
   data = batches.resident_data(rows, mesh) if resident else None
@@ -141,6 +138,13 @@ def train(
     if not bool(finite):
       raise NonFiniteState(span)
     yield Progress(state, span, per_round, time.perf_counter() - began)
+
+
+def _require_noise_of_releases(released: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+  for name in sorted(released.keys() | given.keys()):
+    if name.endswith("noise_multiplier") and given.get(name) != released.get(name):
+      raise ValueError(f"{name}={given.get(name)}, but the releases of this algorithm are those of "
+                       f"{released.get(name)}: build it with the other one")
 
 
 def initial_state(algorithm: Algorithm, seed: int, mesh: Mesh) -> State:

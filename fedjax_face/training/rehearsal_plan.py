@@ -99,7 +99,8 @@ def planned(config: Any, sources: Sources, mesh: Mesh,
   blank = np.broadcast_to(np.uint8(0), sources.train.images.shape)
   train = dataclasses.replace(sources.train, images=blank)
   algorithm = registry.build(config, sources._replace(train=train), mesh, progress=progress)
-  return Planned(float(algorithm.hparams["noise_multiplier"]), config.cohort.virtual_clients,
+  noise_multiplier = float(algorithm.hparams["aggregate"]["noise_multiplier"])
+  return Planned(noise_multiplier, config.cohort.virtual_clients,
                  train.num_persons, config.rounds,
                  count_parameters(jax.eval_shape(algorithm.init, jax.random.key(0)).params))
 

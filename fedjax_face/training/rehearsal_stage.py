@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from fedjax_face.algorithms.hparams import replaced
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.pairs import Pairs
@@ -86,7 +87,7 @@ class Player:
         state=jax.tree.map(jnp.copy, state), start=start, rounds_per_dispatch=rounds_per_dispatch,
         mesh=self._mesh, resident=self.algorithm.needs_all_images or is_resident(
             self._config.training.get("resident", "auto"), self._images),
-        hparams=self.algorithm.hparams | hparams, dispatch=self._dispatch):
+        hparams=replaced(self.algorithm.hparams, hparams), dispatch=self._dispatch):
       state, metrics = progress.state, progress.metrics
     return state, metrics
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from fedjax_face import __version__
+from fedjax_face.algorithms.hparams import flat
 from fedjax_face.evaluation.overlap import cross_client_overlap
 from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.privacy import statement
@@ -81,7 +82,7 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     "algorithm": algorithm.name,
     "rounds": rounds,
     "seed": experiment.config.seed,
-    "hparams": dict(algorithm.hparams),
+    "hparams": flat(algorithm.hparams),
     **environment(),
     "seconds": dict(seconds),
     "bytes_per_client_and_round": algorithm.communication(state)._asdict(),

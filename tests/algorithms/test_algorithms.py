@@ -142,7 +142,7 @@ def test_inconsistent_configs_are_refused_in_one_line(overrides, message):
 def test_adaptive_clipping_reaches_a_target_within_its_range_of_noise():
   algorithm = build(**{"privacy.aggregator": "adaptive", "privacy.count_stddev_per_client": 0.1,
                        "hparams.noise_multiplier": None, "privacy.epsilon": 1000.0})
-  assert 0 < algorithm.hparams["noise_multiplier"] < 2 * 0.1 * 2
+  assert 0 < algorithm.hparams["aggregate"]["noise_multiplier"] < 2 * 0.1 * 2
 
 
 def test_a_finished_run_forgets_the_noise_that_later_noise_needed():

@@ -468,8 +468,8 @@ def test_a_target_epsilon_is_that_of_its_unit(sources, mode, unit):
   target = {"privacy.epsilon": 4.0, "hparams.noise_multiplier": None}
   chosen = config(**{"split.mode": mode, "privacy.unit": unit, "rounds": 3} | target)
   algorithm = build(chosen, sources)
-  multiplier = algorithm.hparams["noise_multiplier"]
-  assert algorithm.hparams["gradient_noise_multiplier"] == multiplier
+  multiplier = algorithm.hparams["activations"]["noise_multiplier"]
+  assert algorithm.hparams["device"]["noise_multiplier"] == multiplier
   assert epsilon_of(algorithm, unit, 3) <= 4.0
   chosen.update_from_flattened_dict({"privacy.epsilon": None,
                                      "hparams.noise_multiplier": multiplier - 0.002})

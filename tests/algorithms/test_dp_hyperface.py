@@ -15,6 +15,7 @@ from PIL import Image
 
 from experiments import detect
 from fedjax_face.algorithms import dp_hyperface, registry
+from fedjax_face.algorithms.hparams import replaced
 from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data import region_sources
 from fedjax_face.draws import Draws
@@ -80,7 +81,7 @@ def stepped(algorithm, sources, cohort=None, **hparams):
   state = started(algorithm)
   cohort = algorithm.cohort(Draws.of(0), 0) if cohort is None else cohort
   after, metrics = jax.jit(algorithm.step)(
-      state, data_of(sources), cohort, algorithm.hparams | hparams, KEYS)
+      state, data_of(sources), cohort, replaced(algorithm.hparams, hparams), KEYS)
   return state.params, after.params, metrics
 
 
@@ -351,7 +352,7 @@ def test_a_target_epsilon_calibrates_the_noise_of_the_whole_run(sources):
   config = tiny_faces.config(**{"privacy.epsilon": 3.0, "hparams.noise_multiplier": None,
                                 "rounds": 7})
   algorithm = build(config, sources)
-  multiplier = algorithm.hparams["noise_multiplier"]
+  multiplier = algorithm.hparams["gradient"]["noise_multiplier"]
 
   def epsilon(noise_multiplier):
     event = dp_hyperface._sampling(given(config, sources)).event(noise_multiplier)

@@ -263,7 +263,7 @@ def test_the_composed_run_has_one_total_over_all_its_channels(mechanism):
   assert 7.8 < total <= 8.0
   assert 1.98 < channels["clusters"].best <= 2.0 and channels["backbone"].best < 8.0
   (backbone_release,) = [r for r in algorithm.releases if r.channel == "backbone"]
-  z = algorithm.hparams["noise_multiplier"]
+  z = algorithm.hparams["aggregate"]["noise_multiplier"]
   np.testing.assert_allclose(backbone_release.event.noise_multiplier, z / 2)  # 2C: several people
   forgotten = Ledger()
   forgotten.record(backbone_release, 4)
@@ -309,7 +309,7 @@ def test_given_what_was_released_a_silo_moves_the_backbone_by_its_own_update_alo
   a = one_more_round(algorithm, before, people.images)
   b = one_more_round(algorithm, other, images)
   moved = optax.tree.norm(jax.tree.map(jnp.subtract, a.params, b.params))
-  most = 2 * algorithm.hparams["clip_norm"] / 3
+  most = 2 * algorithm.hparams["aggregate"]["clip_norm"] / 3
   assert 0.2 * most < moved <= most * (1 + 1e-4)
   for k in (0, 2):
     np.testing.assert_array_equal(rows_of_silo(algorithm, a, k), rows_of_silo(algorithm, b, k))
@@ -339,11 +339,11 @@ def test_every_use_of_a_round_has_its_own_noise_key():
       client_update=update._replace(memory=update.memory._replace(finish=finish("clients"))),
       heads=head._replace(memory=head.memory._replace(finish=finish("heads"))),
       aggregator=aggregator, server_optimizer=lambda hparams: optax.sgd(1.0),
-      hparams={"clip_norm": 1.0}, mesh=tiny.one_device(), clients_per_chunk=1)
+      hparams={"aggregate": {"clip_norm": 1.0}}, mesh=tiny.one_device(), clients_per_chunk=1)
   state = round_.init(jax.random.key(0), jnp.zeros(1))
   root = jax.random.key(3)
   _, metrics = round_.step(state, Data(jnp.zeros((1, 1, 1, 1), jnp.uint8)), toys.cohort_of([0]),
-                           {"clip_norm": 1.0}, StepKeys(jax.random.key(1), root))
+                           {"aggregate": {"clip_norm": 1.0}}, StepKeys(jax.random.key(1), root))
   keys = {tuple(np.asarray(metrics[f"{name}_key"])) for name in ("aggregator", "heads", "clients")}
   assert len(keys | {tuple(np.asarray(jax.random.key_data(root)))}) == 4
 

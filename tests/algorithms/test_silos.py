@@ -8,6 +8,7 @@ import pytest
 
 from configs import fedgc
 from fedjax_face.algorithms import parts, registry
+from fedjax_face.algorithms.hparams import replaced
 from fedjax_face.algorithms.silos import SERVER_SEES_CLASSES
 from fedjax_face.data.dataset import compact
 from fedjax_face.data.silos import class_rows
@@ -32,7 +33,7 @@ def run(algorithm, rounds=2, **hparams):
   for number in range(rounds):
     cohort = algorithm.cohort(Draws.of(number), number)
     keys = StepKeys(jax.random.key(number), jax.random.key(100 + number))
-    state, metrics = step(state, data, cohort, algorithm.hparams | hparams, keys)
+    state, metrics = step(state, data, cohort, replaced(algorithm.hparams, hparams), keys)
   return state, metrics
 
 

@@ -285,10 +285,9 @@ def test_clean_sums_are_those_of_the_round():
 
 def batchwise_canary(params, images, batches, hparams, key):
   """Clips every local step instead of the whole update: four steps of norm C each."""
-  start = params["backbone"]
+  start, clip_norm = params["backbone"], hparams["aggregate"]["clip_norm"]
   result = audit.canary_update(params, images, batches, hparams, key).params["backbone"]
-  moved = jax.tree.map(lambda a, b: a + (b - a) / audit.STRENGTH * hparams["clip_norm"] * 4,
-                       start, result)
+  moved = jax.tree.map(lambda a, b: a + (b - a) / audit.STRENGTH * clip_norm * 4, start, result)
   return ClientResult({"backbone": moved, "head": ()}, Totals.zero())
 
 

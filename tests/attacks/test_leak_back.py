@@ -9,6 +9,7 @@ import pytest
 
 from fedjax_face.attacks import leak_back
 from fedjax_face.losses.gradient_correction import gradient_correction
+from fedjax_face.models.margins import cosface_margin, geometry
 
 CORRECTION = {form: gradient_correction(form, normalised=True)
               for form in ("as_written", "calibrated")}
@@ -27,9 +28,9 @@ def attack(form):
 
   def play(scale, strength, noise_std, length):
     recovered = leak_back.leak_back(
-        CORRECTION[form], rows, owner, cosine, 8, probes, {"scale": scale, "margin": 0.4},
+        CORRECTION[form], rows, owner, cosine, 8, probes, {},
         jax.random.key(1), learning_rate=strength, rounds=40, noise_std=noise_std, decoys=24,
-        length=length)
+        length=length, geometry=geometry(scale, 0.4, cosface_margin))
     return leak_back.recovery(recovered.template, rows[targets])
 
   return jax.jit(play)
@@ -133,7 +134,7 @@ def test_linear_heads_leak_through_rows_as_long_as_the_others():
 
 
 def test_server_returns_the_attackers_rows_after_its_steps():
-  def to_zero(table, owner, anchors, hparams):
+  def to_zero(table, owner, anchors, hparams, geometry):
     assert table.shape == (5, 2) and owner.tolist() == [0, 0, 1, 2, 2]
     return hparams["rate"] * table
 

@@ -70,7 +70,7 @@ def test_what_it_says(record):
 
 def test_the_noise_that_is_played_is_the_planned_one(played):
   algorithm = played[2]._player.algorithm
-  assert algorithm.hparams["noise_multiplier"] == pytest.approx(2.0 * (3 / 4) ** 0.5)
+  assert algorithm.hparams["aggregate"]["noise_multiplier"] == pytest.approx(2.0 * (3 / 4) ** 0.5)
 
 
 def test_private_pixels_do_not_matter_and_the_seed_decides(played, tmp_path):

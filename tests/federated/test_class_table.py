@@ -16,7 +16,7 @@ from tests.federated import toys
 
 OWNER = np.array([0, 0, 0, 1, 2, 2])
 ENDING = Ending({}, jnp.zeros((0, 1, 1, 1)), {}, jax.random.key(0))
-HPARAMS = {"correction_strength": 2.0, "correction_learning_rate": 0.1}
+HPARAMS = {"correction": {"strength": 2.0, "learning_rate": 0.1}}
 
 
 def head_of(embeddings):
@@ -99,7 +99,7 @@ def test_without_strength_the_corrected_table_is_the_private_one():
       gradient_correction("as_written", normalised=False, axis_name="clients"), where,
       toys.one_device(), steps=3)
   table = class_table.ClassTable(some_rows(where), jnp.zeros(3))
-  after, _ = correct(table, HPARAMS | {"correction_strength": 0.0})
+  after, _ = correct(table, {"correction": HPARAMS["correction"] | {"strength": 0.0}})
   chex.assert_trees_all_equal(after.class_embeddings, table.class_embeddings)
 
 

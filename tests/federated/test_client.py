@@ -75,7 +75,7 @@ def test_vectorised_clients_of_different_lengths_equal_a_loop():
   short = batches()._replace(mask=batches().mask.at[1:].set(False))
   update = client.fresh_optimizer(client.local_training(
       loss, client.optimizers("momentum"), client.JOINT))
-  hparams = {"client_learning_rate": 0.1, "head_learning_rate_scale": 2.0, "client_momentum": 0.9}
+  hparams = {"local": {"learning_rate": 0.1, "head_learning_rate_scale": 2.0, "momentum": 0.9}}
   run = lambda b: update.run(params(), (), (), IMAGES, b, hparams, jax.random.key(0)).params
   both = jax.vmap(run)(jax.tree.map(lambda *leaves: jnp.stack(leaves), short, batches()))
   for index, one in enumerate((short, batches())):
@@ -84,7 +84,7 @@ def test_vectorised_clients_of_different_lengths_equal_a_loop():
 
 
 def test_head_learning_rate_is_scaled():
-  rates = {"client_learning_rate": 0.1, "head_learning_rate_scale": 3.0}
+  rates = {"learning_rate": 0.1, "head_learning_rate_scale": 3.0}
   by_name = client.optimizers("sgd")(rates)
   grads = jnp.ones(())
   for name, expected in (("backbone", -0.1), ("head", -0.3)):
@@ -94,7 +94,7 @@ def test_head_learning_rate_is_scaled():
 
 def test_a_normalised_step_is_the_rate_times_the_norm_of_each_array_whatever_the_gradient():
   """Norms 5, 0.5 and 0 (a new bias): steps 0.5, 0.05 and 0.1 * 1e-3 along minus the gradient."""
-  rates = {"client_learning_rate": 0.1, "head_learning_rate_scale": 1.0, "client_momentum": 0.9}
+  rates = {"learning_rate": 0.1, "head_learning_rate_scale": 1.0, "momentum": 0.9}
   params = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.5, 0.0]), "bias": jnp.zeros(2)}
   optimizer = client.optimizers("normalised")(rates)["backbone"]
   for scale in (1e-3, 1.0, 1e4):
@@ -106,7 +106,7 @@ def test_a_normalised_step_is_the_rate_times_the_norm_of_each_array_whatever_the
 
 def test_momentum_of_normalised_steps_mixes_gradients_before_their_length_is_dropped():
   """Gradients (1, 0), then (0, .1): the second step follows (.9, .1)."""
-  rates = {"client_learning_rate": 0.1, "head_learning_rate_scale": 1.0, "client_momentum": 0.9}
+  rates = {"learning_rate": 0.1, "head_learning_rate_scale": 1.0, "momentum": 0.9}
   optimizer, params = client.optimizers("normalised")(rates)["backbone"], jnp.array([0.0, 1.0])
   state = optimizer.init(params)
   _, state = optimizer.update(jnp.array([1.0, 0.0]), state, params)

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from fedjax_face.algorithms.hparams import with_values
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.draws import Draws, identity_of
 from fedjax_face.federated import dp_sgd
@@ -16,7 +17,8 @@ from fedjax_face.privacy.adjacency import Adjacency
 
 ADD = Adjacency.ADD_OR_REMOVE_ONE
 EXPECTED = 4.0
-HPARAMS = {"learning_rate": 0.5, "clip_norm": 0.3, "noise_multiplier": 0.0, "average_decay": 0.0}
+HPARAMS = {"gradient": {"clip_norm": 0.3, "noise_multiplier": 0.0},
+           "optimizer": {"decay": 0.0, "of": {"learning_rate": 0.5}}}
 
 # ---- sampling ----
 
@@ -199,7 +201,7 @@ def test_a_step_is_the_clipped_sum_over_the_expected_number():
 
 @pytest.mark.parametrize("form", ["vmapped", "scanned", "ghost"])
 def test_without_noise_and_bound_a_step_is_plain_sgd(form):
-  hparams = HPARAMS | {"clip_norm": np.inf, "noise_multiplier": 0.0}
+  hparams = with_values(HPARAMS, {"gradient": {"clip_norm": np.inf, "noise_multiplier": 0.0}})
   clip = per_example.joint(ADD)
   private = dp_sgd.descent(per_example.clipped_gradient_sum(loss, clip, form), clip, None, EXPECTED,
                            sgd, None, lambda params: params)
@@ -223,8 +225,9 @@ def noise_of(descent, hparams, rounds=1500):
   def added(number):
     key = jax.random.fold_in(jax.random.key(3), number)
     after, _ = descent.step(state, DATA, EMPTY, hparams, StepKeys(key, key))
+    rate = hparams["optimizer"]["of"]["learning_rate"]
     return jnp.concatenate(jax.tree.leaves(jax.tree.map(
-        lambda old, new: (old - new) / hparams["learning_rate"], PARAMS, after.params)))
+        lambda old, new: (old - new) / rate, PARAMS, after.params)))
 
   return np.asarray(jax.lax.map(added, jnp.arange(rounds)))
 
@@ -239,7 +242,7 @@ def noise_is(standard_deviation, drawn, tolerance=4.5):
 def test_noise_on_an_empty_batch_is_what_the_sensitivity_asks_for(name):
   """On all coordinates, the tasks' weights included; three stacked sums are noised apart."""
   clip, sensitivity = CLIPS[name]
-  hparams = HPARAMS | {"noise_multiplier": 1.7}
+  hparams = with_values(HPARAMS, {"gradient": {"noise_multiplier": 1.7}})
   assert clip.sensitivity == pytest.approx(sensitivity)
   expected = 1.7 * sensitivity * .3 / EXPECTED * (np.sqrt(TASKS) if name == "stacked" else 1)
   added = noise_of(steps(clip, noise.gaussian()), hparams)
@@ -252,20 +255,20 @@ def test_half_the_noise_would_be_seen():
   half = noise.gaussian()
   half = half._replace(add=lambda total, state, stddev, key: noise.gaussian().add(
       total, state, stddev / 2, key))
-  hparams = HPARAMS | {"noise_multiplier": 1.7}
+  hparams = with_values(HPARAMS, {"gradient": {"noise_multiplier": 1.7}})
   assert not noise_is(1.7 * .3 / EXPECTED, noise_of(steps(noise_=half), hparams))
 
 
 def test_the_noise_of_a_step_follows_from_its_key():
   descent = steps(noise_=noise.gaussian())
-  hparams = HPARAMS | {"noise_multiplier": 1.0}
+  hparams = with_values(HPARAMS, {"gradient": {"noise_multiplier": 1.0}})
   first, again, other = (one_step(descent, hparams, round_number=r)[0] for r in (0, 0, 1))
   np.testing.assert_array_equal(vector(first.params), vector(again.params))
   assert (vector(first.params) != vector(other.params)).all()
 
 
 def test_signal_to_noise_is_the_sum_over_the_noise():
-  hparams = HPARAMS | {"noise_multiplier": 2.0}
+  hparams = with_values(HPARAMS, {"gradient": {"noise_multiplier": 2.0}})
   metrics = one_step(steps(noise_=noise.gaussian()), hparams)[1]
   total = sum(vector(g) * min(1, .3 / np.linalg.norm(vector(g))) for g in unit_gradients())
   assert metrics["signal_to_noise"] == pytest.approx(
@@ -274,7 +277,7 @@ def test_signal_to_noise_is_the_sum_over_the_noise():
 
 def test_the_average_forgets_slowly_but_not_at_the_start():
   descent = steps()
-  hparams = HPARAMS | {"average_decay": 0.25}
+  hparams = with_values(HPARAMS, {"optimizer": {"decay": 0.25}})
   states = [descent.init(PARAMS, hparams)]
   for number in range(3):
     states.append(one_step(descent, hparams, state=states[-1], round_number=number)[0])
@@ -290,9 +293,10 @@ def test_the_average_forgets_slowly_but_not_at_the_start():
 def test_augmentation_and_projection_are_applied():
   doubled = lambda data, key: data._replace(targets={"x": 2 * data.targets["x"]})
   kept = lambda params: params | {"weights": jnp.zeros(3)}
-  state, _ = one_step(steps(augment=doubled, project=kept), HPARAMS | {"clip_norm": np.inf})
+  unbounded = with_values(HPARAMS, {"gradient": {"clip_norm": np.inf}})
+  state, _ = one_step(steps(augment=doubled, project=kept), unbounded)
   assert not state.params["weights"].any()
-  plain, _ = one_step(steps(), HPARAMS | {"clip_norm": np.inf})
+  plain, _ = one_step(steps(), unbounded)
   moved = vector(state.params["network"]) - vector(plain.params["network"])
   rows = COHORT.examples[0][COHORT.mask[0]]
   shift = .5 / EXPECTED * 2 * np.exp(-PARAMS["weights"]) * DATA.targets["x"][rows].sum(0)
@@ -326,7 +330,7 @@ def test_other_hyperparameters_do_not_compile_again():
 
   state = descent.init(PARAMS, HPARAMS)
   for scale in (1., 2., 3.):
-    hparams = {name: jnp.float32(scale * value) for name, value in HPARAMS.items()}
+    hparams = jax.tree.map(lambda value, s=scale: jnp.float32(s * value), HPARAMS)
     state, _ = step(jax.tree.map(jnp.asarray, state), hparams, keys())
   assert len(traces) == 1
 

@@ -42,7 +42,7 @@ def test_the_noise_that_is_added_is_the_noise_on_the_ledger():
   (release,) = made.releases
   np.testing.assert_allclose(
       stddev / mechanism.sensitivity, release.event.noise_multiplier, rtol=0.03)
-  assert made.hparams["cluster_noise_multiplier"] == release.event.noise_multiplier == 1.5
+  assert made.hparams["noise_multiplier"] == release.event.noise_multiplier == 1.5
 
 
 def test_clusters_change_in_the_rounds_that_the_ledger_counts():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.algorithms import parts, registry
+from fedjax_face.algorithms.hparams import nested
 from fedjax_face.data.users import Users
 from fedjax_face.draws import Draws
 from fedjax_face.federated.client import Batch, ClientBatches
@@ -93,8 +94,7 @@ def mean_update(chosen, cohort, images):
   state = initial_state(chosen, 0, tiny.one_device())
   keys = step_keys(1, public_root(2), 0)
   after, _ = jax.jit(chosen.step)(
-      state, chosen_data(images), cohort, {k: jnp.float32(v) for k, v in chosen.hparams.items()},
-      keys)
+      state, chosen_data(images), cohort, jax.tree.map(jnp.float32, chosen.hparams), keys)
   move = jax.tree.map(jnp.subtract, after.params, state.params)
   return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(move)])
 
@@ -175,7 +175,7 @@ def test_rows_of_classes_that_a_client_does_not_hold_are_masked_from_its_loss():
   head = model.init_head(jax.random.key(1))
   others = {"backbone": model.init_backbone(jax.random.key(0)), "held": jnp.asarray(held)}
   loss = lambda head: model.loss(
-      {**others, "head": head}, batch, dict(given.hparams), jax.random.key(2))[0]
+      {**others, "head": head}, batch, nested(given.hparams), jax.random.key(2))[0]
   moved = jax.grad(loss)(head)["params"]["class_embeddings"]
   assert np.abs(moved[~held]).max() == 0 < np.abs(moved[held]).max()
   far = jax.tree.map(lambda rows: rows.at[2:].multiply(-3.0), head)

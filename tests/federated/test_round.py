@@ -18,13 +18,18 @@ from fedjax_face.privacy.clipping import UpdateClip
 from tests.federated import toys
 
 UPDATES = [(3, 4), (0.3, 0.4), (0, 0), (-6, 8)]
-HPARAMS = {"clip_norm": 1.0, "noise_multiplier": 0.0, "server_learning_rate": 1.0}
+HPARAMS = {"aggregate": {"clip_norm": 1.0, "noise_multiplier": 0.0},
+           "server": {"learning_rate": 1.0}}
+
+
+def with_aggregate(**values):
+  return HPARAMS | {"aggregate": HPARAMS["aggregate"] | values}
 
 
 def make_round(updates, aggregator, hparams=HPARAMS, chunk=1):
   return federated_round(
       client_update=toys.given_updates(updates), heads=toys.no_head(), aggregator=aggregator,
-      server_optimizer=lambda h: optax.sgd(h["server_learning_rate"]), hparams=hparams,
+      server_optimizer=lambda h: optax.sgd(h["learning_rate"]), hparams=hparams,
       mesh=toys.one_device(), clients_per_chunk=chunk)
 
 
@@ -108,7 +113,7 @@ def test_chance_is_the_logarithm_of_the_classes_weighed_like_the_loss():
       mask=np.array([[[True], [False], [False]], [[True]] * 3]))
   round_ = federated_round(
       client_update=forgetful(count), heads=toys.no_head(), aggregator=gaussian_mean(2),
-      server_optimizer=lambda h: optax.sgd(h["server_learning_rate"]), hparams=HPARAMS,
+      server_optimizer=lambda h: optax.sgd(h["learning_rate"]), hparams=HPARAMS,
       mesh=toys.one_device(), clients_per_chunk=1)
   _, metrics = run(round_, cohort)
   np.testing.assert_allclose(metrics["chance_loss"], (np.log(2) + 3 * np.log(8)) / 4, rtol=1e-6)
@@ -133,14 +138,14 @@ def test_weighted_mean_weighs_by_examples():
 
 
 def test_no_clip_no_noise_is_plain_sgd():
-  hparams = HPARAMS | {"clip_norm": np.inf}
+  hparams = with_aggregate(clip_norm=np.inf)
   state, _ = run(make_round(UPDATES, gaussian_mean(1), hparams), toys.cohort_of([3]), hparams)
   np.testing.assert_allclose(-state.params["backbone"], UPDATES[3], rtol=1e-6)
 
 
 def test_noise_of_an_empty_round_has_the_stated_deviation():
   """Std z C / K per coordinate, by chi-square; independent over rounds and coordinates."""
-  hparams, size, clients = HPARAMS | {"clip_norm": 0.5, "noise_multiplier": 3.0}, 20_000, 4
+  hparams, size, clients = with_aggregate(clip_norm=0.5, noise_multiplier=3.0), 20_000, 4
   round_ = make_round(np.zeros((4, size)), gaussian_mean(clients), hparams)
   empty = toys.cohort_of([2] * clients, clients=[-1] * clients)
   draws = [np.asarray(run(round_, empty, hparams, seed, size)[0].params["backbone"])
@@ -160,7 +165,7 @@ def test_new_hyperparameters_do_not_recompile():
   state = jax.device_put(round_.init(jax.random.key(0), jnp.zeros(2)), everywhere)
   data, cohort = Data(jnp.zeros((8, 1, 1, 1), jnp.uint8)), toys.cohort_of([0, 1, 2, 3])
   for clip_norm in (1.0, 0.5):
-    hparams = {k: jnp.float32(v) for k, v in (HPARAMS | {"clip_norm": clip_norm}).items()}
+    hparams = jax.tree.map(jnp.float32, with_aggregate(clip_norm=clip_norm))
     state, _ = traced(state, data, cohort, hparams, StepKeys(jax.random.key(1), jax.random.key(2)))
 
 
@@ -169,7 +174,8 @@ def test_a_sweep_over_hyperparameters_is_a_vmap():
   state = round_.init(jax.random.key(0), jnp.zeros(2))
   data, cohort = Data(jnp.zeros((8, 1, 1, 1), jnp.uint8)), toys.cohort_of([0, 1, 2, 3])
   keys = StepKeys(jax.random.key(1), jax.random.key(2))
-  sweep = lambda clip: round_.step(state, data, cohort, HPARAMS | {"clip_norm": clip}, keys)
+  sweep = lambda clip: round_.step(
+      state, data, cohort, with_aggregate(clip_norm=clip), keys)
   states, _ = jax.vmap(sweep)(jnp.array([1.0, 0.5]))
   np.testing.assert_allclose(-states.params["backbone"][0], (0.075, 0.5), rtol=1e-6)
   np.testing.assert_allclose(-states.params["backbone"][1], (0.075, 0.3), rtol=1e-5)

@@ -15,7 +15,7 @@ from tests.federated import toys
 RATE = 0.1
 CENTRES = jnp.array([[1.0, 0.0], [-3.0, 2.0]])  # minimum of each client's loss |w - centre|^2 / 2
 CURVATURE = jnp.array([1.0, 3.0])
-HPARAMS = {"server_learning_rate": 1.0, "proximal_weight": 0.5}
+HPARAMS = {"server": {"learning_rate": 1.0}, "local": {"drift": {"weight": 0.5}}}
 
 
 def loss(params, batch, hparams, key):
@@ -41,7 +41,7 @@ def rounds_of(update, number, steps=4, start=(0.0, 0.0), clients=(0, 1)):
   round_ = federated_round(
       client_update=update, heads=heads.fresh(lambda key: (), "shared_frame"),
       aggregator=aggregators.weighted_mean(),
-      server_optimizer=lambda h: optax.sgd(h["server_learning_rate"]), hparams=HPARAMS,
+      server_optimizer=lambda h: optax.sgd(h["learning_rate"]), hparams=HPARAMS,
       mesh=toys.one_device(), clients_per_chunk=1)
   state = round_.init(jax.random.key(0), jnp.array(start))
   keys = StepKeys(jax.random.key(0), jax.random.key(1))
@@ -107,7 +107,7 @@ def test_proximal_term_pulls_towards_the_global_backbone_by_hand():
 
 
 def test_without_weight_fedprox_is_plain_averaging(monkeypatch):
-  monkeypatch.setitem(HPARAMS, "proximal_weight", 0.0)
+  monkeypatch.setitem(HPARAMS["local"]["drift"], "weight", 0.0)
   _, expected = rounds_of(plain(), 2)
   _, state = rounds_of(client.fresh_optimizer(
       local_training(loss, client.proximal(sgd), JOINT)), 2)

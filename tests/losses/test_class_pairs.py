@@ -13,12 +13,13 @@ import pytest
 
 from fedjax_face.losses import gradient_correction, spreadout
 from fedjax_face.losses.class_pairs import Anchors, own_anchors
+from fedjax_face.models.margins import cosface_margin, geometry
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OWNER = jnp.array([0, 0, 1, 2, 1, 2, 2, 0, 3, 3, 1])
 ROWS, DIM = len(OWNER), 3
 COSINE = jnp.array([0.5, 0.6, 0.7, 0.8])
-HPARAMS = {"scale": 16.0, "margin": 0.2, "spreadout_margin": 0.6}
+HPARAMS = {"correction": {"margin": 0.6}, "head": {"scale": 16.0, "margin": 0.2}}
 
 KINDS = {
     "linear": (gradient_correction, "gradient_correction", ("as_written", False)),
@@ -29,19 +30,30 @@ KINDS = {
 }
 
 
+def lending(function):
+  """The function of the hparams of correction and head, traced, in place of the head's geometry."""
+
+  def lent(rows, owner, anchors, hparams):
+    head = hparams["head"]
+    return function(rows, owner, anchors, hparams["correction"],
+                    geometry(head["scale"], head["margin"], cosface_margin))
+
+  return lent
+
+
 def both(name, block=4, axis_name=None):
   """The value and its gradient, as one function."""
   module, factory, form = KINDS[name]
-  value = module.regulariser(*form, block=block, axis_name=axis_name)
-  gradient = getattr(module, factory)(*form, block=block, axis_name=axis_name)
+  value = lending(module.regulariser(*form, block=block, axis_name=axis_name))
+  gradient = lending(getattr(module, factory)(*form, block=block, axis_name=axis_name))
   return lambda *arguments: (value(*arguments), gradient(*arguments))
 
 
 def with_self_term(block=4, axis_name=None):
   """Both, of the linear head with its self term."""
-  value = gradient_correction.regulariser("as_written", False, block, axis_name)
-  gradient = gradient_correction.gradient_correction(
-      "as_written", False, block, axis_name, self_term=True)
+  value = lending(gradient_correction.regulariser("as_written", False, block, axis_name))
+  gradient = lending(gradient_correction.gradient_correction(
+      "as_written", False, block, axis_name, self_term=True))
   return lambda *arguments: (value(*arguments), gradient(*arguments))
 
 
@@ -177,7 +189,7 @@ def test_normalised_gradients_are_tangent_and_read_only_directions_of_anchors(na
 def test_extremes_stay_finite(name, length):
   rows = jnp.asarray(np.concatenate([length * classes()[:-2], np.full((2, DIM), length)]))
   anchors = own_anchors(rows, OWNER, jnp.array([0.0, 0.3, 0.9, 1.0]))
-  hparams = {"scale": 64.0, "margin": 0.4, "spreadout_margin": 1.0}
+  hparams = {"correction": {"margin": 1.0}, "head": {"scale": 64.0, "margin": 0.4}}
   for run in (compiled, autodiff):
     value, gradient = run(name)(rows, OWNER, anchors, hparams)
     assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
@@ -200,7 +212,8 @@ def test_hparams_are_traced():
     traces.append(1)
     return both("calibrated")(classes(), OWNER, some_anchors(), hparams)[0]
 
-  assert not np.allclose(run(HPARAMS), run(HPARAMS | {"scale": 8.0}))
+  assert not np.allclose(run(HPARAMS), run(
+      HPARAMS | {"head": HPARAMS["head"] | {"scale": 8.0}}))
   assert len(traces) == 1
 
 

@@ -8,9 +8,14 @@ import pytest
 from fedjax_face.losses.consensus import FORMS, ForeignPoints, consensus
 from fedjax_face.losses.softmax import masked_cross_entropy
 from fedjax_face.models.embedding import l2_normalise
-from fedjax_face.models.margins import cosface_margin
+from fedjax_face.models.margins import cosface_margin, geometry
 
-HPARAMS = {"scale": 30.0, "foreign_weight": 1.0, "cap_angle": 0.3, "hinge_weight": 2.0}
+HPARAMS = {"weight": 1.0, "cap_angle": 0.3, "hinge_weight": 2.0}
+
+
+def lent(scale=30.0):
+  """What a CosFace head lends."""
+  return geometry(scale, 0.4, cosface_margin)
 
 
 def points(vectors, people=None, concentration=None):
@@ -38,7 +43,7 @@ def random_case(seed=0, examples=5, foreign=7, dim=6, classes=4):
 
 
 def loss(form, embeddings, logits, labels, given, hparams=HPARAMS):
-  negatives = consensus(form)(embeddings, given, hparams) if given is not None else None
+  negatives = consensus(form)(embeddings, given, hparams, lent()) if given is not None else None
   return masked_cross_entropy(
       logits, labels, jnp.ones(len(labels), bool), negatives=negatives)[0]
 
@@ -91,10 +96,10 @@ def test_caps_of_no_width_are_points_and_wider_caps_only_push_more():
 
 def test_a_point_within_the_cap_counts_as_its_centre():
   embeddings, vectors = at_cosines([np.cos(0.2)])
-  found = consensus("v1")(embeddings, points(vectors), HPARAMS)
+  found = consensus("v1")(embeddings, points(vectors), HPARAMS, lent())
   np.testing.assert_allclose(found.log_mass, [30.0], rtol=1e-6)
   far, vectors = at_cosines([np.cos(1.0)])
-  found = consensus("v1")(far, points(vectors), HPARAMS)
+  found = consensus("v1")(far, points(vectors), HPARAMS, lent())
   np.testing.assert_allclose(found.log_mass, [30 * np.cos(0.7)], rtol=1e-5)
 
 
@@ -107,7 +112,7 @@ def test_matched_moments_of_one_concentrated_person_is_that_person():
 @pytest.mark.parametrize("form", ["v0", "v1", "v3"])
 def test_two_identical_clusters_are_one_with_log_2_more(form):
   embeddings, vectors = at_cosines([0.3])
-  mass = lambda given: consensus(form)(embeddings, given, HPARAMS).log_mass
+  mass = lambda given: consensus(form)(embeddings, given, HPARAMS, lent()).log_mass
   np.testing.assert_allclose(mass(points(np.repeat(vectors, 2, axis=0))),
                              mass(points(vectors)) + np.log(2), rtol=1e-6)
 
@@ -125,23 +130,24 @@ def test_matched_moments_weigh_a_cluster_like_the_people_it_stands_for():
   turned = 0.4 * np.eye(1, dim)[0] + np.sqrt(1 - 0.16) * np.eye(1, dim, 1)[0]
   exact = np.log(np.exp(scale * members @ turned).sum())
   given = points((mean / length)[None], [people], [length])
-  found = consensus("v3")(jnp.asarray(turned, jnp.float32)[None], given, HPARAMS | {"scale": scale})
+  found = consensus("v3")(
+      jnp.asarray(turned, jnp.float32)[None], given, HPARAMS, lent(scale))
   np.testing.assert_allclose(found.log_mass, [exact], atol=0.1)
-  wrong = consensus("v0")(jnp.asarray(turned, jnp.float32)[None], given,
-                          HPARAMS | {"scale": scale})
+  wrong = consensus("v0")(
+      jnp.asarray(turned, jnp.float32)[None], given, HPARAMS, lent(scale))
   assert abs(float(wrong.log_mass[0]) - exact) > 5
 
 
 def test_the_weight_multiplies_the_mass():
   embeddings, vectors = at_cosines([0.3, 0.1])
   mass = lambda weight: consensus("v0")(
-      embeddings, points(vectors), HPARAMS | {"foreign_weight": weight}).log_mass
+      embeddings, points(vectors), HPARAMS | {"weight": weight}, lent()).log_mass
   np.testing.assert_allclose(mass(0.1), mass(1.0) - np.log(10), rtol=1e-5)
 
 
 def test_hinge_by_hand():
   embeddings, vectors = at_cosines([0.99, 0.5])
-  found = consensus("v2")(embeddings, points(vectors), HPARAMS)
+  found = consensus("v2")(embeddings, points(vectors), HPARAMS, lent())
   np.testing.assert_allclose(found.penalty, [2 * (0.99 - np.cos(0.3)) ** 2], rtol=1e-4)
   logits, labels = jnp.asarray([[1.0, 2.0]]), jnp.zeros(1, jnp.int32)
   base = loss("v2", embeddings, logits, labels, None)

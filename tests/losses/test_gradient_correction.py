@@ -10,10 +10,11 @@ import pytest
 
 from fedjax_face.losses.class_pairs import Anchors, own_anchors
 from fedjax_face.losses.gradient_correction import gradient_correction, regulariser
+from fedjax_face.models.margins import cosface_margin, geometry
 
 OWNER = jnp.array([0, 0, 1, 2, 1, 2, 2, 0])
 COSINE = jnp.array([0.5, 0.6, 0.8])
-HPARAMS = {"scale": 10.0, "margin": 0.3}
+HEAD = {"scale": 10.0, "margin": 0.3}
 KINDS = [("as_written", False), ("as_written", True), ("calibrated", True)]
 
 
@@ -21,30 +22,41 @@ def classes(rows=8, dim=5, seed=0):
   return jnp.asarray(np.random.default_rng(seed).normal(size=(rows, dim)), jnp.float32)
 
 
+def lent(head):
+  """What CosFace at these scalars lends; nothing for a head without any."""
+  return geometry(head["scale"], head["margin"], cosface_margin) if head else None
+
+
+def lending(function):
+  """The function of scalars of the head, traced, in place of its geometry."""
+  return jax.jit(lambda rows, owner, anchors, head: function(
+      rows, owner, anchors, {}, lent(head)))
+
+
 @functools.cache
 def reg(form, normalised):
-  return jax.jit(regulariser(form, normalised, block=3))
+  return lending(regulariser(form, normalised, block=3))
 
 
 @functools.cache
 def correction(form, normalised, self_term=False):
-  return jax.jit(gradient_correction(form, normalised, block=3, self_term=self_term))
+  return lending(gradient_correction(form, normalised, block=3, self_term=self_term))
 
 
 def unit(x):
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def dense(form, normalised, rows, owner, anchors, hparams, self_term=False):
+def dense(form, normalised, rows, owner, anchors, head, self_term=False):
   """The regulariser as in the paper (or the calibrated form), over the whole M x R matrix."""
   if normalised:
     rows, frozen = unit(rows), unit(anchors.vectors)
-    scale, c = hparams["scale"], anchors.cosine[:, None]
+    scale, c = head["scale"], anchors.cosine[:, None]
     logits = scale * frozen @ rows.T
     positive = jnp.full((len(frozen), 1), scale)
     if form == "calibrated":
       logits = c * logits + scale**2 * (1 - c**2) / (2 * rows.shape[1])
-      positive = scale * (c - hparams["margin"])
+      positive = scale * (c - head["margin"])
   else:
     frozen = anchors.vectors
     logits = frozen @ rows.T
@@ -58,7 +70,7 @@ def dense(form, normalised, rows, owner, anchors, hparams, self_term=False):
 def test_value_and_gradient_equal_the_dense_form(kind):
   rows = classes()
   anchors = own_anchors(rows, OWNER, COSINE)._replace(weight=jnp.arange(1.0, 9.0))
-  arguments = (rows, OWNER, anchors, HPARAMS)
+  arguments = (rows, OWNER, anchors, HEAD)
   reference = jax.jit(jax.value_and_grad(lambda *arguments: dense(*kind, *arguments)))
   expected, slope = reference(*arguments)
   np.testing.assert_allclose(reg(*kind)(*arguments), expected, rtol=1e-5)
@@ -140,20 +152,20 @@ def isotropic():
   return rows, owner, c, jnp.asarray(features)
 
 
-HEAD = {"scale": 30.0, "margin": 0.4}
+SHARP = {"scale": 30.0, "margin": 0.4}
 
 
 def cross_mass(form, rows, owner, c):
   """Mass of foreign classes relative to the positive, for the first 8 anchors one by one."""
   def of_anchor(i):
     anchor = Anchors(rows[i][None], owner[i][None], jnp.ones(1), jnp.full(1, c))
-    return jnp.expm1(regulariser(form, True)(rows, owner, anchor, HEAD))
+    return jnp.expm1(regulariser(form, True)(rows, owner, anchor, {}, lent(SHARP)))
   return jax.jit(jax.vmap(of_anchor))(jnp.arange(8))
 
 
 def test_temperature_trap_as_written_is_inert_and_calibrated_has_the_true_cross_mass(isotropic):
   rows, owner, c, features = isotropic
-  exp = jnp.exp(HEAD["scale"] * (features @ rows.T - (c - HEAD["margin"])))
+  exp = jnp.exp(SHARP["scale"] * (features @ rows.T - (c - SHARP["margin"])))
   true = jnp.where(owner[:8, None] != owner, exp, 0).sum(axis=-1).mean(axis=0)
   assert 0.1 < true.mean() < 10
   calibrated = cross_mass("calibrated", rows, owner, c)
@@ -164,13 +176,13 @@ def test_temperature_trap_as_written_is_inert_and_calibrated_has_the_true_cross_
 def test_calibrated_form_pushes_as_features_do(isotropic):
   rows, owner, c, features = isotropic
   first = Anchors(rows[:8], owner[:8], jnp.ones(8), jnp.full(8, c))
-  got = gradient_correction("calibrated", True)(rows, owner, first, HEAD)
+  got = gradient_correction("calibrated", True)(rows, owner, first, {}, lent(SHARP))
 
   def centralised(w):
     """CosFace over the positive and the foreign classes, mean over the features of each class."""
-    logits = HEAD["scale"] * features @ unit(w).T
+    logits = SHARP["scale"] * features @ unit(w).T
     logits = jnp.where(owner[:8, None] != owner, logits, -1e30)
-    positive = jnp.full((*logits.shape[:2], 1), HEAD["scale"] * (c - HEAD["margin"]))
+    positive = jnp.full((*logits.shape[:2], 1), SHARP["scale"] * (c - SHARP["margin"]))
     return jax.nn.logsumexp(jnp.concatenate([positive, logits], -1), -1).mean(axis=0).sum()
 
   expected = jax.jit(jax.grad(centralised))(rows)
@@ -181,7 +193,7 @@ def test_calibrated_form_pushes_as_features_do(isotropic):
 
 def test_relative_precision_of_a_tiny_push():
   rows, owner = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([0, 1])
-  arguments = (rows, owner, own_anchors(rows, owner, jnp.ones(2)), {"scale": 64.0})
+  arguments = (rows, owner, own_anchors(rows, owner, jnp.ones(2)), HEAD | {"scale": 64.0})
   np.testing.assert_allclose(reg("as_written", True)(*arguments), 2 * np.exp(-64),
                              rtol=1e-5)
   np.testing.assert_allclose(correction("as_written", True)(*arguments),
@@ -213,3 +225,12 @@ def test_self_term_is_refused_where_it_means_nothing():
   anchors = Anchors(jnp.ones((3, 5)), jnp.zeros(3, jnp.int32), jnp.ones(3), jnp.ones(3))
   with pytest.raises(ValueError, match="an anchor for each of the 8 rows, not 3 anchors"):
     gradient_correction("as_written", False, self_term=True)(classes(), OWNER, anchors, {})
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_normalised_head_without_geometry_is_refused(kind):
+  rows = classes()
+  anchors = own_anchors(rows, OWNER, COSINE)
+  for factory in (gradient_correction, regulariser):
+    with pytest.raises(ValueError, match="expected the head's geometry, which cosface and arcface"):
+      factory(*kind)(rows, OWNER, anchors, {}, None)

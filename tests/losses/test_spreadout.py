@@ -47,7 +47,7 @@ def test_value_and_gradient_equal_the_dense_form(form, margin):
   reference = jax.jit(jax.value_and_grad(lambda w: dense(form, w, OWNER, anchors, margin)))
   expected_value, expected = reference(rows)
   assert expected_value > 0.01
-  value, gradient = compiled(form)(rows, OWNER, anchors, {"spreadout_margin": margin})
+  value, gradient = compiled(form)(rows, OWNER, anchors, {"margin": margin})
   np.testing.assert_allclose(value, expected_value, rtol=1e-5)
   np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
 
@@ -58,7 +58,7 @@ def test_two_classes_by_hand(form, expected, size):
   rows, owner = jnp.array([[2.0, 0.0], [0.5, 0.75**0.5]]), jnp.array([0, 1])  # 60 degrees apart
   margin = {"hinge": 1.5, "cosine": 0.3}[form]
   value, gradient = compiled(form)(
-      rows, owner, own_anchors(rows, owner, COSINE), {"spreadout_margin": margin})
+      rows, owner, own_anchors(rows, owner, COSINE), {"margin": margin})
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   # cosine rises along the other's direction less its projection, over the row's length
   tangent = np.array([[0, 0.75**0.5], [0.75, -0.5 * 0.75**0.5]]) / [[2], [1]]
@@ -70,7 +70,7 @@ def test_a_pair_is_counted_once_for_each_end_that_moves(form, margin):
   rows = classes()
   both_ends = lambda w: dense(form, w, OWNER, Anchors(w, OWNER, jnp.ones(8), jnp.ones(8)), margin)
   _, gradient = compiled(form)(
-      rows, OWNER, own_anchors(rows, OWNER, COSINE), {"spreadout_margin": margin})
+      rows, OWNER, own_anchors(rows, OWNER, COSINE), {"margin": margin})
   np.testing.assert_allclose(2 * gradient, jax.jit(jax.grad(both_ends))(rows), rtol=1e-4,
                              atol=1e-6)
 
@@ -80,7 +80,7 @@ def test_steps_spread_classes_of_different_clients(form, margin, rate):
   rows, values = classes(), []
   for _ in range(60):
     anchors = own_anchors(rows, OWNER, COSINE)
-    value, gradient = compiled(form)(rows, OWNER, anchors, {"spreadout_margin": margin})
+    value, gradient = compiled(form)(rows, OWNER, anchors, {"margin": margin})
     rows, values = rows - rate * gradient, [*values, value]
   assert values[0] > 0.001 and values[-1] < 0.2 * values[0]
 
@@ -90,7 +90,7 @@ def test_pairs_beyond_the_margin_are_left_alone(form):
   rows = jnp.concatenate([jnp.eye(3), -jnp.eye(3), jnp.eye(3)[:2]])
   owner = jnp.array([0, 1, 2, 3, 4, 5, 0, 1])
   value, gradient = compiled(form)(
-      rows, owner, own_anchors(rows, owner, jnp.ones(6)), {"spreadout_margin": 0.5})
+      rows, owner, own_anchors(rows, owner, jnp.ones(6)), {"margin": 0.5})
   assert value == 0
   np.testing.assert_array_equal(gradient, 0)
 

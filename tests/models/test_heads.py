@@ -7,6 +7,7 @@ import pytest
 
 from fedjax_face.losses.softmax import masked_cross_entropy
 from fedjax_face.models import heads
+from fedjax_face.models.heads import geometry_of
 from fedjax_face.models.margins import cosine
 from fedjax_face.models.registry import head
 
@@ -162,3 +163,22 @@ def test_hparams_are_the_scalars_accepted_at_call_time():
     params, embeddings, labels = weights(0.7, 0.1, 0.2), jnp.array([[1.0, 0.0]]), jnp.array([0])
     np.testing.assert_array_equal(module.apply(params, embeddings, labels, **module.hparams),
                                   module.apply(params, embeddings, labels))
+
+
+@pytest.mark.parametrize("name", ["cosface", "arcface"])
+def test_a_margin_head_lends_the_logits_that_it_makes(name):
+  """Of embeddings in the classes' plane, at other scalars than those that it was made with."""
+  module, own = head(name, 2, 2, **MARGIN_OPTIONS), {"margin": 0.3, "scale": 5.0}
+  lent = geometry_of(module)(own)
+  angle = jnp.array([0.2, 1.0, 2.0])
+  embeddings = jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
+  params = {"params": {"class_embeddings": jnp.eye(2)}}
+  logits = module.apply(params, embeddings, jnp.zeros(3, jnp.int32), **own)
+  np.testing.assert_allclose(lent.true_class_logit(jnp.cos(angle)), logits[:, 0], rtol=1e-5)
+  np.testing.assert_allclose(lent.scale * jnp.sin(angle), logits[:, 1], rtol=1e-5)
+
+
+def test_heads_without_a_fixed_function_of_cosines_lend_nothing():
+  assert geometry_of(head("linear", 2, 2)) is None
+  assert geometry_of(head("normalised", 2, 2)) is None
+  assert [head(name, 2, 2).normalised for name in ("linear", "normalised")] == [False, True]

@@ -196,7 +196,8 @@ def check_constant_divisor_of_steps(gradient_sum, clip, noise, expected):
   """A step with one unit moves half as far as one with two, whatever was expected."""
   steps = descent(gradient_sum, clip, noise, expected, lambda hparams: optax.sgd(1.0),
                   None, lambda params: params)
-  hparams = {"clip_norm": 1e6, "noise_multiplier": 0.0, "average_decay": 0.0}
+  hparams = {"gradient": {"clip_norm": 1e6, "noise_multiplier": 0.0},
+             "optimizer": {"decay": 0.0}}
   params, images = jnp.zeros(3), jnp.ones((4, 3))
   keys = StepKeys(jax.random.key(0), jax.random.key(1))
   for units in (1, 2, 4):

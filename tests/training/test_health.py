@@ -75,7 +75,7 @@ def test_a_loss_that_starts_above_chance_and_falls_is_fine():
 def test_a_margin_head_is_compared_with_what_it_gives_an_unknowing_embedding():
   margin = SETTING._replace(margin=1.6)
   assert said(rows([3.0] * 40), margin) == []
-  assert "ln of the classes + scale * margin: 3.9" in only_line(rows([5.0] * 40), margin)
+  assert "ln of the classes + the head's margin: 3.9" in only_line(rows([5.0] * 40), margin)
 
 
 def test_a_run_too_short_for_a_trend_is_not_judged_by_one():

@@ -12,19 +12,20 @@ import ml_collections
 import numpy as np
 import pytest
 
+from fedjax_face.algorithms.hparams import replaced
 from fedjax_face.evaluation.protocols import Metric
 from fedjax_face.privacy import budget as budgets
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.budget import Budget
 from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.training import (
-    checkpoint,
-    config,
-    loop,
-    run,
-    secret_roots,
-    streams,
-    training_set,
+  checkpoint,
+  config,
+  loop,
+  run,
+  secret_roots,
+  streams,
+  training_set,
 )
 from fedjax_face.training.evaluator import Outcome
 from fedjax_face.training.experiment import Experiment
@@ -304,7 +305,7 @@ def test_another_noise_multiplier_than_that_of_the_releases_is_refused(toy_exper
   with pytest.raises(ValueError, match="noise_multiplier=9.0, but the releases"):
     next(loop.train(algorithm, IMAGES, rounds=1, seed=0, noise_root=streams.public_root(1),
                     cohort_root=streams.public_root(0),
-                    hparams=algorithm.hparams | {"noise_multiplier": 9.0}))
+                    hparams=replaced(algorithm.hparams, {"noise_multiplier": 9.0})))
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, toy_experiment, monkeypatch):
