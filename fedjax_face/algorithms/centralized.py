@@ -71,11 +71,12 @@ def pooled_training(name: str, given: Ingredients, rows: np.ndarray) -> Algorith
     else:
       chosen = draws.first(identity, wanted, "takes part", round_number)
       drawn = chosen[draws.order(identity[chosen], "order", round_number)]
-    shape = (devices, steps, batch_size // devices)
+    # A batch is divided, so that it holds the same images on any number of devices.
+    divided = drawn.reshape(steps, devices, batch_size // devices).swapaxes(0, 1)
     return Cohort(
-        examples=rows[drawn].astype(np.int32).reshape(shape),
-        labels=label_of_row[drawn].astype(np.int32).reshape(shape),
-        mask=np.ones(shape, bool),
+        examples=rows[divided].astype(np.int32),
+        labels=label_of_row[divided].astype(np.int32),
+        mask=np.ones(divided.shape, bool),
         num_classes=np.full(devices, len(labels), np.int32),
         client=np.arange(devices, dtype=np.int32))
 

@@ -1,12 +1,15 @@
 """Every choice that a config offers runs a step; what is sent, kept and claimed is what it says."""
 
+import types
+
 import dp_accounting
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_face.algorithms import registry
+from fedjax_face.algorithms import parts, registry
+from fedjax_face.algorithms.centralized import centralized
 from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Communication, Data, StepKeys
 from fedjax_face.privacy.adjacency import Adjacency
@@ -173,3 +176,18 @@ def test_noise_stream_changes_nothing_but_the_noise():
   jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
   (a, _), (b, _) = run(build(), noise_seed=1), run(build(), noise_seed=2)
   assert any((x != y).any() for x, y in zip(backbone_of(a), backbone_of(b), strict=True))
+
+
+def test_a_centralised_batch_holds_the_same_images_on_any_number_of_devices():
+  config = tiny.config(**{"algorithm": "centralized", "hparams.noise_multiplier": None,
+                          "cohort.batch_size": 4, "cohort.steps": 3})
+  batches = {}
+  for devices in (1, 2, 4):
+    given = parts.Ingredients(config, tiny.people(), types.SimpleNamespace(size=devices))
+    cohort = centralized(given).cohort(Draws.of(3), 5)
+    assert cohort.examples.shape == cohort.labels.shape == (devices, 3, 4 // devices)
+    batches[devices] = [
+        [(image, label) for image, label in zip(examples.ravel(), labels.ravel(), strict=True)]
+        for examples, labels in zip(cohort.examples.swapaxes(0, 1), cohort.labels.swapaxes(0, 1),
+                                    strict=True)]
+  assert batches[1] == batches[2] == batches[4]
