@@ -10,12 +10,13 @@ import dp_accounting
 import optax
 from jax.sharding import Mesh
 
-from fedjax_face.algorithms import hparams
+from fedjax_face.algorithms import hparams, sections
 from fedjax_face.data import pixels
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.silos import Silos, partition
 from fedjax_face.draws import Draws
-from fedjax_face.federated import aggregators, client
+from fedjax_face.federated import client
+from fedjax_face.federated.aggregates import Aggregate
 from fedjax_face.federated.aggregators import Aggregator
 from fedjax_face.federated.algorithm import HParams
 from fedjax_face.federated.embedding_model import EmbeddingModel, embedding_model, no_augmentation
@@ -30,7 +31,6 @@ from fedjax_face.models import heads
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import accounting, calibration, noise
 from fedjax_face.privacy.adjacency import Adjacency
-from fedjax_face.privacy.clipping import UpdateClip
 from fedjax_face.privacy.ledger import Release, events_used, is_non_private
 
 Progress = Callable[[float, float], None]
@@ -176,31 +176,17 @@ def server_momentum(own: HParams) -> optax.GradientTransformation:
   return optax.sgd(own["learning_rate"], momentum=own["momentum"])
 
 
-def aggregator(options: Any, who: Participation, rounds: int) -> Aggregator:
-  """`privacy.aggregator`: `gaussian`, `adaptive`, `correlated`, `clipped`, `mean`.
+def aggregator(privacy: Any, who: Participation, rounds: int) -> Aggregator:
+  """`privacy.aggregator`, a name of `federated.aggregates`, with what it takes of `privacy`.
 
   Raises:
-    ValueError: another name, or correlated noise without an enforced separation of rounds.
+    ValueError: another name, an option out of range, or correlated noise without an enforced
+      separation of rounds.
   """
-  clip = UpdateClip(who.users_per_client, who.adjacency)
-  if options.aggregator == "gaussian":
-    return aggregators.noised_mean(clip, who.clients, noise.gaussian())
-  if options.aggregator == "adaptive":
-    return aggregators.adaptive_clip(
-        clip, who.clients, quantile=options.quantile, learning_rate=options.clip_learning_rate,
-        count_stddev_per_client=options.count_stddev_per_client)
-  if options.aggregator == "correlated":
-    if who.rounds_per_event == 1:
-      raise ValueError("privacy.aggregator=correlated needs cohort.sampling=cyclic_fixed or "
-                       "cyclic_poisson, which enforce cohort.min_separation")
-    return aggregators.noised_mean(
-        clip, who.clients, noise.correlated(options.correlated, rounds, who.rounds_per_event))
-  if options.aggregator == "clipped":
-    return aggregators.clipped_mean(clip, who.clients)
-  if options.aggregator == "mean":
-    return aggregators.weighted_mean()
-  raise ValueError(f"privacy.aggregator {options.aggregator!r} is not one of adaptive, clipped, "
-                   "correlated, gaussian, mean")
+  said = dict(privacy)
+  if "correlated" in said:
+    said["strategy"] = said["correlated"]
+  return sections.built(Aggregate, "aggregate", privacy.aggregator, said).bind(who, rounds)
 
 
 def backbone_release(chosen: Aggregator, who: Participation, own: HParams) -> Release:
