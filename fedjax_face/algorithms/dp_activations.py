@@ -26,6 +26,7 @@ from fedjax_face.federated.algorithm import (
     Measure,
     always,
 )
+from fedjax_face.federated.optimizers import adam
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import per_example
 from fedjax_face.privacy.adjacency import Adjacency
@@ -387,7 +388,7 @@ def _device_steps(system: SplitSystem, devices: Part, images: jax.Array, reply: 
 
 def _adam(hparams: HParams, side: str) -> optax.GradientTransformation:
   """Adam, with a learning rate for each side: activations differ in scale from cut to cut."""
-  return optax.adam(hparams[side]["learning_rate"])
+  return adam().transform(hparams[side])
 
 
 def _bytes(split: SplitNetwork, schedule: accounting.Schedule, labels: LabelPolicy, messages: int,

@@ -20,6 +20,7 @@ from fedjax_face.federated.aggregates import Aggregate
 from fedjax_face.federated.aggregators import Aggregator
 from fedjax_face.federated.algorithm import HParams
 from fedjax_face.federated.embedding_model import EmbeddingModel, embedding_model, no_augmentation
+from fedjax_face.federated.optimizers import momentum
 from fedjax_face.federated.participation import (
     Participation,
     participation,
@@ -173,7 +174,7 @@ def stages(options: Any) -> tuple[client.Stage, ...]:
 
 def server_momentum(own: HParams) -> optax.GradientTransformation:
   """v = mu v + g; w -= lr v."""
-  return optax.sgd(own["learning_rate"], momentum=own["momentum"])
+  return momentum().transform(own)
 
 
 def aggregator(privacy: Any, who: Participation, rounds: int) -> Aggregator:
