@@ -28,8 +28,8 @@ from fedjax_face.federated.participation import (
 )
 from fedjax_face.federated.scaffold import scaffold
 from fedjax_face.losses.consensus import Consensus, consensus
-from fedjax_face.models import heads
 from fedjax_face.models import registry as models
+from fedjax_face.models.heads import Head
 from fedjax_face.privacy import accounting, calibration, noise
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release, events_used, is_non_private
@@ -126,16 +126,19 @@ def model(config: Any, train: FaceDataset, num_classes: int) -> EmbeddingModel:
   backbone = models.backbone(
       options.backbone, options.embedding_dim, **options.get("backbone_options", {}))
   augment = pixels.random_flip if options.flip else no_augmentation
+  classifier = head(config).bind(num_classes, options.embedding_dim)
   return embedding_model(
-      backbone, head(config, num_classes), train.images.shape[1:], options.embedding_dim, augment,
+      backbone, classifier, train.images.shape[1:], options.embedding_dim, augment,
       consensus_loss(config))
 
 
-def head(config: Any, num_classes: int) -> Any:
-  """`model.head` for so many classes."""
-  options = config.model
-  scalars = {name: config.hparams[name] for name in models.head_scalars(options.head)}
-  return models.head(options.head, num_classes, options.embedding_dim, **scalars)
+def head(config: Any) -> Head:
+  """`model.head`, with its scalars of `hparams`.
+
+  Raises:
+    ValueError: another name.
+  """
+  return sections.built(Head, "head", config.model.head, config.hparams)
 
 
 def consensus_loss(config: Any) -> Consensus | None:
@@ -147,7 +150,7 @@ def consensus_loss(config: Any) -> Consensus | None:
   options, scalars = config.get("exchange"), config.hparams
   if not options:
     return None
-  if heads.geometry_of(head(config, 1)) is None:
+  if head(config).geometry is None:
     raise ValueError(f"model.head={config.model.head}: the consensus-aware loss adds to a margin "
                      "head; expected cosface or arcface")
   if not 0 < scalars.cap_angle <= math.pi / 2:

@@ -16,6 +16,7 @@ from fedjax_face.algorithms import hparams
 _KEYS: Mapping[str, str] = {
     "aggregate": "privacy.aggregator",
     "aggregate.strategy": "privacy.correlated",
+    "head": "model.head",
 }
 _SECTIONS: Mapping[str, str] = {
     "aggregate": "privacy",

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from fedjax_face.models import heads
+from fedjax_face.models.heads import Head
 from fedjax_face.models.hyperface import HyperFace, hyperface_small
 from fedjax_face.models.hyperface_resnet import HyperFaceResNet
 from fedjax_face.models.iresnet import iresnet18, iresnet50
@@ -19,6 +20,7 @@ from fedjax_face.models.mobilenet import MobileNetV2, mobile_small
 from fedjax_face.models.reddi_cnn import ReddiCNN
 from fedjax_face.models.resnet import ResNet
 from fedjax_face.models.vgg_face import VGGFace, vgg_face_small
+from fedjax_face.options import made
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
@@ -33,11 +35,11 @@ BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "vgg_face_small": vgg_face_small,
 }
 
-HEADS: Mapping[str, Callable[..., nn.Module]] = {
-    "linear": heads.Linear,
-    "normalised": heads.Normalised,
-    "cosface": heads.CosFace,
-    "arcface": heads.ArcFace,
+HEADS: Mapping[str, Callable[..., Head]] = {
+    "linear": heads.linear,
+    "normalised": heads.normalised,
+    "cosface": heads.cosface,
+    "arcface": heads.arcface,
 }
 
 TASK_NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
@@ -74,7 +76,10 @@ def head(name: str, num_classes: int, embedding_dim: int, **options: Any) -> nn.
   Raises:
     ValueError: the name or an option is unknown, or a required option is missing.
   """
-  return _make("head", HEADS, name, num_classes=num_classes, embedding_dim=embedding_dim, **options)
+  missing = [scalar for scalar in head_scalars(name) if scalar not in options]
+  if missing and not options.keys() - set(head_scalars(name)):
+    raise ValueError(f"head {name!r} needs the option {missing[0]!r}")
+  return _make("head", HEADS, name, **options).bind(num_classes, embedding_dim)
 
 
 def task_network(name: str, landmarks: int, **options: Any) -> nn.Module:
@@ -93,9 +98,7 @@ def task_network(name: str, landmarks: int, **options: Any) -> nn.Module:
 
 def head_scalars(name: str) -> tuple[str, ...]:
   """Names of the scalars that a head takes beside its sizes: `margin` and `scale`, or none."""
-  if name not in HEADS:
-    return ()
-  return tuple(field for field in ("margin", "scale") if field in _options(HEADS[name]))
+  return tuple(_options(HEADS[name])) if name in HEADS else ()
 
 
 def count_parameters(params: Any) -> int:
@@ -103,21 +106,20 @@ def count_parameters(params: Any) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _make(kind: str, table: Mapping[str, Callable[..., nn.Module]], name: str,
-          **options: Any) -> nn.Module:
+def _make(kind: str, table: Mapping[str, Callable[..., Any]], name: str, **options: Any) -> Any:
   """Looks the name up and checks the options against the factory's signature."""
   if name not in table:
     raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(table)}")
   fields = _options(table[name])
   unknown = [key for key in options if key not in fields]
   if unknown:
-    accepted = ", ".join(fields)
+    accepted = ", ".join(fields) or "none"
     raise ValueError(f"{kind} {name!r} has no option {unknown[0]!r}; it accepts {accepted}")
   missing = [key for key, parameter in fields.items()
              if parameter.default is parameter.empty and key not in options]
   if missing:
     raise ValueError(f"{kind} {name!r} needs the option {missing[0]!r}")
-  return table[name](**options)
+  return made(table[name](**options))
 
 
 def _options(factory: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
