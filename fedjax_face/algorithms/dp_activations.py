@@ -27,7 +27,6 @@ from fedjax_face.federated.algorithm import (
     always,
 )
 from fedjax_face.federated.optimizers import adam
-from fedjax_face.models import registry as models
 from fedjax_face.privacy import per_example
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import events_used
@@ -277,9 +276,7 @@ def _check(config: Any) -> None:
 
 def classifier(config: Any, train: FaceDataset) -> Classifier:
   """The config's backbone with a linear classifier for the people of `train`."""
-  options = config.model
-  backbone = models.backbone(options.backbone, options.embedding_dim, **options.backbone_options)
-  return Classifier(backbone, train.num_labels)
+  return Classifier(parts.backbone(config.model), train.num_labels)
 
 
 def _public_activations(given: Ingredients, split: SplitNetwork, device: Any,

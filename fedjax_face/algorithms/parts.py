@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import dp_accounting
+import flax.linen as nn
 import optax
 from jax.sharding import Mesh
 
@@ -123,13 +124,22 @@ def client_update(config: Any, trained: EmbeddingModel, who: Participation) -> c
 def model(config: Any, train: FaceDataset, num_classes: int) -> EmbeddingModel:
   """The config's backbone and head for images like those of `train`."""
   options = config.model
-  backbone = models.backbone(
-      options.backbone, options.embedding_dim, **options.get("backbone_options", {}))
   augment = pixels.random_flip if options.flip else no_augmentation
   classifier = head(config).bind(num_classes, options.embedding_dim)
   return embedding_model(
-      backbone, classifier, train.images.shape[1:], options.embedding_dim, augment,
+      backbone(options), classifier, train.images.shape[1:], options.embedding_dim, augment,
       consensus_loss(config))
+
+
+def backbone(options: Any) -> nn.Module:
+  """`model.backbone` with its embedding dimensions and `model.backbone_options`.
+
+  Raises:
+    ValueError: another name, or an option that it does not take or refuses.
+  """
+  with sections.keys_of_config():
+    return models.backbone(
+        options.backbone, options.embedding_dim, **options.get("backbone_options", {}))
 
 
 def head(config: Any) -> Head:

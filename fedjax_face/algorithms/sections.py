@@ -6,8 +6,9 @@ file and the table of `hparams` alone know both names.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedjax_face import options
@@ -16,10 +17,13 @@ from fedjax_face.algorithms import hparams
 _KEYS: Mapping[str, str] = {
     "aggregate": "privacy.aggregator",
     "aggregate.strategy": "privacy.correlated",
+    "backbone": "model.backbone",
+    "backbone.embedding_dim": "model.embedding_dim",
     "head": "model.head",
 }
 _SECTIONS: Mapping[str, str] = {
     "aggregate": "privacy",
+    "backbone": "model.backbone_options",
 }
 
 
@@ -40,10 +44,17 @@ def built(kind: Any, path: str, name: str, values: Mapping[str, Any]) -> Any:
     raise TypeError(f"{kind!r} is not registered as a kind")
   if name not in known.names() and ":" not in str(name):
     raise ValueError(f"{key_of(path)} {name!r} is not one of {', '.join(known.names())}")
-  try:
+  with keys_of_config():
     takes = known.find(name, path).parameters
     said = {option: values[option] for option in takes if option in values}
     return options.build(kind, {"name": name, **said}, path)
+
+
+@contextlib.contextmanager
+def keys_of_config() -> Iterator[None]:
+  """Within it, what an option is refused for names the config's key, as a plain ValueError."""
+  try:
+    yield
   except options.OptionError as error:
     raise ValueError(_PATH.sub(lambda found: key_of(found[0]), str(error), count=1)) from error
 
@@ -54,5 +65,5 @@ _PATH = re.compile(r"^[\w.]+")
 def key_of(path: str) -> str:
   """The config's key of what stands at a path in the call of a method."""
   section, _, option = path.partition(".")
-  found = hparams.key_of(path) or _KEYS.get(path)
-  return found or (f"{_SECTIONS[section]}.{option}" if section in _SECTIONS else path)
+  elsewhere = f"{_SECTIONS[section]}.{option}" if section in _SECTIONS else path
+  return hparams.key_of(path) or _KEYS.get(path, elsewhere)
