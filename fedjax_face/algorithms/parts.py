@@ -16,18 +16,18 @@ from fedjax_face.data import pixels
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.silos import Silos, partition
 from fedjax_face.draws import Draws
-from fedjax_face.federated import client
 from fedjax_face.federated.aggregates import Aggregate
 from fedjax_face.federated.aggregators import Aggregator
 from fedjax_face.federated.algorithm import HParams
+from fedjax_face.federated.client import ClientUpdate
 from fedjax_face.federated.embedding_model import EmbeddingModel, embedding_model, no_augmentation
+from fedjax_face.federated.local import Drift, Local
 from fedjax_face.federated.optimizers import momentum
 from fedjax_face.federated.participation import (
     Participation,
     participation,
     silo_participation,
 )
-from fedjax_face.federated.scaffold import scaffold
 from fedjax_face.losses.consensus import Consensus, consensus
 from fedjax_face.models import registry as models
 from fedjax_face.models.heads import Head
@@ -96,29 +96,21 @@ def client_model(given: Ingredients, who: Participation) -> EmbeddingModel:
                given.train.num_labels if everything else who.own_classes)
 
 
-def client_update(config: Any, trained: EmbeddingModel, who: Participation) -> client.ClientUpdate:
-  """`local.drift`: `none`, `fedprox` (`hparams.proximal_weight`), or `scaffold` (silos only).
+def client_update(config: Any, trained: EmbeddingModel, who: Participation) -> ClientUpdate:
+  """What a client does: the `local` section, with its scalars of `hparams`.
 
   Raises:
-    ValueError: another name, a negative weight, or control variates for clients that are drawn anew
-      every round.
+    ValueError: a name or a number that it does not take, a negative proximal weight whether it is
+      used or not, or control variates for clients that are drawn anew every round.
   """
-  drift, weight = config.local.drift, config.hparams.proximal_weight
-  if not 0 <= weight < math.inf:
-    raise ValueError(f"hparams.proximal_weight={weight}: expected a number, at least 0")
-  optimizers = client.optimizers(config.local.optimizer)
-  if drift == "none":
-    return client.fresh_optimizer(
-        client.local_training(trained.loss, optimizers, stages(config.local)))
-  if drift == "fedprox":
-    return client.fresh_optimizer(
-        client.local_training(trained.loss, client.proximal(optimizers), stages(config.local)))
-  if drift == "scaffold":
-    if not who.lasting_clients:
-      raise ValueError("local.drift=scaffold keeps a control variate of every client, and virtual "
-                       "clients are drawn anew each round: it needs a silos section")
-    return scaffold(trained.loss, optimizers, stages(config.local), who.lasting_clients)
-  raise ValueError(f"local.drift {drift!r} is not one of fedprox, none, scaffold")
+  own = hparams.nested(config.hparams).get("local", {})
+  pull = own.get("drift", {})
+  sections.built(Drift, "local.drift", "fedprox", pull)
+  drift = sections.built(Drift, "local.drift", config.local.drift, pull)
+  said = {**config.local, **own, "epochs": config.cohort.epochs,
+          "batch_size": config.cohort.batch_size, "drift": drift}
+  return sections.built(Local, "local", "local_steps", said).bind(
+      trained.loss, who.lasting_clients)
 
 
 def model(config: Any, train: FaceDataset, num_classes: int) -> EmbeddingModel:
@@ -170,19 +162,6 @@ def consensus_loss(config: Any) -> Consensus | None:
   if not 0 <= scalars.hinge_weight < math.inf:
     raise ValueError(f"hparams.hinge_weight={scalars.hinge_weight}: expected a number, at least 0")
   return consensus(options.loss)
-
-
-def stages(options: Any) -> tuple[client.Stage, ...]:
-  """`local.stages`: `joint`, or `head_first` with `local.head_steps`.
-
-  Raises:
-    ValueError: another name.
-  """
-  if options.stages == "joint":
-    return client.JOINT
-  if options.stages == "head_first":
-    return client.head_first(options.head_steps)
-  raise ValueError(f"local.stages {options.stages!r} is not one of joint, head_first")
 
 
 def server_momentum(own: HParams) -> optax.GradientTransformation:

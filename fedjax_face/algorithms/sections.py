@@ -20,6 +20,8 @@ _KEYS: Mapping[str, str] = {
     "backbone": "model.backbone",
     "backbone.embedding_dim": "model.embedding_dim",
     "head": "model.head",
+    "local.epochs": "cohort.epochs",
+    "local.batch_size": "cohort.batch_size",
 }
 _SECTIONS: Mapping[str, str] = {
     "aggregate": "privacy",
