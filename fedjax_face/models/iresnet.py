@@ -80,7 +80,7 @@ def iresnet18(embedding_dim: EmbeddingDim = 512) -> Backbone:
   Args:
     embedding_dim: D.
   """
-  return Backbone(IResNet(embedding_dim, (2, 2, 2, 2)))
+  return IResNet(embedding_dim, (2, 2, 2, 2))
 
 
 @register.backbone
@@ -90,4 +90,4 @@ def iresnet50(embedding_dim: EmbeddingDim = 512) -> Backbone:
   Args:
     embedding_dim: D.
   """
-  return Backbone(IResNet(embedding_dim, (3, 4, 14, 3)))
+  return IResNet(embedding_dim, (3, 4, 14, 3))

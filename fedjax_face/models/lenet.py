@@ -47,7 +47,7 @@ def lenet(embedding_dim: EmbeddingDim = 128, width: float = 1.0) -> Backbone:
 
   Source: LeCun et al., Proceedings of the IEEE 1998; this variant: Xu et al., CVPR 2023.
   """
-  return Backbone(LeNet(embedding_dim, width))
+  return LeNet(embedding_dim, width)
 
 
 @register.backbone
@@ -57,4 +57,4 @@ def lenet_small(embedding_dim: EmbeddingDim = 128) -> Backbone:
   Args:
     embedding_dim: D.
   """
-  return Backbone(LeNet(embedding_dim, width=0.5))
+  return LeNet(embedding_dim, width=0.5)

@@ -116,7 +116,7 @@ def mobilenet_v2(embedding_dim: EmbeddingDim = 128, width: float = 1.0,
 
   Source: Sandler et al., CVPR 2018, table 2; GroupNorm variant: Xu et al., CVPR 2023.
   """
-  return Backbone(MobileNetV2(embedding_dim, width, blocks, last_channels))
+  return MobileNetV2(embedding_dim, width, blocks, last_channels)
 
 
 @register.backbone
@@ -131,4 +131,4 @@ def mobile_small(embedding_dim: EmbeddingDim = 128, width: float = 1.0) -> Backb
 
   Source: Xu et al., CVPR 2023 (EMNIST).
   """
-  return Backbone(MobileNetV2(embedding_dim, width, MOBILENET_V2_BLOCKS[:6], last_channels=640))
+  return MobileNetV2(embedding_dim, width, MOBILENET_V2_BLOCKS[:6], last_channels=640)

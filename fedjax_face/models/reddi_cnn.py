@@ -45,4 +45,4 @@ def reddi_cnn(embedding_dim: EmbeddingDim = 128) -> Backbone:
 
   Source: Reddi et al., ICLR 2021, EMNIST character recognition network.
   """
-  return Backbone(ReddiCNN(embedding_dim))
+  return ReddiCNN(embedding_dim)

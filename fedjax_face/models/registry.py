@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from fedjax_face.models import heads
+from fedjax_face.models.backbones import Backbone
 from fedjax_face.models.heads import Head
 from fedjax_face.models.hyperface import HyperFace, hyperface_small
 from fedjax_face.models.hyperface_resnet import HyperFaceResNet
@@ -22,7 +23,7 @@ from fedjax_face.models.resnet import resnet50
 from fedjax_face.models.vgg_face import vgg_face, vgg_face_small
 from fedjax_face.options import build, made, register
 
-BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
+BACKBONES: Mapping[str, Callable[..., Backbone]] = {
     "lenet": lenet,
     "lenet_small": lenet_small,
     "reddi_cnn": reddi_cnn,
@@ -129,6 +130,6 @@ def _make(what: str, table: Mapping[str, Callable[..., Any]], name: str, **optio
   return made(build(known.of, {"name": name, **options}, what))
 
 
-def _options(factory: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
+def _options(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
   return {key: parameter for key, parameter in inspect.signature(factory).parameters.items()
           if key not in ("parent", "name")}

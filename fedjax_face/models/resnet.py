@@ -95,4 +95,4 @@ def resnet50(embedding_dim: EmbeddingDim = 128, blocks: tuple[int, ...] = (3, 4,
 
   Source: He et al., CVPR 2016, table 1; GroupNorm variant: Xu et al., CVPR 2023.
   """
-  return Backbone(ResNet(embedding_dim, blocks, channels, groups))
+  return ResNet(embedding_dim, blocks, channels, groups)

@@ -63,7 +63,7 @@ def vgg_face(embedding_dim: EmbeddingDim = 4096, hidden: Size = 4096,
 
   Source: Parkhi, Vedaldi and Zisserman, BMVC 2015, table 3.
   """
-  return Backbone(VGGFace(embedding_dim, hidden, stages))
+  return VGGFace(embedding_dim, hidden, stages)
 
 
 @register.backbone
@@ -76,4 +76,4 @@ def vgg_face_small(embedding_dim: EmbeddingDim = 128, hidden: Size = 256) -> Bac
     embedding_dim: D.
     hidden: outputs of fc6.
   """
-  return Backbone(VGGFace(embedding_dim, hidden, SMALL_STAGES))
+  return VGGFace(embedding_dim, hidden, SMALL_STAGES)

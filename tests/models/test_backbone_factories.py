@@ -44,7 +44,7 @@ def flattened(*, embedding_dim: Annotated[int, options.at_least(1)] = 4) -> Back
   Args:
     embedding_dim: D.
   """
-  return Backbone(nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(embedding_dim)]))
+  return nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(embedding_dim)])
 
 
 def part(name):
