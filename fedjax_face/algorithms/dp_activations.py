@@ -26,7 +26,7 @@ from fedjax_face.federated.algorithm import (
     Measure,
     always,
 )
-from fedjax_face.models import registry as models
+from fedjax_face.federated.optimizers import adam
 from fedjax_face.privacy import per_example
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import events_used
@@ -276,9 +276,7 @@ def _check(config: Any) -> None:
 
 def classifier(config: Any, train: FaceDataset) -> Classifier:
   """The config's backbone with a linear classifier for the people of `train`."""
-  options = config.model
-  backbone = models.backbone(options.backbone, options.embedding_dim, **options.backbone_options)
-  return Classifier(backbone, train.num_labels)
+  return Classifier(parts.backbone(config.model), train.num_labels)
 
 
 def _public_activations(given: Ingredients, split: SplitNetwork, device: Any,
@@ -387,7 +385,7 @@ def _device_steps(system: SplitSystem, devices: Part, images: jax.Array, reply: 
 
 def _adam(hparams: HParams, side: str) -> optax.GradientTransformation:
   """Adam, with a learning rate for each side: activations differ in scale from cut to cut."""
-  return optax.adam(hparams[side]["learning_rate"])
+  return adam().transform(hparams[side])
 
 
 def _bytes(split: SplitNetwork, schedule: accounting.Schedule, labels: LabelPolicy, messages: int,

@@ -30,6 +30,6 @@ def correction(config: Any, axis_name: str | None = None) -> Correction:
     config: with sections `correction` and `model`.
     axis_name: mesh axis over which the class embeddings are divided, or None.
   """
-  options, normalised = config.correction, parts.head(config, 1).normalised
+  options, normalised = config.correction, parts.head(config).normalised
   return gradient_correction(
       options.form, normalised, options.block, axis_name, self_term=not normalised)

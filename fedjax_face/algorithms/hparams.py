@@ -49,6 +49,11 @@ PATHS: Mapping[str, str] = {
 _KEYS = {path.replace("CLIPS", clips): key for key, path in PATHS.items() for clips in CLIPS}
 
 
+def key_of(path: str) -> str | None:
+  """The config's key, "hparams.clip_norm", of a path in the nested mapping; None if it has none."""
+  return f"hparams.{_KEYS[path]}" if path in _KEYS else None
+
+
 def nested(section: Mapping[str, Any], clips: str = "aggregate") -> dict[str, Any]:
   """The mapping that the parts read.
 

@@ -7,30 +7,32 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import dp_accounting
+import flax.linen as nn
 import optax
 from jax.sharding import Mesh
 
-from fedjax_face.algorithms import hparams
+from fedjax_face.algorithms import hparams, sections
 from fedjax_face.data import pixels
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.silos import Silos, partition
 from fedjax_face.draws import Draws
-from fedjax_face.federated import aggregators, client
+from fedjax_face.federated.aggregates import Aggregate
 from fedjax_face.federated.aggregators import Aggregator
 from fedjax_face.federated.algorithm import HParams
+from fedjax_face.federated.client import ClientUpdate
 from fedjax_face.federated.embedding_model import EmbeddingModel, embedding_model, no_augmentation
+from fedjax_face.federated.local import Drift, Local
+from fedjax_face.federated.optimizers import momentum
 from fedjax_face.federated.participation import (
     Participation,
     participation,
     silo_participation,
 )
-from fedjax_face.federated.scaffold import scaffold
 from fedjax_face.losses.consensus import Consensus, consensus
-from fedjax_face.models import heads
 from fedjax_face.models import registry as models
+from fedjax_face.models.heads import Head
 from fedjax_face.privacy import accounting, calibration, noise
 from fedjax_face.privacy.adjacency import Adjacency
-from fedjax_face.privacy.clipping import UpdateClip
 from fedjax_face.privacy.ledger import Release, events_used, is_non_private
 
 Progress = Callable[[float, float], None]
@@ -94,47 +96,51 @@ def client_model(given: Ingredients, who: Participation) -> EmbeddingModel:
                given.train.num_labels if everything else who.own_classes)
 
 
-def client_update(config: Any, trained: EmbeddingModel, who: Participation) -> client.ClientUpdate:
-  """`local.drift`: `none`, `fedprox` (`hparams.proximal_weight`), or `scaffold` (silos only).
+def client_update(config: Any, trained: EmbeddingModel, who: Participation) -> ClientUpdate:
+  """What a client does: the `local` section, with its scalars of `hparams`.
 
   Raises:
-    ValueError: another name, a negative weight, or control variates for clients that are drawn anew
-      every round.
+    ValueError: a name or a number that it does not take, a negative proximal weight whether it is
+      used or not, or control variates for clients that are drawn anew every round.
   """
-  drift, weight = config.local.drift, config.hparams.proximal_weight
-  if not 0 <= weight < math.inf:
-    raise ValueError(f"hparams.proximal_weight={weight}: expected a number, at least 0")
-  optimizers = client.optimizers(config.local.optimizer)
-  if drift == "none":
-    return client.fresh_optimizer(
-        client.local_training(trained.loss, optimizers, stages(config.local)))
-  if drift == "fedprox":
-    return client.fresh_optimizer(
-        client.local_training(trained.loss, client.proximal(optimizers), stages(config.local)))
-  if drift == "scaffold":
-    if not who.lasting_clients:
-      raise ValueError("local.drift=scaffold keeps a control variate of every client, and virtual "
-                       "clients are drawn anew each round: it needs a silos section")
-    return scaffold(trained.loss, optimizers, stages(config.local), who.lasting_clients)
-  raise ValueError(f"local.drift {drift!r} is not one of fedprox, none, scaffold")
+  own = hparams.nested(config.hparams).get("local", {})
+  pull = own.get("drift", {})
+  sections.built(Drift, "local.drift", "fedprox", pull)
+  drift = sections.built(Drift, "local.drift", config.local.drift, pull)
+  said = {**config.local, **own, "epochs": config.cohort.epochs,
+          "batch_size": config.cohort.batch_size, "drift": drift}
+  return sections.built(Local, "local", "local_steps", said).bind(
+      trained.loss, who.lasting_clients)
 
 
 def model(config: Any, train: FaceDataset, num_classes: int) -> EmbeddingModel:
   """The config's backbone and head for images like those of `train`."""
   options = config.model
-  backbone = models.backbone(
-      options.backbone, options.embedding_dim, **options.get("backbone_options", {}))
   augment = pixels.random_flip if options.flip else no_augmentation
+  classifier = head(config).bind(num_classes, options.embedding_dim)
   return embedding_model(
-      backbone, head(config, num_classes), train.images.shape[1:], options.embedding_dim, augment,
+      backbone(options), classifier, train.images.shape[1:], options.embedding_dim, augment,
       consensus_loss(config))
 
 
-def head(config: Any, num_classes: int) -> Any:
-  """`model.head` for so many classes."""
-  options = config.model
-  scalars = {name: config.hparams[name] for name in models.head_scalars(options.head)}
-  return models.head(options.head, num_classes, options.embedding_dim, **scalars)
+def backbone(options: Any) -> nn.Module:
+  """`model.backbone` with its embedding dimensions and `model.backbone_options`.
+
+  Raises:
+    ValueError: another name, or an option that it does not take or refuses.
+  """
+  with sections.keys_of_config():
+    return models.backbone(
+        options.backbone, options.embedding_dim, **options.get("backbone_options", {}))
+
+
+def head(config: Any) -> Head:
+  """`model.head`, with its scalars of `hparams`.
+
+  Raises:
+    ValueError: another name.
+  """
+  return sections.built(Head, "head", config.model.head, config.hparams)
 
 
 def consensus_loss(config: Any) -> Consensus | None:
@@ -146,7 +152,7 @@ def consensus_loss(config: Any) -> Consensus | None:
   options, scalars = config.get("exchange"), config.hparams
   if not options:
     return None
-  if heads.geometry_of(head(config, 1)) is None:
+  if head(config).geometry is None:
     raise ValueError(f"model.head={config.model.head}: the consensus-aware loss adds to a margin "
                      "head; expected cosface or arcface")
   if not 0 < scalars.cap_angle <= math.pi / 2:
@@ -158,49 +164,22 @@ def consensus_loss(config: Any) -> Consensus | None:
   return consensus(options.loss)
 
 
-def stages(options: Any) -> tuple[client.Stage, ...]:
-  """`local.stages`: `joint`, or `head_first` with `local.head_steps`.
-
-  Raises:
-    ValueError: another name.
-  """
-  if options.stages == "joint":
-    return client.JOINT
-  if options.stages == "head_first":
-    return client.head_first(options.head_steps)
-  raise ValueError(f"local.stages {options.stages!r} is not one of joint, head_first")
-
-
 def server_momentum(own: HParams) -> optax.GradientTransformation:
   """v = mu v + g; w -= lr v."""
-  return optax.sgd(own["learning_rate"], momentum=own["momentum"])
+  return momentum().transform(own)
 
 
-def aggregator(options: Any, who: Participation, rounds: int) -> Aggregator:
-  """`privacy.aggregator`: `gaussian`, `adaptive`, `correlated`, `clipped`, `mean`.
+def aggregator(privacy: Any, who: Participation, rounds: int) -> Aggregator:
+  """`privacy.aggregator`, a name of `federated.aggregates`, with what it takes of `privacy`.
 
   Raises:
-    ValueError: another name, or correlated noise without an enforced separation of rounds.
+    ValueError: another name, an option out of range, or correlated noise without an enforced
+      separation of rounds.
   """
-  clip = UpdateClip(who.users_per_client, who.adjacency)
-  if options.aggregator == "gaussian":
-    return aggregators.noised_mean(clip, who.clients, noise.gaussian())
-  if options.aggregator == "adaptive":
-    return aggregators.adaptive_clip(
-        clip, who.clients, quantile=options.quantile, learning_rate=options.clip_learning_rate,
-        count_stddev_per_client=options.count_stddev_per_client)
-  if options.aggregator == "correlated":
-    if who.rounds_per_event == 1:
-      raise ValueError("privacy.aggregator=correlated needs cohort.sampling=cyclic_fixed or "
-                       "cyclic_poisson, which enforce cohort.min_separation")
-    return aggregators.noised_mean(
-        clip, who.clients, noise.correlated(options.correlated, rounds, who.rounds_per_event))
-  if options.aggregator == "clipped":
-    return aggregators.clipped_mean(clip, who.clients)
-  if options.aggregator == "mean":
-    return aggregators.weighted_mean()
-  raise ValueError(f"privacy.aggregator {options.aggregator!r} is not one of adaptive, clipped, "
-                   "correlated, gaussian, mean")
+  said = dict(privacy)
+  if "correlated" in said:
+    said["strategy"] = said["correlated"]
+  return sections.built(Aggregate, "aggregate", privacy.aggregator, said).bind(who, rounds)
 
 
 def backbone_release(chosen: Aggregator, who: Participation, own: HParams) -> Release:

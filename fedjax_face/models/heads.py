@@ -8,12 +8,15 @@ recompiling are listed in the head's `hparams` and are accepted at call time:
 A head says whether it is `normalised`, that is compares directions alone. One whose logits are a
 fixed function of cosines lends it as `geometry`; a head without this attribute has no such function
 to lend.
+
+`linear`, `normalised`, `cosface` and `arcface` make heads as parts: chosen before the classes are
+known, and bound to their number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,6 +24,7 @@ import jax.numpy as jnp
 
 from fedjax_face.models import margins
 from fedjax_face.models.margins import HeadGeometry, Scalar
+from fedjax_face.options import Traced, register
 
 # Standard deviation of the class embeddings of cosine heads at the start, as in InsightFace.
 COSINE_INIT_STD = 0.01
@@ -176,3 +180,71 @@ class ArcFace(_MarginHead):
   def with_margin(self, target_cosine: jax.Array, margin: Scalar) -> jax.Array:
     """cos(theta + margin)."""
     return margins.arcface_margin(target_cosine, margin)
+
+
+class Head(NamedTuple):
+  """A form of head, before the classes are known.
+
+  Attributes:
+    bind: (number of classes C, embedding dimensions D) -> module: embeddings float [B, D] and
+      labels int [B] -> logits float [B, C].
+  """
+
+  bind: Callable[[int, int], nn.Module]
+
+  @property
+  def normalised(self) -> bool:
+    """Whether it compares directions alone."""
+    return self.bind(1, 1).normalised
+
+  @property
+  def geometry(self) -> HeadGeometry | None:
+    """What it lends to losses and corrections beside it; None of one that has nothing to lend."""
+    return geometry_of(self.bind(1, 1))
+
+
+register.kind(Head)
+
+
+@register.head
+def linear() -> Head:
+  """Logits of raw embeddings, without bias; see `Linear`.
+
+  Source: Xu et al., CVPR 2023 (DP-FedEmb), the head of a virtual client.
+  """
+  return Head(Linear)
+
+
+@register.head
+def normalised() -> Head:
+  """Cosine logits times a trained scale; see `Normalised`.
+
+  Source: Xu et al., CVPR 2023 (DP-FedEmb), the normalised option.
+  """
+  return Head(Normalised)
+
+
+@register.head
+def cosface(*, margin: Traced = 0.35, scale: Traced = 16.0) -> Head:
+  """Large-margin cosine head: s (cos theta_y - m) for the true class; see `CosFace`.
+
+  Args:
+    margin: m, taken from the true class's cosine; sensible in [0, 1).
+    scale: s, of all cosines; sensible above 0.
+
+  Source: Wang et al., CVPR 2018 (CosFace), equation 4.
+  """
+  return Head(lambda classes, dim: CosFace(classes, dim, margin=margin, scale=scale))
+
+
+@register.head
+def arcface(*, margin: Traced = 0.35, scale: Traced = 16.0) -> Head:
+  """Additive angular margin head: s cos(theta_y + m) for the true class; see `ArcFace`.
+
+  Args:
+    margin: m, radians, added to the angle to the true class; sensible in [0, pi/2).
+    scale: s, of all cosines; sensible above 0.
+
+  Source: Deng et al., CVPR 2019 (ArcFace), equation 3.
+  """
+  return Head(lambda classes, dim: ArcFace(classes, dim, margin=margin, scale=scale))

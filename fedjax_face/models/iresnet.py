@@ -5,9 +5,11 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
+from fedjax_face.models.backbones import Backbone, EmbeddingDim
 from fedjax_face.models.convolution import Conv
 from fedjax_face.models.embedding import require_images
 from fedjax_face.models.normalisation import GroupNorm, PReLU
+from fedjax_face.options import register
 
 _SIDES = ((1, 1), (1, 1))
 
@@ -71,11 +73,21 @@ class IResNet(nn.Module):
     return nn.Dense(self.embedding_dim, name="embedding")(x)
 
 
-def iresnet18(embedding_dim: int = 512) -> IResNet:
-  """iResNet-18 with GroupNorm: two blocks a stage."""
+@register.backbone
+def iresnet18(embedding_dim: EmbeddingDim = 512) -> Backbone:
+  """iResNet-18 with GroupNorm: two blocks a stage; see `IResNet`.
+
+  Args:
+    embedding_dim: D.
+  """
   return IResNet(embedding_dim, (2, 2, 2, 2))
 
 
-def iresnet50(embedding_dim: int = 512) -> IResNet:
-  """iResNet-50 with GroupNorm: 3, 4, 14 and 3 blocks."""
+@register.backbone
+def iresnet50(embedding_dim: EmbeddingDim = 512) -> Backbone:
+  """iResNet-50 with GroupNorm: 3, 4, 14 and 3 blocks; see `IResNet`.
+
+  Args:
+    embedding_dim: D.
+  """
   return IResNet(embedding_dim, (3, 4, 14, 3))

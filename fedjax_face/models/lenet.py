@@ -5,9 +5,11 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
+from fedjax_face.models.backbones import Backbone, EmbeddingDim
 from fedjax_face.models.convolution import ConvReluMaxPool
 from fedjax_face.models.dense import Dense
 from fedjax_face.models.embedding import require_images
+from fedjax_face.options import register
 
 
 class LeNet(nn.Module):
@@ -35,7 +37,21 @@ class LeNet(nn.Module):
     return Dense(self.embedding_dim, name="embedding")(x)
 
 
-def lenet_small(embedding_dim: int = 128) -> LeNet:
+@register.backbone
+def lenet(embedding_dim: EmbeddingDim = 128, width: float = 1.0) -> Backbone:
+  """Two 5x5 convolutions and one linear layer; see `LeNet`.
+
+  Args:
+    embedding_dim: D.
+    width: of the convolutions, in units of the published 32 and 64 channels; above 0.
+
+  Source: LeCun et al., Proceedings of the IEEE 1998; this variant: Xu et al., CVPR 2023.
+  """
+  return LeNet(embedding_dim, width)
+
+
+@register.backbone
+def lenet_small(embedding_dim: EmbeddingDim = 128) -> Backbone:
   """LeNet with 16 and 32 channels: 214,080 parameters for 28x28x1 images and 128 dimensions.
 
   Args:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
+from fedjax_face.models.backbones import Backbone, EmbeddingDim, Size
 from fedjax_face.models.convolution import Conv
 from fedjax_face.models.embedding import require_images
 from fedjax_face.models.normalisation import GroupNorm
+from fedjax_face.options import register
 
 # (expansion, channels, stride) of every inverted residual block.
 MOBILENET_V2_BLOCKS = (
@@ -100,7 +102,25 @@ class MobileNetV2(nn.Module):
     return nn.Dense(self.embedding_dim, name="embedding")(x.mean((1, 2)))
 
 
-def mobile_small(embedding_dim: int = 128, width: float = 1.0) -> MobileNetV2:
+@register.backbone
+def mobilenet_v2(embedding_dim: EmbeddingDim = 128, width: float = 1.0,
+                 blocks: tuple[tuple[Size, Size, Size], ...] = MOBILENET_V2_BLOCKS,
+                 last_channels: Size = 1280) -> Backbone:
+  """MobileNetV2 with GroupNorm; see `MobileNetV2`.
+
+  Args:
+    embedding_dim: D.
+    width: channel multiplier, above 0; counts are rounded to multiples of 8.
+    blocks: (expansion, channels, stride) of every inverted residual block.
+    last_channels: channels of the last 1x1 convolution; scaled by `width` only above 1.
+
+  Source: Sandler et al., CVPR 2018, table 2; GroupNorm variant: Xu et al., CVPR 2023.
+  """
+  return MobileNetV2(embedding_dim, width, blocks, last_channels)
+
+
+@register.backbone
+def mobile_small(embedding_dim: EmbeddingDim = 128, width: float = 1.0) -> Backbone:
   """The first six blocks of MobileNetV2 and a last convolution of 640 channels.
 
   158,720 parameters for 1 input channel and 128 embedding dimensions.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
+from fedjax_face.models.backbones import Backbone, EmbeddingDim
 from fedjax_face.models.convolution import Conv, ConvReluMaxPool
 from fedjax_face.models.dense import Dense
 from fedjax_face.models.embedding import require_images
+from fedjax_face.options import register
 
 
 class ReddiCNN(nn.Module):
@@ -32,3 +34,15 @@ class ReddiCNN(nn.Module):
     x = ConvReluMaxPool(64, (3, 3), "VALID", name="conv1")(x)
     x = x.reshape(x.shape[0], -1)
     return nn.relu(Dense(self.embedding_dim, name="embedding")(x))
+
+
+@register.backbone
+def reddi_cnn(embedding_dim: EmbeddingDim = 128) -> Backbone:
+  """Two 3x3 convolutions and a dense layer with ReLU; see `ReddiCNN`.
+
+  Args:
+    embedding_dim: D.
+
+  Source: Reddi et al., ICLR 2021, EMNIST character recognition network.
+  """
+  return ReddiCNN(embedding_dim)

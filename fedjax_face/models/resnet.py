@@ -5,10 +5,12 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
+from fedjax_face.models.backbones import Backbone, EmbeddingDim, Size
 from fedjax_face.models.convolution import Conv
 from fedjax_face.models.embedding import require_images
 from fedjax_face.models.normalisation import GroupNorm
 from fedjax_face.models.pooling import max_pool
+from fedjax_face.options import register
 
 
 class ConvNorm(nn.Module):
@@ -78,3 +80,19 @@ class ResNet(nn.Module):
         x = Bottleneck(self.channels * 2**stage, stride, self.groups,
                         name=f"stage{stage}_block{index}")(x)
     return nn.Dense(self.embedding_dim, name="embedding")(x.mean((1, 2)))
+
+
+@register.backbone
+def resnet50(embedding_dim: EmbeddingDim = 128, blocks: tuple[int, ...] = (3, 4, 6, 3),
+             channels: Size = 64, groups: Size = 32) -> Backbone:
+  """ResNet-50 with GroupNorm, or one of other sizes; see `ResNet`.
+
+  Args:
+    embedding_dim: D.
+    blocks: number of blocks of every stage.
+    channels: channels of the first stage's 3x3 convolutions; doubled from stage to stage.
+    groups: GroupNorm groups.
+
+  Source: He et al., CVPR 2016, table 1; GroupNorm variant: Xu et al., CVPR 2023.
+  """
+  return ResNet(embedding_dim, blocks, channels, groups)

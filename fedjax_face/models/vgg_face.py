@@ -5,9 +5,11 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
+from fedjax_face.models.backbones import Backbone, EmbeddingDim, Size
 from fedjax_face.models.convolution import Conv, ConvReluMaxPool
 from fedjax_face.models.dense import Dense
 from fedjax_face.models.embedding import require_images
+from fedjax_face.options import register
 
 # Channels of the 3x3 convolutions of every stage; a stage ends with 2x2 max-pooling.
 VGG_FACE_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -49,7 +51,23 @@ class VGGFace(nn.Module):
     return nn.relu(Dense(self.embedding_dim, name="fc7")(x))
 
 
-def vgg_face_small(embedding_dim: int = 128, hidden: int = 256) -> VGGFace:
+@register.backbone
+def vgg_face(embedding_dim: EmbeddingDim = 4096, hidden: Size = 4096,
+             stages: tuple[tuple[Size, ...], ...] = VGG_FACE_STAGES) -> Backbone:
+  """The 16-layer network of VGG-Face up to fc7; see `VGGFace`.
+
+  Args:
+    embedding_dim: D, outputs of fc7.
+    hidden: outputs of fc6.
+    stages: channels of the convolutions of every stage.
+
+  Source: Parkhi, Vedaldi and Zisserman, BMVC 2015, table 3.
+  """
+  return VGGFace(embedding_dim, hidden, stages)
+
+
+@register.backbone
+def vgg_face_small(embedding_dim: EmbeddingDim = 128, hidden: Size = 256) -> Backbone:
   """VGG-Face with six convolutions of 32 to 128 channels and four poolings.
 
   700,224 parameters for 32x32x3 images and 128 embedding dimensions, 1,093,440 for 64x64x3.
