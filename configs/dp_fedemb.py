@@ -145,14 +145,14 @@ def synthetic() -> ml_collections.ConfigDict:
       "name": "synthetic_faces", "num_people": 100_000, "evaluation_people": 400,
       "images_per_person": 4, "size": 28, "seed": 11, "grayscale": True, "on_demand": True,
       "public": {"name": "synthetic_faces", "num_people": 500, "images_per_person": 8,
-                 "size": 28, "seed": 2, "grayscale": True},
+                 "size": 28, "seed": 2, "grayscale": True, "domain": "studio"},
   }
   config.rounds = 20
   config.model.backbone = "lenet_small"
   config.pretrain = _public_start(rounds=40)
   config.cohort.update({"virtual_clients": 192, "users_per_client": 8, "epochs": 1, "steps": 48})
   config.hparams.update({"client_learning_rate": 0.005, "margin": 0.35, "clip_norm": 0.7,
-                         "server_learning_rate": 0.05})
+                         "server_learning_rate": 0.1})
   config.privacy.update({"epsilon": 0.5, "delta": 1e-6})
   config.evaluation.update({"protocols": ("recall_all_pairs",), "fars": (1e-1, 1e-2), "every": 5,
                             "headline": ("recall_all_pairs@far=0.1", "recall_all_pairs/auc")})
@@ -168,7 +168,7 @@ def heads() -> ml_collections.ConfigDict:
   config = synthetic()
   config.data.update({"num_people": 1000, "evaluation_people": 200, "seed": 1,
                       "on_demand": False})
-  config.data.public.num_people = 300
+  config.data.public.update({"num_people": 300, "domain": "street"})
   config.rounds = 20
   config.pretrain.rounds = 24
   config.cohort.virtual_clients = 8

@@ -90,18 +90,20 @@ def whole_set(section: str, options: dict[str, Any]) -> tuple[FaceDataset, tuple
 
 
 def _synthetic_faces(draws, *, num_people: int, evaluation_people: int, images_per_person: int,
-                     size: int, seed: int = 0, grayscale: bool = False,
-                     on_demand: bool = False) -> Sources:
+                     size: int, seed: int = 0, grayscale: bool = False, on_demand: bool = False,
+                     domain: str = "street") -> Sources:
   """The first `num_people` rendered people train, the next `evaluation_people` evaluate.
 
   `on_demand` renders a training image when a round asks for it, again in every round that does.
+  `domain` is what the photographs are like: `street` or `studio`.
   """
   del draws
   train, _ = _whole_synthetic(num_people=num_people, images_per_person=images_per_person,
-                              size=size, seed=seed, grayscale=grayscale, on_demand=on_demand)
+                              size=size, seed=seed, grayscale=grayscale, on_demand=on_demand,
+                              domain=domain)
   evaluation, _ = _whole_synthetic(num_people=evaluation_people, first_person=num_people,
                                    images_per_person=images_per_person, size=size, seed=seed,
-                                   grayscale=grayscale)
+                                   grayscale=grayscale, domain=domain)
   return _disjoint(train, evaluation)
 
 
@@ -172,15 +174,19 @@ def _digiface(draws, *, test_fraction: float, **options) -> Sources:
 
 
 def _whole_synthetic(*, num_people: int, images_per_person: int, size: int, seed: int = 0,
-                     first_person: int = 0, grayscale: bool = False,
-                     on_demand: bool = False) -> _Whole:
+                     first_person: int = 0, grayscale: bool = False, on_demand: bool = False,
+                     domain: str = "street") -> _Whole:
   from fedjax_face.data import synthetic_faces  # a renderer: slow to import
+  from fedjax_face.data.rendering.variation import DOMAINS
+  if domain not in DOMAINS:
+    raise ValueError(f"domain={domain!r}: expected one of {', '.join(DOMAINS)}")
   make = synthetic_faces.rendered_faces if on_demand else synthetic_faces.synthetic_faces
   dataset = make(num_people, images_per_person, size, seed, first_person=first_person,
-                 grayscale=grayscale)
+                 grayscale=grayscale, variation=DOMAINS[domain])
   people = range(first_person, first_person + num_people)
   names = tuple(f"world{seed}-person{p}" for p in people)
-  return dataclasses.replace(dataset, name=f"{dataset.name}_world{seed}", names=names), ()
+  where = "" if domain == "street" else f"_{domain}"
+  return dataclasses.replace(dataset, name=f"{dataset.name}_world{seed}{where}", names=names), ()
 
 
 def _whole_femnist(*, path: str | None = None, num_writers: int | None = None) -> _Whole:

@@ -13,7 +13,7 @@ import numpy as np
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.rendering.identity import sample_identities
 from fedjax_face.data.rendering.renderer import Picture, render
-from fedjax_face.data.rendering.variation import DEFAULT_VARIATION, Variation, sample_shots
+from fedjax_face.data.rendering.variation import STREET, Variation, sample_shots
 
 MIN_SIZE, MAX_SIZE = 28, 227
 _PIXELS_PER_CHUNK = 2 ** 18
@@ -22,7 +22,7 @@ _LUMINANCE = np.array([.2126, .7152, .0722], np.float32)    # of linear RGB
 
 def synthetic_faces(num_people: int, images_per_person: int, size: int, seed: int, *,
                     first_person: int = 0, grayscale: bool = False, workers: int | None = None,
-                    variation: Variation = DEFAULT_VARIATION) -> FaceDataset:
+                    variation: Variation = STREET) -> FaceDataset:
   """Renders a data set of people who do not exist.
 
   Each person is a head geometry, colours and a hair cut; each image varies pose, light, expression,
@@ -122,18 +122,19 @@ class RenderedImages:
   asked for from any thread.
 
   Args:
-    num_people, images_per_person, size, seed, first_person, grayscale: as of `synthetic_faces`.
+    num_people, images_per_person, size, seed, first_person, grayscale, variation: as of
+      `synthetic_faces`.
   """
 
   dtype = np.dtype(np.uint8)
   ndim = 4
 
   def __init__(self, num_people: int, images_per_person: int, size: int, seed: int, *,
-               first_person: int = 0, grayscale: bool = False):
+               first_person: int = 0, grayscale: bool = False, variation: Variation = STREET):
     _check(num_people, images_per_person, size, seed, first_person)
     self.shape = (num_people * images_per_person, size, size, 1 if grayscale else 3)
     self._per_person, self._seed, self._first = images_per_person, seed, first_person
-    self._size, self._grayscale = size, grayscale
+    self._size, self._grayscale, self._variation = size, grayscale, variation
 
   def __len__(self) -> int:
     return self.shape[0]
@@ -149,7 +150,7 @@ class RenderedImages:
     wanted, place = np.unique(rows, return_inverse=True)
     pictures, _, _ = _photograph(self._first + wanted // self._per_person,
                                  wanted % self._per_person, self._size, self._seed,
-                                 self._grayscale, None, DEFAULT_VARIATION)
+                                 self._grayscale, None, self._variation)
     return pictures.image[place.reshape(rows.shape)]
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -157,13 +158,15 @@ class RenderedImages:
 
 
 def rendered_faces(num_people: int, images_per_person: int, size: int, seed: int, *,
-                   first_person: int = 0, grayscale: bool = False) -> FaceDataset:
+                   first_person: int = 0, grayscale: bool = False,
+                   variation: Variation = STREET) -> FaceDataset:
   """The people of `synthetic_faces`, their images rendered when asked for and without annotation.
 
   Args:
-    num_people, images_per_person, size, seed, first_person, grayscale: as of `synthetic_faces`.
+    num_people, images_per_person, size, seed, first_person, grayscale, variation: as of
+      `synthetic_faces`.
   """
-  images: Any = RenderedImages(num_people, images_per_person, size, seed,
+  images: Any = RenderedImages(num_people, images_per_person, size, seed, variation=variation,
                                first_person=first_person, grayscale=grayscale)
   label = np.repeat(np.arange(num_people, dtype=np.int32), images_per_person)
   return FaceDataset(name=f"synthetic_faces_{size}", images=images, label=label,

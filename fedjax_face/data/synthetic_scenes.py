@@ -12,7 +12,7 @@ from fedjax_face.data.photographs import Photographs
 from fedjax_face.data.rendering.clutter import clutter
 from fedjax_face.data.rendering.cutout import Cutouts, cut_out
 from fedjax_face.data.rendering.identity import sample_identities
-from fedjax_face.data.rendering.variation import DEFAULT_VARIATION, Variation, sample_shots
+from fedjax_face.data.rendering.variation import STREET, Variation, sample_shots
 
 MIN_SIZE = 48
 _LARGEST_RENDERED = 128  # pixels; larger people are enlarged
@@ -35,7 +35,7 @@ class _Place(NamedTuple):
 def synthetic_scenes(num_scenes: int, size: int, seed: int, *, num_people: int,
                      first_person: int = 0, faces: tuple[int, int] = (1, 3),
                      face_side: tuple[float, float] = (.2, .5), circle: int = 4,
-                     variation: Variation = DEFAULT_VARIATION) -> Photographs:
+                     variation: Variation = STREET) -> Photographs:
   """Renders scenes of people who do not exist.
 
   Nearer people are larger and may hide others: a landmark behind somebody is not visible, and a

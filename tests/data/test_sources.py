@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.data import lfw, sources, synthetic_faces
+from fedjax_face.data.rendering.variation import DOMAINS
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.splits import check_disjoint
 from tests.data.conftest import encoded
@@ -26,7 +27,8 @@ def folder(tmp_path):
 @pytest.fixture
 def plain_faces(monkeypatch):
   """Replaces the renderer, which compiles for seconds, by one grey level per person and world."""
-  def plain(num_people, images_per_person, size, seed, *, first_person, grayscale):
+  def plain(num_people, images_per_person, size, seed, *, first_person, grayscale, variation):
+    assert variation in DOMAINS.values()
     person = np.repeat(np.arange(num_people, dtype=np.int32), images_per_person)
     images = np.ones((len(person), size, size, 1 if grayscale else 3), np.uint8)
     images *= (50 * seed + first_person + person + 1).astype(np.uint8)[:, None, None, None]
@@ -65,6 +67,15 @@ def test_public_faces_must_be_other_people(plain_faces):
     sources.load({**FACES, "public": {**public, "first_person": 3}}, 0)
   with pytest.raises(ValueError, match=r"\[30, 30, 1\] but training images are \[28, 28, 1\]"):
     sources.load({**FACES, "public": {**public, "seed": 9, "size": 30}}, 0)
+
+
+def test_a_public_set_of_another_domain_has_a_name_of_its_own(plain_faces):
+  public = {"name": "synthetic_faces", "num_people": 2, "images_per_person": 1, "size": 28,
+            "grayscale": True, "seed": 9, "domain": "studio"}
+  loaded = sources.load({**FACES, "public": public}, 0)
+  assert loaded.public.name.endswith("_world9_studio") and "studio" not in loaded.train.name
+  with pytest.raises(ValueError, match="domain='beach': expected one of street, studio"):
+    sources.load({**FACES, "domain": "beach"}, 0)
 
 
 def test_folder_splits_by_person(folder):

@@ -10,7 +10,7 @@ from fedjax_face.data.rendering.geometry import face_field
 from fedjax_face.data.rendering.identity import sample_identities
 from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES, landmark_points, outline
 from fedjax_face.data.rendering.renderer import rotation
-from fedjax_face.data.rendering.variation import Variation, sample_shots
+from fedjax_face.data.rendering.variation import STREET, STUDIO, Variation, sample_shots
 from fedjax_face.data.synthetic_faces import (
   RenderedImages,
   contact_sheet,
@@ -82,6 +82,20 @@ def test_a_million_people_cost_no_pictures():
   people = rendered_faces(1_000_000, 2, SIZE, SEED, grayscale=True)
   assert people.images.shape == (2_000_000, SIZE, SIZE, 1)
   assert people.images[np.array([1_999_999])].shape == (1, SIZE, SIZE, 1)
+
+
+def test_in_the_studio_the_same_people_face_the_camera_without_hats():
+  person, number = np.repeat(np.arange(40), 5), np.tile(np.arange(5), 40)
+  street, studio = (sample_shots(SEED, person, number, domain) for domain in (STREET, STUDIO))
+  assert np.rad2deg(abs(studio.pose)).max() <= 15 < np.rad2deg(abs(street.pose)).max()
+  assert street.hat.any() and not studio.hat.any()
+  assert studio.exposure.std() < .6 * street.exposure.std()
+  np.testing.assert_array_equal(street.background, studio.background)
+  faces = synthetic_faces(3, 2, SIZE, SEED, variation=STUDIO)
+  rendered = rendered_faces(3, 2, SIZE, SEED, variation=STUDIO)
+  np.testing.assert_array_equal(rendered.images[:], faces.images)
+  assert (faces.images != synthetic_faces(3, 2, SIZE, SEED).images).any()
+  np.testing.assert_array_equal(faces.gender, synthetic_faces(3, 2, SIZE, SEED).gender)
 
 
 def test_other_seeds_people_and_numbers_give_other_images(faces):

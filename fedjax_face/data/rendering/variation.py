@@ -26,7 +26,11 @@ class Variation:
   noise: float = .02            # of full scale, the largest standard deviation
 
 
-DEFAULT_VARIATION = Variation()
+STREET = Variation()
+STUDIO = Variation(yaw=15., pitch=8., roll=5., shift=.03, scale=.05, glasses=.10, hat=0.,
+                   fringe=.10, light_turn=30., exposure=.2, noise=.01)
+DOMAINS = {"street": STREET, "studio": STUDIO}
+"""What photographs are like: snapshots anywhere, or portraits that face the camera, evenly lit."""
 
 
 class Shot(NamedTuple):
