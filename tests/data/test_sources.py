@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from fedjax_face.data import lfw, sources, synthetic_faces
-from fedjax_face.data.rendering.variation import DOMAINS
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.rendering.variation import DOMAINS
 from fedjax_face.data.splits import check_disjoint
 from tests.data.conftest import encoded
 from tests.data.test_femnist import shard
