@@ -334,6 +334,7 @@ def test_a_cell_of_a_notebook_that_is_run_again_registers_again(monkeypatch):
     uniform.__module__, uniform.__qualname__ = "__main__", "uniform"
     return uniform
 
+  monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # the notebooks' test loads it
   registry.sampler(cell(0.1))
   with pytest.raises(ValueError, match="of the same name"):
     registry.sampler(other_cell())
