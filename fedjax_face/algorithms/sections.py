@@ -54,14 +54,25 @@ def built(kind: Any, path: str, name: str, values: Mapping[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def keys_of_config() -> Iterator[None]:
-  """Within it, what an option is refused for names the config's key, as a plain ValueError."""
+  """Within it, what an option is refused for names the config's keys, as a plain ValueError.
+
+  A message names an option by its path in the call of a method: `method.local.epochs`, or, where a
+  part is made by itself, `local.epochs` at its beginning.
+  """
   try:
     yield
-  except options.OptionError as error:
-    raise ValueError(_PATH.sub(lambda found: key_of(found[0]), str(error), count=1)) from error
+  except ValueError as error:
+    said = str(error)
+    if isinstance(error, options.OptionError) and not said.startswith("method."):
+      said = _PATH.sub(lambda found: key_of(found[0]), said, count=1)
+    said = _IN_METHOD.sub(lambda found: key_of(found[1]), said)
+    if said == str(error) and type(error) is ValueError:
+      raise
+    raise ValueError(said) from error
 
 
 _PATH = re.compile(r"^[\w.]+")
+_IN_METHOD = re.compile(r"\bmethod\.([a-z_]\w*(?:\.[a-z_]\w*)*)")
 
 
 def key_of(path: str) -> str:

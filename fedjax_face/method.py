@@ -1,0 +1,155 @@
+"""Methods: parts chosen and wired, and how one is bound to data.
+
+A method is a value made of parts: a registered factory whose parameters are the sections of a
+config. Bound to a training set and a setting it is an `Algorithm`: pure functions, scalars nested
+like the call that made the method, and what it reveals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import dp_accounting
+from jax.sharding import Mesh
+
+from fedjax_face import options
+from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.federated.algorithm import Algorithm, HParams
+from fedjax_face.options import OptionError, register
+from fedjax_face.privacy import calibration
+from fedjax_face.privacy.adjacency import Adjacency
+
+Progress = Callable[[float, float], None]
+
+
+class Watch(Protocol):
+  """Puts the canaries of an audit into what is summed, and reads them in what is released."""
+
+  def aggregator(self, watched: Any, who: Any) -> Any:
+    """The aggregator of client updates, watched."""
+
+  def noise(self, watched: Any, noise_multiplier: float, rate: float) -> Any:
+    """The noise of sums of gradients, watched; `rate` is that of a unit in a step."""
+
+
+class Budget(NamedTuple):
+  """What a run may reveal.
+
+  Attributes:
+    epsilon: the total of a unit over the whole run, above 0; None: the method says its own noise,
+      or adds none.
+    delta: in (0, 1).
+    unit: of which epsilon is meant, "person" unless the method protects another.
+  """
+
+  epsilon: float | None = None
+  delta: float = 1e-5
+  unit: str = "person"
+
+
+class Setting(NamedTuple):
+  """What a run gives a method beside its training set.
+
+  Attributes:
+    mesh: devices, axis `clients`.
+    rounds: of the whole run.
+    seed: of what is public: the split into silos, devices, the initial state.
+    privacy: what may be revealed.
+    start: parameters to start from, or None for a random start.
+    start_is_public: whether these were trained on public data alone.
+    public: a set declared public, or None.
+    clients_per_chunk: clients that run side by side on a device.
+    progress: called with (noise multiplier, epsilon) while noise is calibrated.
+    watch: of an audit; None in any run that is not one.
+    method: name of the method, for errors and records.
+  """
+
+  mesh: Mesh
+  rounds: int
+  seed: int = 0
+  privacy: Budget = Budget()
+  start: Any = None
+  start_is_public: bool = False
+  public: FaceDataset | None = None
+  clients_per_chunk: int = 1
+  progress: Progress | None = None
+  watch: Watch | None = None
+  method: str = ""
+
+
+class Method(NamedTuple):
+  """A training method whose parts are chosen.
+
+  Attributes:
+    bind: (training set, Setting, hparams) -> Algorithm; the hparams are nested like the call that
+      made the method, without those that are still open.
+    data: what it is fed with and judged by: "embeddings", "face_tasks" or "classes".
+  """
+
+  bind: Callable[[Any, Setting, HParams], Algorithm]
+  data: str = "embeddings"
+
+
+register.kind(Method, homes=())
+
+
+def bind(method: Any, train: Any, setting: Setting) -> Algorithm:
+  """A method on a training set.
+
+  Args:
+    method: a part, as a registered factory makes it.
+    train: the private training set: a FaceDataset, or a RegionSet for a network of several tasks.
+    setting: of the run.
+
+  Raises:
+    ValueError: parts, data and setting that do not go together, in one line that names the option
+      ("method.clients.per_round=0: ...").
+  """
+  return method.bind(train, setting._replace(method=options.call(method)["name"]),
+                     options.hparams(method))
+
+
+def noise_multiplier(said: float | None, setting: Setting, adjacency: Adjacency,
+                     run_event: Callable[[float], dp_accounting.DpEvent], path: str,
+                     largest: float = 10_000.0) -> float:
+  """A part's noise multiplier, or the smallest that the budget asks for.
+
+  Args:
+    said: what the part says; None: to be calibrated. Exactly one of it and the budget's epsilon is
+      given.
+    setting: of the run.
+    adjacency: under which the budget is meant.
+    run_event: noise multiplier -> event of the whole run.
+    path: of the option, for errors: "method.aggregate.noise_multiplier".
+    largest: where the search gives up.
+
+  Raises:
+    OptionError: both or neither are given, a multiplier out of range.
+    ValueError: a target out of reach.
+  """
+  epsilon = setting.privacy.epsilon
+  calibration.require_exactly_one({"privacy.epsilon": epsilon, path: said})
+  if epsilon is None:
+    assert said is not None
+    if not 0 <= said < math.inf:
+      raise OptionError(f"{path}={said}: expected a number, at least 0")
+    return said
+  return calibration.calibrate_noise(
+      run_event, epsilon, setting.privacy.delta, adjacency, progress=setting.progress,
+      largest_noise=largest, name="privacy.epsilon")
+
+
+def refuse_noise(setting: Setting, said: float | None, path: str, what: str) -> None:
+  """Raises OptionError where privacy or noise is asked for and `what` adds none.
+
+  Args:
+    setting: of the run.
+    said: a noise multiplier beside it, or None.
+    path: of that option, for errors.
+    what: the part that adds no noise: "method.aggregate=mean".
+  """
+  for name, value in (("privacy.epsilon", setting.privacy.epsilon), (path, said)):
+    if value is not None:
+      raise OptionError(f"{name}={value} cannot be had with {what}, which adds no noise")

@@ -1,0 +1,1 @@
+"""One page per published system: parts chosen and wired."""
