@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 if TYPE_CHECKING:
   from fedjax_face.attacks.audit import Audit
 
@@ -38,7 +40,7 @@ class SumGame:
   def __init__(self, config: Any, rounds: int, trials: int, delta: float):
     from fedjax_face.algorithms import parts
     self._config, self._rounds, self._trials, self._delta = config, rounds, trials, delta
-    self.aggregator = parts.aggregator(config.privacy, self.who, rounds)
+    self.aggregator = parts.aggregator(config, self.who, rounds)
 
   def hparams(self, noise_multiplier: float) -> dict[str, float]:
     """Those of the canaries' rounds."""
@@ -128,19 +130,21 @@ class CanaryGame(SumGame):
   def _participation(self, users: int, dataset: Any = None, groups: int | None = None,
                      clients: int | None = None) -> Any:
     """The config's sampling of `users` users of one image each; one local step holds them all."""
+    from fedjax_face.algorithms import parts
     from fedjax_face.attacks import audit
-    from fedjax_face.federated.participation import participation
+    from fedjax_face.federated.clients import Work
     groups = self._groups if groups is None else groups
     per_client = self._options.users_per_client * self._groups // groups
     poisson = self._options.sampling in ("poisson", "cyclic_poisson")
     most = self._options.capacity * self._groups // groups if poisson else per_client
     options = dict(self._options) | {
-        "batch_size": most, "epochs": 1, "max_examples": most, "max_examples_per_user": 0,
-        "classes": "all", "sampling_probability": self.everyone / users if poisson else None,
+        "max_examples": most, "max_examples_per_user": 0,
+        "sampling_probability": self.everyone / users if poisson else None,
         "users_per_client": per_client, "capacity": most, "min_separation": groups,
         "virtual_clients": self._options.virtual_clients if clients is None else clients}
     population = audit.population([audit.IDLE] * users) if dataset is None else dataset
-    return participation(options, population)
+    return parts.clients(ConfigDict({"cohort": options})).bind(population, 0, Work(
+        epochs=1, batch_size=most, classes="all"))
 
   def play(self, noise: float) -> list[Played]:
     """The real mechanism on two populations, and the broken ones where nothing else hides them."""
@@ -174,7 +178,7 @@ class CanaryGame(SumGame):
     clients = _SPARSE * self.everyone
     make = lambda dataset: self._participation(self.everyone, dataset, clients=clients)
     who = make(None)
-    aggregator = parts.aggregator(self._config.privacy, who, self._rounds)
+    aggregator = parts.aggregator(self._config, who, self._rounds)
     return self.one(make, self.everyone, noise, self.event(who, noise, aggregator), "first",
                     aggregator=aggregator)
 
@@ -203,12 +207,12 @@ class SiloGame(SumGame):
   def _participation(self, dataset: Any) -> Any:
     from fedjax_face.data import silos
     from fedjax_face.draws import Draws
-    from fedjax_face.federated.participation import silo_participation
-    options = {"silos_per_round": 0, "batch_size": self.everyone, "epochs": 1, "max_examples": 0,
-               "classes": "own"}
+    from fedjax_face.federated.clients import Work
+    from fedjax_face.federated.silos import participation_of_silos
     dealt = silos.partition({"by": "random", "num_silos": self.silos}, dataset,
                             Draws.of(self._config.seed))
-    return silo_participation(options, dataset, dealt, 1, 1)
+    return participation_of_silos(dataset, dealt, Work(
+        epochs=1, batch_size=self.everyone, classes="own"))
 
   def play(self, noise: float) -> list[Played]:
     """The real mechanism with the first and the last person more or less, and the broken ones."""

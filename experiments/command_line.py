@@ -187,7 +187,7 @@ def one_line_errors(main: Callable[[], None], debug: Callable[[], bool]) -> int:
   try:
     main()
   except HelpAsked as text:
-    print(text)
+    _print_to_reader(str(text))
   except MISTAKES as error:
     if debug():
       traceback.print_exc()
@@ -197,6 +197,14 @@ def one_line_errors(main: Callable[[], None], debug: Callable[[], bool]) -> int:
     print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
     return 130
   return 0
+
+
+def _print_to_reader(text: str) -> None:
+  """Prints; a reader that has seen enough, such as `head`, may leave."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def use_devices(cpu_devices: int | None) -> None:
@@ -220,44 +228,11 @@ def use_compilation_cache(folder: str | None) -> None:
 
 
 def save_roc(roc: Mapping[str, Any] | None, names: Mapping[str, str], folder: pathlib.Path) -> None:
-  """Draws roc.png and det.png; nothing where the protocols gave no curve.
-
-  Args:
-    roc: as `summary.roc_json` makes it.
-    names: curve -> its name in the figures, e.g. "start" -> "public start"; others keep theirs.
-    folder: of the figures.
-  """
-  if not roc or "negatives" not in roc:  # none, or as a version before wrote it
-    return
-  import numpy as np
-
+  """Draws roc.png and det.png; nothing where the protocols gave no curve; see `roc_figures`."""
   from fedjax_face.report import figures
-  far, band = np.asarray(roc["far"], float), roc["band"]
-  curves = {names.get(name, name): figures.Curve(far, np.asarray(tar, float))
-            for name, tar in roc["tar"].items()}
-  if band:
-    model = next(iter(curves))
-    low, high = (_beside(far, curves[model].tar, np.asarray(band["far"], float),
-                         np.asarray(band[bound], float)) for bound in ("low", "high"))
-    tar = curves[model].tar
-    curves[model] = curves[model]._replace(low=np.minimum(low, tar), high=np.maximum(high, tar))
-  axis = {"smallest_far": 1 / roc["negatives"], "reliable_far": roc["smallest_reliable_far"]}
-  figures.save(figures.roc(curves, **axis), folder / "roc.png")
-  figures.save(figures.det(curves, **axis), folder / "det.png")
-
-
-def _beside(far: Any, tar: Any, at: Any, bound: Any) -> Any:
-  """A bound that is known at few FARs, at all, interpolated in normal deviates.
-
-  Beyond the last of them it stays as far from the curve as there; below the first there is none.
-  """
-  import numpy as np
-  from scipy.special import ndtr, ndtri
-  deviate = lambda share: ndtri(np.clip(share, 1e-4, 1 - 1e-4))
-  between = np.interp(np.log(far), np.log(at), deviate(bound), left=np.nan)
-  distance = between[-1] - deviate(np.interp(np.log(at[-1]), np.log(far), tar))
-  shares = ndtr(np.where(far > at[-1], deviate(tar) + distance, between))
-  return np.fmax.accumulate(shares)
+  from fedjax_face.report.run_figures import roc_figures
+  for name, figure in roc_figures(roc, names).items():
+    figures.save(figure, folder / f"{name}.png")
 
 
 def curve_names(references: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, str]:

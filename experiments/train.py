@@ -38,6 +38,7 @@ def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
       raise ValueError(f"--{name} is required")
   command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
+  from fedjax_face.report import run_figures
   from fedjax_face.training import mesh, run, summary
   if values.coordinator or values.processes > 1:
     mesh.connect(values.coordinator, values.processes, values.process)
@@ -45,22 +46,8 @@ def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
                           budget=command_line.privacy_budget(values))
   if mesh.is_main_process():
     workdir = pathlib.Path(values.workdir)
-    _draw(workdir, done, values.config.evaluation.get("headline", ()))
+    run_figures.save(workdir, values.config.evaluation.get("headline", ()))
     summary.print_results(workdir, done, privacy, values.config.evaluation.get("headline", ()))
-
-
-def _draw(workdir: pathlib.Path, done: dict, headline: Sequence[str]) -> None:
-  from fedjax_face.report import figures
-  from fedjax_face.training import comparison
-  figures.save(figures.training_curves(workdir / "metrics.csv", evaluation=headline,
-                                       levels=comparison.levels(done)),
-               workdir / "figures/training.png")
-  if done.get("overlap"):
-    from fedjax_face.report import silo_figures
-    figures.save(silo_figures.overlap({done["algorithm"]: done["overlap"]}),
-                 workdir / "figures/overlap.png")
-  names = command_line.curve_names(done.get("references", {}), done["algorithm"])
-  command_line.save_roc(done["roc"], names, workdir / "figures")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,3 +1,77 @@
-"""Face and image embeddings trained with federated learning and differential privacy, in JAX."""
+"""Face and image embeddings trained with federated learning and differential privacy, in JAX.
+
+    import fedjax_face as ff
+
+    data = ff.synthetic_faces(people=1000, public=300)
+    run = ff.fit(ff.dp_fedemb(), data, rounds=20, start=ff.pretrain(ff.centralized()),
+                 privacy=ff.budget(epsilon=8.0, delta=1e-5))
+
+Names load what they need when they are first used. Rarer parts stand under their kind:
+`ff.samplings.poisson`, `ff.partitions.dirichlet`, `ff.drifts.scaffold`, `ff.mechanisms.dp_lloyd`,
+`ff.public_sets.lfw`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "runs.fit": ("fit", "from_config", "rounds"),
+    "runs.load": ("load",),
+    "runs.run": ("Run",),
+    "runs.settings": ("budget", "compute", "protocols"),
+    "runs.start": ("pretrain",),
+    "options": ("OptionError", "register", "replace"),
+    "data.dataset": ("FaceDataset", "faces"),
+    "data.sources": ("Sources",),
+    "data.sets": ("femnist", "folder", "insightface_rec", "lfw", "orl", "synthetic_faces", "tfds"),
+    "methods.centralized": ("centralized",),
+    "methods.composed": ("composed",),
+    "methods.dp_fedemb": ("dp_fedemb",),
+    "methods.fedavg": ("fedavg",),
+    "methods.fedaws": ("fedaws",),
+    "methods.fedgc": ("fedgc",),
+    "methods.fedpe": ("fedpe",),
+    "methods.local_only": ("local_only",),
+    "methods.privacyface": ("privacyface",),
+    "models.heads": ("arcface", "cosface", "linear", "normalised"),
+    "models.iresnet": ("iresnet18", "iresnet50"),
+    "models.lenet": ("lenet", "lenet_small"),
+    "models.mobilenet": ("mobile_small", "mobilenet_v2"),
+    "models.reddi_cnn": ("reddi_cnn",),
+    "models.resnet": ("resnet50",),
+    "models.vgg_face": ("vgg_face", "vgg_face_small"),
+    "federated.clients": ("virtual_clients",),
+    "federated.silos": ("silos",),
+    "federated.local": ("local_steps",),
+    "federated.aggregates": ("adaptive", "clipped", "correlated", "gaussian", "mean"),
+    "federated.optimizers": ("adam", "averaging", "momentum"),
+    "federated.exchanges": ("clusters",),
+    "losses.consensus": ("consensus_aware",),
+    "losses.corrections": ("gradient_correction", "spreadout"),
+}
+_MODULES = {
+    "drifts": "federated.local", "mechanisms": "federated.mechanisms",
+    "partitions": "federated.silos", "public_sets": "data.public_sets",
+    "samplings": "federated.sampling",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF), *sorted(_MODULES)]
+
+
+def __getattr__(name: str) -> Any:
+  if name in _MODULES:
+    return importlib.import_module(f"{__name__}.{_MODULES[name]}")
+  if name not in _HOME_OF:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  found = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+  globals()[name] = found
+  return found
+
+
+def __dir__() -> list[str]:
+  return __all__

@@ -7,6 +7,7 @@ like the call that made the method, and what it reveals.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -92,7 +93,9 @@ class Method(NamedTuple):
   data: str = "embeddings"
 
 
-register.kind(Method, homes=())
+register.kind(Method, homes=tuple(f"fedjax_face.methods.{module}" for module in (
+    "centralized", "composed", "dp_fedemb", "fedavg", "fedaws", "fedgc", "fedpe", "local_only",
+    "privacyface")))
 
 
 def bind(method: Any, train: Any, setting: Setting) -> Algorithm:
@@ -107,8 +110,9 @@ def bind(method: Any, train: Any, setting: Setting) -> Algorithm:
     ValueError: parts, data and setting that do not go together, in one line that names the option
       ("method.clients.per_round=0: ...").
   """
-  return method.bind(train, setting._replace(method=options.call(method)["name"]),
-                     options.hparams(method))
+  bound = method.bind(train, setting._replace(method=options.call(method)["name"]),
+                      options.hparams(method))
+  return dataclasses.replace(bound, method=method)
 
 
 def noise_multiplier(said: float | None, setting: Setting, adjacency: Adjacency,

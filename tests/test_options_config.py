@@ -86,7 +86,7 @@ def test_a_section_that_names_its_part_begins_with_that_parts_own_defaults():
   assert argument(method("method=centralized", "method.local.drift.weight=2"), "local") == (
       local_steps(epochs=5, drift=fedprox(weight=2)))
 
-  def train(start: Method = toys.centralized()) -> None: ...  # noqa: B008
+  def train(start: Method = toys.centralized()) -> None: ...
   assert arguments(train, {"start": {"local": {"flip": True}}}) == {
       "start": toys.centralized(local=local_steps(epochs=5, drift=fedprox(), flip=True))}
 

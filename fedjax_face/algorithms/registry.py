@@ -7,34 +7,29 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from fedjax_face.algorithms.centralized import centralized
-from fedjax_face.algorithms.composed import composed
+from fedjax_face import options
+from fedjax_face.algorithms import sections, translate
 from fedjax_face.algorithms.dp_activations import dp_activations
-from fedjax_face.algorithms.dp_fedemb import dp_fedemb
 from fedjax_face.algorithms.dp_hyperface import dp_hyperface, face_detector, hyperface
-from fedjax_face.algorithms.fedavg import fedavg
-from fedjax_face.algorithms.fedaws import fedaws
-from fedjax_face.algorithms.fedgc import fedgc
-from fedjax_face.algorithms.fedpe import fedpe
-from fedjax_face.algorithms.local_only import local_only
 from fedjax_face.algorithms.parts import Ingredients, Progress, Watch
-from fedjax_face.algorithms.privacyface import privacyface
+from fedjax_face.algorithms.setting import setting_of
 from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.method import Method, bind
+
+
+def _translated(given: Ingredients) -> Algorithm:
+  """The method that a config describes, bound."""
+  with sections.keys_of_config():
+    section = translate.SECTIONS[given.config.algorithm](given.config)
+    return bind(options.build(Method, section, "method"), given.train, setting_of(given))
+
 
 ALGORITHMS: dict[str, Callable[[Ingredients], Algorithm]] = {
-    "centralized": centralized,
-    "composed": composed,
+    **dict.fromkeys(translate.SECTIONS, _translated),
     "dp_activations": dp_activations,
-    "dp_fedemb": dp_fedemb,
     "dp_hyperface": dp_hyperface,
     "face_detector": face_detector,
-    "fedavg": fedavg,
-    "fedaws": fedaws,
-    "fedgc": fedgc,
-    "fedpe": fedpe,
     "hyperface": hyperface,
-    "local_only": local_only,
-    "privacyface": privacyface,
 }
 
 

@@ -15,6 +15,18 @@ from fedjax_face import options
 from fedjax_face.algorithms import hparams
 
 _KEYS: Mapping[str, str] = {
+    "clients": "cohort",
+    "clients.per_round": "cohort.virtual_clients",
+    "clients.sampling.probability": "cohort.sampling_probability",
+    "clients.partition": "silos.by",
+    "classes": "cohort.classes",
+    "start_head": "model.head_init",
+    "only_silo": "cohort.only_silo",
+    "steps": "cohort.steps",
+    "local.flip": "model.flip",
+    "exchange.loss": "exchange.loss",
+    "exchange.loss.form": "exchange.loss",
+    "exchange.mechanism": "exchange.mechanism",
     "aggregate": "privacy.aggregator",
     "aggregate.strategy": "privacy.correlated",
     "backbone": "model.backbone",
@@ -22,24 +34,29 @@ _KEYS: Mapping[str, str] = {
     "head": "model.head",
     "local.epochs": "cohort.epochs",
     "local.batch_size": "cohort.batch_size",
+    "clients.users_per_client": "cohort.users_per_client",
 }
 _SECTIONS: Mapping[str, str] = {
     "aggregate": "privacy",
     "backbone": "model.backbone_options",
+    "clients": "cohort",
+    "clients.sampling": "cohort",
+    "clients.partition": "silos",
+    "exchange.mechanism": "exchange",
 }
 
 
-def built(kind: Any, path: str, name: str, values: Mapping[str, Any]) -> Any:
-  """The part of a name, made from those of the values that its factory takes.
+def section(kind: Any, path: str, name: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+  """The section of a part: its name, and those of the values that its factory takes.
 
   Args:
     kind: the type that is registered as a kind.
     path: where the part stands in the call of a method: "local.drift".
     name: of the factory, or `module:name` of a user's own.
-    values: option -> value; what is not among them is the factory's default.
+    values: option -> value; what is not among them, or None, is the factory's default.
 
   Raises:
-    ValueError: another name, or a value that the factory refuses, by the config's key.
+    ValueError: another name, by the config's key.
   """
   known = options.kind_of(kind)
   if known is None:
@@ -48,8 +65,19 @@ def built(kind: Any, path: str, name: str, values: Mapping[str, Any]) -> Any:
     raise ValueError(f"{key_of(path)} {name!r} is not one of {', '.join(known.names())}")
   with keys_of_config():
     takes = known.find(name, path).parameters
-    said = {option: values[option] for option in takes if option in values}
-    return options.build(kind, {"name": name, **said}, path)
+  return {"name": name, **{option: values[option] for option in takes
+                           if values.get(option) is not None}}
+
+
+def built(kind: Any, path: str, name: str, values: Mapping[str, Any]) -> Any:
+  """The part of a `section`.
+
+  Raises:
+    ValueError: as `section`, or a value that the factory refuses, by the config's key.
+  """
+  said = section(kind, path, name, values)
+  with keys_of_config():
+    return options.build(kind, said, path)
 
 
 @contextlib.contextmanager
@@ -75,8 +103,20 @@ _PATH = re.compile(r"^[\w.]+")
 _IN_METHOD = re.compile(r"\bmethod\.([a-z_]\w*(?:\.[a-z_]\w*)*)")
 
 
+def in_calls(line: str) -> str:
+  """A line whose keys of a config are replaced by their paths in the call of a method."""
+  return _KEY.sub(lambda found: _PATH_OF.get(found[0], found[0]), line)
+
+
+_PATH_OF: Mapping[str, str] = {
+    **{f"hparams.{key}": f"method.{path.replace('CLIPS', 'aggregate')}"
+       for key, path in hparams.PATHS.items()},
+    **{key: f"method.{path}" for path, key in _KEYS.items()}}
+_KEY = re.compile(r"\b(?:hparams|cohort|model|local|privacy)\.\w+")
+
+
 def key_of(path: str) -> str:
   """The config's key of what stands at a path in the call of a method."""
-  section, _, option = path.partition(".")
-  elsewhere = f"{_SECTIONS[section]}.{option}" if section in _SECTIONS else path
+  part, _, option = path.rpartition(".")
+  elsewhere = f"{_SECTIONS[part]}.{option}" if part in _SECTIONS else path
   return hparams.key_of(path) or _KEYS.get(path, elsewhere)

@@ -107,6 +107,21 @@ class FaceDataset:
     """Nothing: the labels of a cohort travel with its examples."""
     return ()
 
+  def split(self, evaluation: float = 0.1, public: FaceDataset | None = None,
+            seed: int = 0) -> Any:
+    """`Sources`: each person evaluates with probability `evaluation`, else trains.
+
+    Args:
+      evaluation: in (0, 1).
+      public: a set that is declared public.
+      seed: of the draw.
+
+    Raises:
+      ValueError: another probability, or one side would be empty.
+    """
+    from fedjax_face.data import sources
+    return sources.split(self, evaluation, public, seed)
+
   @property
   def num_labels(self) -> int:
     """Size of the label space: the number of names, or one more than the largest label."""
@@ -353,3 +368,37 @@ def _merged_numbers(datasets):
   return {name: np.concatenate([
       d.attribute(name) if name in d.attributes else np.full(len(d), np.nan) for d in datasets])
       for name in names}
+
+
+def faces(images: Any, person: Any, *, label: Any = None, name: str = "faces",
+          **known: Any) -> FaceDataset:
+  """A data set of one's own.
+
+  Args:
+    images: uint8 [N, H, W, C], C 1 or 3, or [N, H, W].
+    person: [N], who is on each image: names or numbers, in any order.
+    label: [N], what is recognised, where that is not the person; names or numbers.
+    name: where the images come from.
+    **known: further attributes of `FaceDataset`: `landmarks`, `gender`, ...
+
+  Raises:
+    ValueError: an array of another shape or type.
+  """
+  pixels = np.asarray(images) if not hasattr(images, "shape") else images
+  if len(pixels.shape) == 3:
+    pixels = pixels[..., None]
+  person_names, persons = _numbered(name, "person", person, len(pixels))
+  if label is None:
+    return FaceDataset(name, pixels, persons, persons, names=person_names, **known)
+  names, labels = _numbered(name, "label", label, len(pixels))
+  return FaceDataset(name, pixels, labels, persons, names=names, person_names=person_names, **known)
+
+
+def _numbered(name: str, what: str, values: Any, count: int) -> tuple[tuple[str, ...], np.ndarray]:
+  """Names in order, and the number int32 [N] of each value's."""
+  values = np.asarray(values)
+  if values.shape != (count,):
+    raise ValueError(f"{name}: {what} is {list(values.shape)}; expected [{count}], one for each "
+                     "image")
+  names, numbers = np.unique(values, return_inverse=True)
+  return tuple(map(str, names)), numbers.astype(np.int32)

@@ -35,6 +35,7 @@ class Sources(NamedTuple):
     notes: sentences for the record: what was skipped, what could not be checked.
     not_covered: sentences for the privacy statement.
     evaluates_training_people: whether evaluation images are, or may be, of people who train.
+    known_disjoint: nobody is in two of them, by how they were made; else it is checked by name.
   """
 
   train: FaceDataset
@@ -44,6 +45,7 @@ class Sources(NamedTuple):
   notes: tuple[str, ...] = ()
   not_covered: tuple[str, ...] = ()
   evaluates_training_people: bool = False
+  known_disjoint: bool = False
 
 
 _Whole = tuple[FaceDataset, tuple[str, ...]]
@@ -293,6 +295,49 @@ def _by_person(whole: _Whole, test_fraction: float, draws: Draws) -> Sources:
   dataset, notes = whole
   train, evaluation = split_by_person(dataset, test_fraction, draws)
   return _disjoint(train, evaluation, notes=notes)
+
+
+def split(dataset: FaceDataset, evaluation: float = 0.1, public: FaceDataset | None = None,
+          seed: int = 0) -> Sources:
+  """People who train, and others who evaluate.
+
+  Args:
+    dataset: of both.
+    evaluation: probability with which a person evaluates, drawn from the person's identity alone.
+    public: a set that is declared public.
+    seed: of the draw.
+
+  Raises:
+    ValueError: a probability that is not between 0 and 1, or one side would be empty.
+  """
+  train, judges = split_by_person(dataset, evaluation, Draws.of(seed))
+  return Sources(compact(train), compact(judges), public, known_disjoint=True)
+
+
+def checked(made: Sources) -> Sources:
+  """Sets that were made by hand: people and labels are numbered 0..n-1, and none are in two sets.
+
+  Raises:
+    ValueError: sets that share a person, by name, or differ in the shape of their images.
+  """
+  if made.train.images.shape[1:] != made.evaluation.images.shape[1:]:
+    raise ValueError(f"data: evaluation images are {list(made.evaluation.images.shape[1:])}, "
+                     f"training images {list(made.train.images.shape[1:])}; expected one shape")
+  whole = made if made.known_disjoint else _disjoint(
+      made.train, made.evaluation, pairs=made.pairs, notes=made.notes)
+  whole = whole._replace(not_covered=(*made.not_covered, *whole.not_covered))
+  if made.public is None:
+    return whole
+  return whole._replace(public=compact(made.public), notes=(
+      *whole.notes, *check_public(made.public, made.train, made.evaluation)))
+
+
+def words(made: Sources) -> str:
+  """Sets that were made by hand, as a config names them."""
+  sets = {name: getattr(made, name) for name in ("train", "evaluation", "public")}
+  return "Sources(" + ", ".join(
+      f"{name}={of.name}: {len(of):,} images of {of.num_persons:,} people"
+      for name, of in sets.items() if of is not None) + ")"
 
 
 def _disjoint(train: FaceDataset, evaluation: FaceDataset, what: str = "person",

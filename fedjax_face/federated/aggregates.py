@@ -93,8 +93,8 @@ def correlated(*, clip_norm: ClipNorm = 0.5, noise_multiplier: NoiseMultiplier |
 
   def bind(who: Participation, rounds: int) -> Aggregator:
     if who.rounds_per_event == 1:
-      raise ValueError("privacy.aggregator=correlated needs cohort.sampling=cyclic_fixed or "
-                       "cyclic_poisson, which enforce cohort.min_separation")
+      raise ValueError("method.aggregate=correlated needs method.clients.sampling=cyclic_fixed or "
+                       "cyclic_poisson, which enforce a min_separation")
     return aggregators.noised_mean(
         _clip(who), who.clients, noise.correlated(strategy, rounds, who.rounds_per_event))
 

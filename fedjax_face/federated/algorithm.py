@@ -79,6 +79,15 @@ def part_of(hparams: HParams, *path: str) -> HParams:
   return hparams
 
 
+def with_values(hparams: HParams, values: HParams) -> dict[str, Any]:
+  """Nested hparams with those of another nested mapping added or in their place."""
+  whole = dict(hparams)
+  for name, value in values.items():
+    inner = isinstance(value, Mapping) and isinstance(whole.get(name), Mapping)
+    whole[name] = with_values(whole[name], value) if inner else value
+  return whole
+
+
 def always(moved: Communication) -> Callable[[State], Communication]:
   """A channel whose bytes do not depend on the state."""
   return lambda state: moved
@@ -161,6 +170,7 @@ class Algorithm:
       there is no such mean.
     prepare: (Data, HParams, StepKeys) -> Data that the steps get instead, computed once before the
       first round, and again alike where a run goes on; None where they get the data themselves.
+    method: the call that it was bound from, a part; None of one that was made by hand.
   """
 
   name: str
@@ -188,6 +198,7 @@ class Algorithm:
   mechanism: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
   averages_over: int | None = None
   prepare: Callable[[Data, HParams, StepKeys], Data] | None = None
+  method: Any = None
 
   def __post_init__(self) -> None:
     """Completes `not_covered`; raises ValueError for what leaves and is not accounted for."""

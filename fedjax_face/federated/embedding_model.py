@@ -34,6 +34,7 @@ class EmbeddingModel(NamedTuple):
     prototype_head: (head, backbone, images, ClientBatches) -> the head that starts from the
       client's own class means, and the classes `held`.
     embed: (backbone parameters, uint8 [B, H, W, C]) -> unit-norm f32 [B, D].
+    embedding_dim: D.
     geometry: what the head lends to the corrections of its class embeddings; None if nothing.
   """
 
@@ -42,6 +43,7 @@ class EmbeddingModel(NamedTuple):
   loss: Callable[[Params, Batch, HParams, jax.Array], tuple[jax.Array, Totals]]
   embed: Callable[[Any, jax.Array], jax.Array]
   prototype_head: PrototypeHead
+  embedding_dim: int
   geometry: HeadGeometry | None = None
 
 
@@ -103,7 +105,8 @@ def embedding_model(
     return backbone.apply(params, pixels.normalise(images))  # type: ignore[return-value]
 
   return EmbeddingModel(init_backbone, init_head, loss, embed,
-                        prototype_head(raw_embeddings, linear=not head.normalised), geometry)
+                        prototype_head(raw_embeddings, linear=not head.normalised),
+                        embedding_dim, geometry)
 
 
 def _true_class_cosine(head: Any, embeddings: jax.Array, batch: Batch) -> jax.Array:

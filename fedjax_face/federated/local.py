@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, NamedTuple
 
+from fedjax_face.data import pixels
 from fedjax_face.federated import client
 from fedjax_face.federated import scaffold as control_variates
-from fedjax_face.federated.client import ClientUpdate, Loss, Optimizers, Stage
+from fedjax_face.federated.client import ClientUpdate, LocalTraining, Loss, Optimizers, Stage
+from fedjax_face.federated.embedding_model import Augment, no_augmentation
 from fedjax_face.options import OptionError, Traced, at_least, register
 
 
@@ -21,9 +23,11 @@ class Drift(NamedTuple):
   Attributes:
     bind: (loss, optimisers, stages, number of clients that last from round to round, 0 where they
       are drawn anew) -> ClientUpdate.
+    present: whether anything is done.
   """
 
   bind: Callable[[Loss, Optimizers, Sequence[Stage], int], ClientUpdate]
+  present: bool = True
 
 
 class Local(NamedTuple):
@@ -34,11 +38,16 @@ class Local(NamedTuple):
       ClientUpdate.
     epochs: passes over the client's images.
     batch_size: images of a local step.
+    augment: (uint8 [B, H, W, C], key) -> images of the same shape, in training only.
+    alone: loss -> the same steps of one who trains alone; None where the part has what only a
+      client has: a drift, or stages of a head of its own.
   """
 
   bind: Callable[[Loss, int], ClientUpdate]
   epochs: int
   batch_size: int
+  augment: Augment
+  alone: Callable[[Loss], LocalTraining] | None
 
 
 register.kind(Drift)
@@ -49,7 +58,7 @@ register.kind(Local)
 def none() -> Drift:
   """Nothing: plain local steps."""
   return Drift(lambda loss, optimizers, stages, lasting: client.fresh_optimizer(
-      client.local_training(loss, optimizers, stages)))
+      client.local_training(loss, optimizers, stages)), present=False)
 
 
 @register.drift
@@ -77,8 +86,8 @@ def scaffold() -> Drift:
   def bind(loss: Loss, optimizers: Optimizers, stages: Sequence[Stage],
            lasting: int) -> ClientUpdate:
     if not lasting:
-      raise ValueError("local.drift=scaffold keeps a control variate of every client, and virtual "
-                       "clients are drawn anew each round: it needs a silos section")
+      raise ValueError("method.local.drift=scaffold keeps a control variate of every client, and "
+                       "virtual clients are drawn anew each round: it needs silos")
     return control_variates.scaffold(loss, optimizers, stages, lasting)
 
   return Drift(bind)
@@ -90,8 +99,8 @@ def local_steps(*, learning_rate: Traced = 0.003, momentum: Traced = 0.9,
                 optimizer: Literal["sgd", "momentum", "adam", "normalised"] = "normalised",
                 stages: Literal["joint", "head_first"] = "joint", head_steps: int = 1,
                 epochs: Annotated[int, at_least(1)] = 4,
-                batch_size: Annotated[int, at_least(1)] = 8,
-                drift: Drift = none()) -> Local:  # noqa: B008  a frozen part
+                batch_size: Annotated[int, at_least(1)] = 8, flip: bool = False,
+                drift: Drift = none()) -> Local:
   """Steps of an optimiser over the client's batches; its state starts anew every round.
 
   Args:
@@ -105,6 +114,7 @@ def local_steps(*, learning_rate: Traced = 0.003, momentum: Traced = 0.9,
     head_steps: of `head_first`, at least 1.
     epochs: passes over the client's images.
     batch_size: images of a step.
+    flip: mirrors every image with probability one half.
     drift: what is done against the drift of clients.
   """
   del learning_rate, momentum, head_learning_rate_scale  # traced
@@ -112,5 +122,8 @@ def local_steps(*, learning_rate: Traced = 0.003, momentum: Traced = 0.9,
     raise OptionError(f"head_steps={head_steps}: expected at least 1")
   optimizers = client.optimizers(optimizer)
   stretches = client.JOINT if stages == "joint" else client.head_first(head_steps)
-  return Local(lambda loss, lasting: drift.bind(loss, optimizers, stretches, lasting),
-               epochs, batch_size)
+  plain = stages == "joint" and not drift.present
+  return Local(
+      lambda loss, lasting: drift.bind(loss, optimizers, stretches, lasting), epochs, batch_size,
+      pixels.random_flip if flip else no_augmentation,
+      (lambda loss: client.local_training(loss, optimizers, client.JOINT)) if plain else None)

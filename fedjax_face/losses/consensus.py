@@ -24,12 +24,13 @@ and the choice between V0 and V1 are reconstructed, V2 and V3 are ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_face.models.margins import Geometry, Scalar
+from fedjax_face.options import Traced, above, at_least, register, within
 
 
 class ForeignPoints(NamedTuple):
@@ -62,6 +63,40 @@ class Negatives(NamedTuple):
 Consensus = Callable[[jax.Array, ForeignPoints, Mapping[str, Scalar], Geometry], Negatives]
 
 FORMS = ("v0", "v1", "v2", "v3")
+
+
+class Beside(NamedTuple):
+  """What a client's loss adds for the points that others have published.
+
+  Attributes:
+    consensus: see `consensus`.
+    reads_counts: whether points need the numbers of people that they stand for.
+  """
+
+  consensus: Consensus
+  reads_counts: bool
+
+
+register.kind(Beside)
+
+
+@register.beside
+def consensus_aware(*, form: Literal["v0", "v1", "v2", "v3"] = "v0",
+                    weight: Annotated[Traced, above(0)] = 0.1,
+                    cap_angle: Annotated[Traced, within("(0, pi/2]")] = 0.2,
+                    hinge_weight: Annotated[Traced, at_least(0)] = 1.0) -> Beside:
+  """Foreign points as further negatives of a margin head; see the module's table.
+
+  Args:
+    form: `v0` points, `v1` the nearest members of caps, `v2` a hinge, `v3` matched moments.
+    weight: w, of the points' mass beside that of a client's own classes; the paper: 1.
+    cap_angle: rho, radians; of `v1` and `v2`.
+    hinge_weight: lambda of `v2`.
+
+  Source: Meng et al., ICLR 2022 (PrivacyFace); `v2` and `v3` are ours.
+  """
+  del weight, cap_angle, hinge_weight  # traced
+  return Beside(consensus(form), reads_counts=form == "v3")
 
 
 def consensus(form: str) -> Consensus:

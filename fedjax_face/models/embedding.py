@@ -41,6 +41,20 @@ def unit_embeddings(backbone: nn.Module, params: Any, images: jax.Array) -> jax.
   return l2_normalise(cast(jax.Array, backbone.apply(params, pixels.normalise(images))))
 
 
+def embedding_dim(backbone: nn.Module, image_shape: tuple[int, int, int]) -> int:
+  """D of a module from images float32 [B, H, W, C] to embeddings [B, D]; computes nothing.
+
+  Raises:
+    ValueError: it returns something else.
+  """
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  made = jax.eval_shape(lambda x: backbone.init_with_output(jax.random.key(0), x)[0], image)
+  if not hasattr(made, "shape") or made.ndim != 2:
+    raise ValueError(f"a backbone returns embeddings [B, D], not "
+                     f"{getattr(made, 'shape', type(made).__name__)}")
+  return made.shape[1]
+
+
 def require_images(x: jax.Array, network: str, smallest: int = 1, multiple: int = 1) -> None:
   """Raises ValueError unless `x` is [B, H, W, C] with H and W large enough and divisible.
 

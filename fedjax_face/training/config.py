@@ -114,10 +114,17 @@ def override(config: Any, values: Mapping[str, Any]) -> None:
 
 
 def digest(config: Any) -> str:
-  """Identifies a run: everything but the number of rounds, which may grow."""
-  flat = flatten(config)
-  flat.pop("rounds", None)
+  """Identifies a run: everything but what may differ when it is continued."""
+  flat = {name: value for name, value in flatten(config).items() if not _may_differ(config, name)}
   return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+
+
+def _may_differ(config: Any, name: str) -> bool:
+  """Whether a key may differ between two calls on one workdir: the rounds may grow, and of the
+  arguments of `fit` it is free how a run is judged and carried out.
+  """
+  return name == "rounds" or (
+      "method" in config and name.split(".")[0] in ("evaluation", "compute"))
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -143,7 +150,7 @@ def check_same_run(config: Any, workdir: pathlib.Path) -> None:
   differing = []
   for name in sorted(set(recorded) | set(given)):
     before, now = recorded.get(name, "absent"), given.get(name, "absent")
-    if before != now and not (name == "rounds" and now >= before):
+    if before != now and not (_may_differ(config, name) and (name != "rounds" or now >= before)):
       differing.append(f"{name} (there {before!r}, now {now!r})")
   if differing:
     raise ValueError(f"{workdir} belongs to a run with another config: {', '.join(differing)}; "

@@ -37,14 +37,19 @@ class Experiment(NamedTuple):
   """A run, ready to start.
 
   Attributes:
-    config: resolved.
+    config: resolved: `rounds`, `seed`, and the sections `privacy`, `evaluation` and `training`.
     mesh: devices.
     sources: data sets, `Sources` or `RegionSources`.
     algorithm: what is trained.
     ledger: before the first round: what pre-training cost, what is not covered.
     evaluator: on the evaluation set: `values(state)`, `outcome(state)`.
     resident: whether the training images live on the device.
-    backbone: pre-trained parameters that the algorithm starts from, or None.
+    backbone: parameters that the algorithm starts from, or None.
+    start_words: what it starts from: "public start", "pre-trained start", "untrained start".
+    untrained: () -> (algorithm, state), a backbone as it is initialised; None where that is the
+      start itself.
+    record: what config.json says, where that is not `config`.
+    speak: a line with keys of a config -> the line in the words of who started the run.
   """
 
   config: Any
@@ -55,6 +60,15 @@ class Experiment(NamedTuple):
   evaluator: Any
   resident: bool
   backbone: Any = None
+  start_words: str = "untrained start"
+  untrained: Callable[[], tuple[Algorithm, Any]] | None = None
+  record: Any = None
+  speak: Callable[[str], str] = str
+
+  @property
+  def said(self) -> Any:
+    """What config.json says."""
+    return self.config if self.record is None else self.record
 
 
 def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = print,
@@ -84,16 +98,32 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
       sources = load_sources(config)
   for note in sources.notes:
     say(note)
-  ledger = Ledger()
   backbone = None
   if config.get("pretrain"):
     backbone = pretrained(config, sources, mesh, workdir, say, public_stages)
-  algorithm = registry.build(config, sources, mesh, backbone, _calibration_line(say),
+  algorithm = registry.build(config, sources, mesh, backbone, calibration_line(say),
                              watch=watch)
   for note in algorithm.notes:
     say(note)
+  ledger = ledger_before(config, sources, algorithm)
   if config.get("pretrain"):
     _enter_pretraining(ledger, config, _pretraining_set(sources).name, algorithm)
+  if config.get("rehearsal"):
+    _enter_rehearsal(ledger, config.rehearsal, sources)
+  evaluator = family_of(config.algorithm).evaluator(algorithm, config, sources)
+  made = Experiment(config, mesh, sources, algorithm, ledger, evaluator,
+                    is_resident(config.training.get("resident", "auto"), sources.train.images),
+                    backbone)
+  if backbone is None:
+    return made
+  public = config.pretrain.get("public", False)
+  return made._replace(start_words="public start" if public else "pre-trained start",
+                       untrained=lambda: untrained(config, sources))
+
+
+def ledger_before(config: Any, sources: Any, algorithm: Algorithm) -> Ledger:
+  """The ledger before the first round: what a run of this algorithm on these sets leaves out."""
+  ledger = Ledger()
   for sentence in (*algorithm.not_covered, *sources.not_covered):
     ledger.declare_not_covered(sentence)
   if not sources.evaluates_training_people:
@@ -102,13 +132,7 @@ def build(config: Any, workdir: str | os.PathLike | None = None, say: Say = prin
         "choose others.")
   if config.training.get("wandb"):
     ledger.declare_not_covered(_TO_A_THIRD_PARTY)
-  if config.get("rehearsal"):
-    _enter_rehearsal(ledger, config.rehearsal, sources)
-  evaluator = family_of(config.algorithm).evaluator(algorithm, config, sources)
-  return Experiment(config, mesh, sources, algorithm, ledger, evaluator,
-                    is_resident(config.training.get("resident", "auto"), sources.train.images),
-                    backbone)
-
+  return ledger
 
 
 def evaluated_on(sources: Any) -> str:
@@ -136,7 +160,8 @@ def is_resident(asked: str | bool, images: np.ndarray) -> bool:
   return str(asked).lower() == "true"
 
 
-def _calibration_line(say: Say) -> Callable[[float, float], None]:
+def calibration_line(say: Say) -> Callable[[float, float], None]:
+  """Says (noise multiplier, epsilon) while noise is calibrated."""
   def line(noise_multiplier: float, epsilon: float) -> None:
     say(f"calibrating noise: multiplier {noise_multiplier:.3f} gives epsilon {epsilon:.3f}")
   return line
@@ -161,27 +186,53 @@ def pretrained(config: Any, sources: Any, mesh: Mesh, workdir: str | os.PathLike
   from fedjax_face.algorithms import registry
   public = _pretraining_set(sources)
   own = _pretraining_config(config)
-  algorithm = registry.build(own, sources._replace(train=public), mesh)
+  stage = Stage(registry.build(own, sources._replace(train=public), mesh), own.rounds, own.seed,
+                digest(own), own.training)
+  return carried_out(stage, public, mesh, workdir, say, public_stages)
+
+
+class Stage(NamedTuple):
+  """Non-private training before a run.
+
+  Attributes:
+    algorithm: on the public set.
+    rounds: of it.
+    seed: of its draws and its initial state.
+    identity: of everything that was chosen, but the images and the rounds.
+    training: how it is carried out: `rounds_per_dispatch`, `resident`.
+  """
+
+  algorithm: Algorithm
+  rounds: int
+  seed: int
+  identity: str
+  training: Any
+
+
+def carried_out(stage: Stage, public: Any, mesh: Mesh, workdir: str | os.PathLike | None, say: Say,
+                public_stages: str | os.PathLike | None = None) -> Any:
+  """What a run starts from after a stage on a public set; kept in the workdir, as `pretrained`."""
+  algorithm = stage.algorithm
   folder = None if workdir is None else pathlib.Path(workdir) / "pretrained"
   template = jax.eval_shape(algorithm.init, jax.random.key(0))
   done = None if folder is None else checkpoint.restore(folder, template, say)
-  if done is not None and done.config == digest(own) and done.round == own.rounds:
+  if done is not None and done.config == stage.identity and done.round == stage.rounds:
     return algorithm.start(done.state)
-  stage = None if public_stages is None else pathlib.Path(public_stages) / _stage(own, public)
-  done = None if stage is None else _shared(stage, template, say)
+  shared = None if public_stages is None else pathlib.Path(public_stages) / _name(stage, public)
+  done = None if shared is None else _shared(shared, template, say)
   if done is None:
-    say(f"pre-training on {public.name}: {own.rounds} rounds")
-    root = public_root(own.seed)  # nothing is noised, and nothing rests on who takes part
+    say(f"pre-training on {public.name}: {stage.rounds} rounds")
+    root = public_root(stage.seed)  # nothing is noised, and nothing rests on who takes part
     for progress in loop.train(
-        algorithm, public.images, targets=public.targets, rounds=own.rounds, seed=own.seed,
+        algorithm, public.images, targets=public.targets, rounds=stage.rounds, seed=stage.seed,
         noise_root=root, cohort_root=root,
-        rounds_per_dispatch=own.training.rounds_per_dispatch, mesh=mesh,
-        resident=is_resident(own.training.get("resident", "auto"), public.images)):
+        rounds_per_dispatch=stage.training.rounds_per_dispatch, mesh=mesh,
+        resident=is_resident(stage.training.get("resident", "auto"), public.images)):
       state = progress.state
-    done = checkpoint.Checkpoint(own.rounds, jax.tree.map(np.asarray, state), Ledger().to_json(),
-                                 digest(own), "pretraining", finished=True)
-    if stage is not None:
-      _share(stage, done, say)
+    done = checkpoint.Checkpoint(stage.rounds, jax.tree.map(np.asarray, state),
+                                 Ledger().to_json(), stage.identity, "pretraining", finished=True)
+    if shared is not None:
+      _share(shared, done, say)
   if folder is not None:
     checkpoint.save(folder, done, keep=1)
   return algorithm.start(done.state)
@@ -203,9 +254,9 @@ def untrained(config: Any, sources: Any) -> tuple[Algorithm, Any]:
   return algorithm, loop.initial_state(algorithm, own.seed, mesh)
 
 
-def _stage(own: Any, public: Any) -> str:
-  """Name of what a config's pre-training makes of these images and targets."""
-  content = hashlib.blake2b(digest(own).encode(), digest_size=16)
+def _name(stage: Stage, public: Any) -> str:
+  """Of what a stage makes of these images and targets."""
+  content = hashlib.blake2b(stage.identity.encode(), digest_size=16)
   for leaf in jax.tree.leaves((public.images, public.targets)):
     content.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
   return content.hexdigest()

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, cast
 
 import jax
 
+from fedjax_face import options
 from fedjax_face.algorithms.hparams import flat
 from fedjax_face.federated.algorithm import Algorithm, HParams, part_of
-from fedjax_face.models import heads
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import planning
 
@@ -82,12 +82,17 @@ class Watch:
 
   The lines follow from the rows alone; rows that lack a column are not judged by it.
 
+  Args:
+    setting: what the rows of the run do not say.
+    speak: line -> the line in the words of who started the run.
+
   Attributes:
     lines: all that was said.
   """
 
-  def __init__(self, setting: Setting):
+  def __init__(self, setting: Setting, speak: Callable[[str], str] = str):
     self.lines: list[str] = []
+    self._speak = speak
     self._setting = setting
     self._rows: collections.deque[tuple[int, Row]] = collections.deque(maxlen=setting.window)
     self._said: dict[str, float] = {}
@@ -123,26 +128,29 @@ class Watch:
     whole = bool(taken) and len(diverged) == len(taken)
     self._not_finite = self._not_finite + diverged if whole else []
     if len(self._not_finite) >= 2:
-      raise NoFiniteUpdate(self._not_finite[0], rows[-1][0],
-                           _lower(self._setting.hparams, *_local_rates(self._setting)))
+      raise NoFiniteUpdate(self._not_finite[0], rows[-1][0], self._speak(
+          _lower(self._setting.hparams, *_local_rates(self._setting))))
     return said
 
   def _say(self, troubles: Iterable[Trouble]) -> list[str]:
     new = [t for t in troubles if t.severity >= CLEARLY_WORSE * self._said.get(t.kind, 0.0)]
     self._said |= {t.kind: t.severity for t in new}
-    self.lines += [t.line for t in new]
-    return [t.line for t in new]
+    lines = [self._speak(t.line) for t in new]
+    self.lines += lines
+    return lines
 
 
-def watch(algorithm: Algorithm, options: Any) -> Watch:
-  """The watch over a run of `algorithm` as the config `options` describes it."""
+def watch(algorithm: Algorithm, rounds: int, speak: Callable[[str], str] = str) -> Watch:
+  """The watch over a run of `algorithm` for so many rounds; `speak` as of `Watch`."""
+  chosen = {} if algorithm.method is None else options.record(algorithm.method).arguments
+  aggregate = chosen.get("aggregate")
   return Watch(Setting(
       hparams=flat(algorithm.hparams),
-      rounds=options.rounds,
-      margin=_margin(options.model.get("head"), part_of(algorithm.hparams, "head")),
+      rounds=rounds,
+      margin=_margin(chosen.get("head"), part_of(algorithm.hparams, "head")),
       noise_norm=noise_norm(algorithm),
-      independent_noise=options.privacy.get("aggregator") != "correlated",
-      warm=options.model.get("head_init") == "local_prototypes"))
+      independent_noise=aggregate is None or options.call(aggregate).get("name") != "correlated",
+      warm=chosen.get("start_head") == "local_prototypes"), speak)
 
 
 def noise_norm(algorithm: Algorithm) -> float | None:
@@ -155,12 +163,9 @@ def noise_norm(algorithm: Algorithm) -> float | None:
       models.count_parameters(params))
 
 
-def _margin(head: str | None, own: HParams) -> float:
+def _margin(head: Any, own: HParams) -> float:
   """By how much a margin lowers the true class's logit where all cosines are 0; else 0."""
-  if head is None or not own:
-    return 0.0
-  scalars = {name: own[name] for name in models.head_scalars(head)}
-  geometry, unknowing = heads.geometry_of(models.head(head, 1, 1, **scalars)), cast(Any, 0.0)
+  geometry, unknowing = None if head is None else head.geometry, cast(Any, 0.0)
   return 0.0 if geometry is None else -float(geometry(own).true_class_logit(unknowing))
 
 

@@ -9,7 +9,7 @@ import jax
 
 from fedjax_face.training import loop
 from fedjax_face.training.evaluator import Evaluator, Outcome, on_one_device
-from fedjax_face.training.experiment import Experiment, untrained
+from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.mesh import gathered, is_main_process
 
 
@@ -36,24 +36,16 @@ def references(experiment: Experiment) -> dict[str, Reference]:
     return {}
   evaluator = experiment.evaluator
   if not isinstance(evaluator, Evaluator):
-    return {"start": Reference(start_words(experiment), evaluator.outcome(start))}
+    return {"start": Reference(experiment.start_words, evaluator.outcome(start))}
   from fedjax_face.evaluation.pixels import pixel_embedding
-  found = {"start": Reference(start_words(experiment), evaluator.outcome(start, band=False))}
-  if experiment.backbone is not None:
-    algorithm, state = untrained(experiment.config, experiment.sources)
+  found = {"start": Reference(experiment.start_words, evaluator.outcome(start, band=False))}
+  if experiment.untrained is not None:
+    algorithm, state = experiment.untrained()
     assert algorithm.embed is not None
     embed_fn = functools.partial(jax.jit(algorithm.embed), on_one_device(state))
     found["untrained"] = Reference("untrained", evaluator.outcome_of(embed_fn))
   found["pixels"] = Reference("raw pixels", evaluator.outcome_of(jax.jit(pixel_embedding)))
   return found
-
-
-def start_words(experiment: Experiment) -> str:
-  """"public start", "pre-trained start" on a set that is not declared public, "untrained start"."""
-  if experiment.backbone is None:
-    return "untrained start"
-  public = experiment.config.pretrain.get("public", False)
-  return "public start" if public else "pre-trained start"
 
 
 def gains(outcome: Outcome, start: Outcome) -> dict[str, dict[str, float]]:

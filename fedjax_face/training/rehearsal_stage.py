@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fedjax_face.algorithms.hparams import replaced
+from fedjax_face.algorithms.hparams import flat, replaced
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.pairs import Pairs
@@ -76,8 +76,9 @@ class Player:
     Raises:
       loop.NonFiniteState: the setting diverged.
     """
-    hparams = {name.removeprefix("hparams."): value for name, value in values.items()
-               if name.startswith("hparams.")}
+    read = flat(self.algorithm.hparams)  # one client's mean has no clip norm, for one
+    hparams = {key: value for name, value in values.items()
+               if (key := name.removeprefix("hparams.")) in read and key != name}
     epochs = values.get("cohort.epochs", self._config.cohort.epochs)
     root = expand(public_root(self._config.seed), "rehearsal", stream, ROOT_BYTES)
     metrics: dict[str, np.ndarray] = {}

@@ -12,7 +12,7 @@ import os
 import pathlib
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -46,9 +46,13 @@ from fedjax_face.training.records import (
     WeightsAndBiases,
     make_guarded,
 )
-from fedjax_face.training.streams import Roots, public_root
+from fedjax_face.training.streams import Roots, public_root, secret_root
 
 Values = dict[str, float]
+Callback = Callable[[int, Mapping[str, float]], Any]
+
+LOOKED_AT = ("Code of the user's own was given the metrics of the rounds, some of which are "
+             "without noise, and could stop training by them.")
 
 
 def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
@@ -71,32 +75,61 @@ def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
       secrets, a state that is not finite, or rounds on end in which no update is.
     OSError: a file that cannot be read or written, in one line.
   """
-  workdir = pathlib.Path(workdir).absolute()
   config.validate(options)
-  config.check_same_run(options, workdir)
-  finished = _is_finished(workdir, options.rounds)
+  say = Display(options.rounds, 0, is_main_process()).say
+  return carry_on(options, options.rounds, workdir, lambda: build(
+      options, pathlib.Path(workdir).absolute(), say, sources=sources,
+      public_stages=public_stages), budget)
+
+
+def carry_on(record: Any, rounds: int, workdir: str | os.PathLike,
+             make: Callable[[], Experiment], budget: Budget | None = None,
+             callbacks: Sequence[Callback] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Runs, or continues, an experiment in `workdir`.
+
+  Args:
+    record: what config.json says of it.
+    rounds: of the whole run.
+    workdir: made if absent; holds everything that the run leaves.
+    make: makes the experiment, after the folder is known to be of this run and not finished.
+    budget: as of `run`.
+    callbacks: called with (rounds done, metrics of the last of them) after every dispatch; one that
+      returns True ends training there.
+
+  Returns:
+    summary.json and privacy.json.
+
+  Raises:
+    ValueError, OSError: as `run`.
+  """
+  workdir = pathlib.Path(workdir).absolute()
+  config.check_same_run(record, workdir)
+  finished = _is_finished(workdir, rounds)
   budget_entry.require_same(workdir, budget, finished)
   if finished:
-    return _read(workdir / "summary.json"), _read(workdir / "privacy.json")
-  say = Display(options.rounds, 0, is_main_process()).say
-  experiment = build(options, workdir, say, sources=sources, public_stages=public_stages)
+    return read_json(workdir / "summary.json"), read_json(workdir / "privacy.json")
+  say = Display(rounds, 0, is_main_process()).say
+  experiment = make()
   found = _found(experiment, workdir, say)
   budget_entry.enter(experiment, workdir, budget)
   before, roots = _resume(experiment, found, workdir, say)
   if is_main_process():
     make_guarded(workdir)
-    config.record(options, workdir)
-    if before.round < options.rounds:
+    config.record(record, workdir)
+    if before.round < rounds:
       _write_privacy(experiment, budget_entry.whole(experiment), workdir, budget, "unfinished")
   clock, ledger = _Clock(), Ledger.from_json(before.ledger)
-  watch = health.watch(experiment.algorithm, options)
+  watch = health.watch(experiment.algorithm, rounds, experiment.speak)
+  if callbacks:
+    ledger.declare_not_covered(LOOKED_AT)
   try:
-    state, outcome = _train(experiment, before, roots, ledger, workdir, clock, watch)
+    state, outcome, done = _train(experiment, before, roots, ledger, workdir, clock, watch,
+                                  callbacks)
   except (loop.NonFiniteState, health.NoFiniteUpdate) as error:
     _stopped(experiment, ledger, workdir, error, clock, watch, budget)
     raise
   return _finish(experiment, state, ledger, outcome, workdir, clock, watch,
-                 references.references(experiment), budget)
+                 references.references(experiment), budget, done)
 
 
 class _Clock:
@@ -128,7 +161,7 @@ def _found(experiment: Experiment, workdir: pathlib.Path, say: Any) -> Checkpoin
   found = checkpoint.restore(workdir / "checkpoints", template, say)
   if found is None:
     return None
-  if found.config != config.digest(options):
+  if found.config != config.digest(experiment.said):
     raise ValueError(f"{workdir}/checkpoints belong to another config; choose another --workdir")
   if found.round > options.rounds:
     raise ValueError(f"config.rounds={options.rounds}, but {workdir} holds {found.round} rounds")
@@ -145,8 +178,8 @@ def _resume(experiment: Experiment, found: Checkpoint | None, workdir: pathlib.P
   if found is None:
     state = loop.initial_state(algorithm, options.seed, experiment.mesh)
     return _begun(experiment, Checkpoint(
-        0, state, experiment.ledger.to_json(), config.digest(options), repr(algorithm.releases),
-        finished=True), workdir)
+        0, state, experiment.ledger.to_json(), config.digest(experiment.said),
+        repr(algorithm.releases), finished=True), workdir)
   if found.round:
     say(f"resuming after round {found.round} of {options.rounds}")
   template = jax.eval_shape(algorithm.init, jax.random.key(0))
@@ -185,13 +218,18 @@ def _roots(experiment: Experiment, workdir: pathlib.Path, must_exist: bool) -> R
 
 
 def _train(experiment: Experiment, before: Checkpoint, roots: Roots | None, ledger: Ledger,
-           workdir: pathlib.Path, clock: _Clock, watch: health.Watch) -> tuple[State, Outcome]:
-  """Trains to the end; records every release in `ledger`."""
+           workdir: pathlib.Path, clock: _Clock, watch: health.Watch,
+           callbacks: Sequence[Callback]) -> tuple[State, Outcome, int]:
+  """Trains to the end, or until a callback ends it; records every release in `ledger`.
+
+  Returns:
+    State, its evaluation, rounds done.
+  """
   options, state = experiment.config, before.state
   if roots is None:
     checkpoint.keep_newest(workdir / "checkpoints", 1)
     state = gathered(state, experiment.mesh)
-    return state, experiment.evaluator.outcome(state)
+    return state, experiment.evaluator.outcome(state), options.rounds
   saved_every, evaluated_every = options.training.checkpoint_every, options.evaluation.every
   with _outputs(experiment, before.round, workdir) as (write, display):
     for unit, adjacency in dict.fromkeys(
@@ -217,8 +255,11 @@ def _train(experiment: Experiment, before: Checkpoint, roots: Roots | None, ledg
       state, done = progress.state, progress.span.stop
       if done == options.rounds or done % saved_every == 0:
         state = gathered(state, experiment.mesh)
-      rows = _rows(progress, ledger, experiment)
-      if done == options.rounds:
+      rows = rows_of(progress, ledger, experiment)
+      stopped = ended(callbacks, rows)
+      if stopped and done < options.rounds:
+        state = gathered(state, experiment.mesh)
+      if stopped or done == options.rounds:
         outcome = experiment.evaluator.outcome(state)
         _add(rows[-1][1], outcome.values())
       elif evaluated_every and done % evaluated_every == 0:
@@ -226,15 +267,22 @@ def _train(experiment: Experiment, before: Checkpoint, roots: Roots | None, ledg
       write(rows)
       for line in watch.after(rows):
         display.say(line)
-      if done % saved_every == 0 and done < options.rounds:
+      if done % saved_every == 0 and done < options.rounds and not stopped:
         checkpoint.save(workdir / "checkpoints", before._replace(
           round=done, state=state, ledger=ledger.to_json()))
       display.update(done, rows[-1][1])
+      if stopped:
+        break
   checkpoint.save(workdir / "checkpoints", before._replace(
-    round=options.rounds, state=experiment.algorithm.forget(state), ledger=ledger.to_json(),
+    round=done, state=experiment.algorithm.forget(state), ledger=ledger.to_json(),
     finished=True), keep=1)
   secret_roots.remove(workdir)
-  return state, outcome
+  return state, outcome, done
+
+
+def ended(callbacks: Sequence[Callback], rows: list[tuple[int, Values]]) -> bool:
+  """Whether a callback ends training; every one is called."""
+  return any([callback(*rows[-1]) is True for callback in callbacks])
 
 
 def _noise_keys(experiment: Experiment) -> str:
@@ -254,7 +302,7 @@ def _is_pinned(options: Any) -> bool:
   return options.privacy.get("noise_seed") is not None
 
 
-def _rows(progress: loop.Progress, ledger: Ledger,
+def rows_of(progress: loop.Progress, ledger: Ledger,
           experiment: Experiment) -> list[tuple[int, Values]]:
   """Records the releases of each round, and its metrics.
 
@@ -296,7 +344,8 @@ def _outputs(experiment: Experiment, start: int, workdir: pathlib.Path) -> Itera
   table = CsvFile(workdir / "metrics.csv", start or BEFORE_ALL)
   writers: list[Any] = [TensorBoard(workdir, start)]
   if options.training.get("wandb"):
-    writers.append(WeightsAndBiases(workdir, options.training.wandb, config.as_dict(options)))
+    said = config.as_dict(experiment.said)
+    writers.append(WeightsAndBiases(workdir, options.training.wandb, said))
 
   def write(rows: list[tuple[int, Mapping[str, float]]]) -> None:
     table.write_rows(rows)
@@ -315,15 +364,15 @@ def _outputs(experiment: Experiment, start: int, workdir: pathlib.Path) -> Itera
 def _finish(experiment: Experiment, state: State, ledger: Ledger, outcome: Outcome,
             workdir: pathlib.Path, clock: _Clock,
             watch: health.Watch, compared: Mapping[str, references.Reference],
-            budget: Budget | None) -> tuple[dict[str, Any], dict[str, Any]]:
+            budget: Budget | None, done: int) -> tuple[dict[str, Any], dict[str, Any]]:
   if not is_main_process():
     return {}, {}
   privacy = _write_privacy(experiment, ledger, workdir, budget, "finished")
-  done = summary.write_summary(
-    workdir, status="finished", rounds=experiment.config.rounds, experiment=experiment,
-    state=state, seconds=clock.seconds(), outcome=outcome, warnings=watch.lines,
-    compared=compared)
-  return done, privacy
+  written = summary.write_summary(
+    workdir, status="finished", rounds=done, asked=experiment.config.rounds,
+    experiment=experiment, state=state,
+    seconds=clock.seconds(), outcome=outcome, warnings=watch.lines, compared=compared)
+  return written, privacy
 
 
 def _stopped(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
@@ -347,6 +396,16 @@ def _population(experiment: Experiment) -> Mapping[str, int]:
   return dict.fromkeys(units, algorithm.population)
 
 
+def statement_of(experiment: Experiment, ledger: Ledger) -> dict[str, Any]:
+  """What privacy.json would say of a run that writes nothing."""
+  return summary.privacy_said(
+    status="finished", ledger=ledger, delta=experiment.config.privacy.delta,
+    algorithm=experiment.algorithm, noise_keys=_noise_keys(experiment),
+    population=_population(experiment),
+    data=training_set.described(experiment.sources.train, secret_root()),
+    evaluated_on=evaluated_on(experiment.sources), files=())
+
+
 def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
                    budget: Budget | None, status: str) -> dict[str, Any]:
   options, algorithm, sources = experiment.config, experiment.algorithm, experiment.sources
@@ -359,7 +418,7 @@ def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path
       evaluates_training_people=sources.evaluates_training_people,
       releases_model=_releases_model(experiment), curves=algorithm.embed is not None,
       secrets=status != "finished" and not _is_pinned(options),
-      pretrained=bool(options.get("pretrain")), budget=budget is not None,
+      pretrained=experiment.untrained is not None, budget=budget is not None,
       silos=algorithm.class_embeddings is not None, wandb=bool(options.training.get("wandb"))),
     budget=None if budget is None else budgets.statement(budget.path))
 
@@ -375,11 +434,12 @@ def _is_finished(workdir: pathlib.Path, rounds: int) -> bool:
   path = workdir / "summary.json"
   if not path.exists() or not (workdir / "privacy.json").exists():
     return False
-  done = _read(path)
-  return done.get("status") == "finished" and done.get("rounds") == rounds
+  done = read_json(path)
+  return done.get("status") == "finished" and done.get("rounds_asked", done.get("rounds")) == rounds
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """What a JSON file of a run says; raises ValueError for one that is not readable."""
   try:
     return json.loads(path.read_text())
   except ValueError as error:

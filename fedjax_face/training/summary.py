@@ -59,7 +59,7 @@ def git_revision() -> str:
 
 def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment: Experiment,
                   state: Any, seconds: Mapping[str, float],
-                  outcome: Outcome | None = None,
+                  outcome: Outcome | None = None, asked: int | None = None,
                   warnings: Sequence[str] = (),
                   compared: Mapping[str, Reference] | None = None) -> dict[str, Any]:
   """Writes summary.json and returns it.
@@ -73,6 +73,7 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     seconds: `compile` (first dispatch beyond its rounds), `per_round` (without the first dispatch)
       and `total`, of this process.
     outcome: of the final evaluation.
+    asked: rounds that were asked for, of which a callback may have ended the last.
     warnings: what this process said of trouble while it trained.
     compared: of `references.references`.
   """
@@ -81,6 +82,7 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     "status": status,
     "algorithm": algorithm.name,
     "rounds": rounds,
+    **({} if asked in (None, rounds) else {"rounds_asked": asked}),
     "seed": experiment.config.seed,
     "hparams": flat(algorithm.hparams),
     **environment(),
@@ -147,7 +149,20 @@ def write_privacy(workdir: pathlib.Path, *, status: str, ledger: Ledger, delta: 
                   data: Mapping[str, Any], evaluated_on: str, files: Sequence[File],
                   budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
   """Writes privacy.json and PRIVACY.md and returns what they say; see `statement.privacy_json`."""
-  said = statement.privacy_json(
+  said = privacy_said(status=status, ledger=ledger, delta=delta, algorithm=algorithm,
+                      noise_keys=noise_keys, population=population, data=data,
+                      evaluated_on=evaluated_on, files=files, budget=budget)
+  write_json(workdir / "privacy.json", said)
+  write_atomically(workdir / "PRIVACY.md", statement.privacy_markdown(said))
+  return said
+
+
+def privacy_said(*, status: str, ledger: Ledger, delta: float, algorithm: Algorithm,
+                 noise_keys: str, population: Mapping[str, int], data: Mapping[str, Any],
+                 evaluated_on: str, files: Sequence[File],
+                 budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
+  """What privacy.json says; see `statement.privacy_json`."""
+  return statement.privacy_json(
     ledger, delta=delta, population=population, sampling=algorithm.sampling,
     noise_keys=noise_keys, units_per_person=algorithm.units_per_person,
     mechanism=algorithm.mechanism, dealt=algorithm.notes,
@@ -155,9 +170,6 @@ def write_privacy(workdir: pathlib.Path, *, status: str, ledger: Ledger, delta: 
          "status": status, "revision": git_revision(),
          "written": datetime.datetime.now(datetime.UTC).date().isoformat()}, budget=budget,
     files=files)
-  write_json(workdir / "privacy.json", said)
-  write_atomically(workdir / "PRIVACY.md", statement.privacy_markdown(said))
-  return said
 
 
 def print_results(workdir: pathlib.Path, summary: Mapping[str, Any],

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_face.algorithms import parts, registry
-from fedjax_face.algorithms.centralized import centralized
+from fedjax_face.algorithms import registry
 from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Communication, Data, StepKeys
 from fedjax_face.privacy.adjacency import Adjacency
@@ -121,7 +120,8 @@ def test_target_epsilon_calibrates_the_noise():
     ({"hparams.clip_norm": -1.0}, "clip_norm=-1.0: expected a number above 0"),
     ({"hparams.noise_multiplier": -1.0}, "noise_multiplier=-1.0: expected"),
     ({"hparams.noise_multiplier": float("nan")}, "noise_multiplier=nan: expected"),
-    ({"cohort.capacity": 0}, "cohort.capacity=0: expected at least 1"),
+    ({"cohort.sampling": "poisson", "cohort.classes": "own", "cohort.capacity": 0},
+     "cohort.capacity=0: expected a whole number, at least 1"),
     ({"cohort.sampling": "cyclic_fixed", "cohort.min_separation": 0}, "min_separation=0"),
     ({"cohort.sampling": "poisson", "cohort.classes": "own", "cohort.sampling_probability": 0.0},
      "sampling_probability=0.0"),
@@ -131,7 +131,7 @@ def test_target_epsilon_calibrates_the_noise():
     ({"privacy.aggregator": "secret"}, "adaptive, clipped, correlated, gaussian, mean"),
     ({"privacy.aggregator": "correlated"}, "cohort.sampling=cyclic_fixed"),
     ({"local.stages": "alternating"}, "joint, head_first"),
-    ({"model.head_init": "zeros"}, "per_client, shared_frame"),
+    ({"model.head_init": "zeros"}, "shared_frame, per_client"),
     ({"algorithm": "fedsgd"}, "centralized, composed, dp_activations, dp_fedemb"),
     ({"model.backbone": "vit"}, "lenet"),
     ({"cohort.users_per_client": 100}, "users a round, but the training set has 12"),
@@ -183,8 +183,8 @@ def test_a_centralised_batch_holds_the_same_images_on_any_number_of_devices():
                           "cohort.batch_size": 4, "cohort.steps": 3})
   batches = {}
   for devices in (1, 2, 4):
-    given = parts.Ingredients(config, tiny.people(), types.SimpleNamespace(size=devices))
-    cohort = centralized(given).cohort(Draws.of(3), 5)
+    cohort = registry.build(config, tiny.sources(), types.SimpleNamespace(size=devices)).cohort(
+        Draws.of(3), 5)
     assert cohort.examples.shape == cohort.labels.shape == (devices, 3, 4 // devices)
     batches[devices] = [
         [(image, label) for image, label in zip(examples.ravel(), labels.ravel(), strict=True)]

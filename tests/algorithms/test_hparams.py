@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from configs import composed
-from fedjax_face.algorithms import dp_hyperface, parts
+from fedjax_face.algorithms import dp_hyperface
 from fedjax_face.algorithms.hparams import CLIPS, PATHS, flat, nested, replaced, with_values
 from fedjax_face.data import closed_set
 from fedjax_face.data import sources as data_sources
 from fedjax_face.draws import Draws
-from fedjax_face.federated import aggregators, client
+from fedjax_face.federated import aggregators, client, optimizers
 from fedjax_face.federated.aggregators import Sums
 from fedjax_face.federated.algorithm import Data
 from fedjax_face.losses.class_pairs import Anchors
@@ -172,7 +172,7 @@ CASES = {
     "momentum": (client.optimizers("momentum"), LOCAL | {"momentum": 0.9}),
     "normalised": (client.optimizers("normalised"), LOCAL | {"momentum": 0.9}),
     "fedprox": (client.proximal(client.optimizers("sgd")), LOCAL | {"drift": {"weight": 1.0}}),
-    "server": (parts.server_momentum, {"learning_rate": 0.1, "momentum": 0.9}),
+    "server": (optimizers.momentum().transform, {"learning_rate": 0.1, "momentum": 0.9}),
     "noised": (aggregated(lambda *given: aggregators.noised_mean(*given, noise.gaussian())),
                AGGREGATE),
     "adaptive": (aggregated(adaptive), AGGREGATE),

@@ -10,12 +10,11 @@ import optax
 import pytest
 
 from configs import composed, privacyface
-from fedjax_face.algorithms import clusters, parts, registry
-from fedjax_face.algorithms import privacyface as page
-from fedjax_face.algorithms.prototypes import prototypes
+from fedjax_face.algorithms import parts, registry
 from fedjax_face.draws import Draws
-from fedjax_face.federated import aggregators
+from fedjax_face.federated import aggregators, exchange
 from fedjax_face.federated.algorithm import Data, StepKeys
+from fedjax_face.federated.prototypes import prototypes
 from fedjax_face.federated.round import federated_round
 from fedjax_face.models import registry as models
 from fedjax_face.models.embedding import l2_normalise
@@ -113,11 +112,12 @@ def foreign_points(monkeypatch, **overrides):
   """What every silo is given after a round."""
   kept = []
 
-  def keep(given, table):
-    kept.append(clusters.cluster_exchange(given, table))
+  def keep(*given, **options):
+    kept.append(real(*given, **options))
     return kept[-1]
 
-  monkeypatch.setattr(page, "cluster_exchange", keep)
+  real = exchange.cluster_exchange
+  monkeypatch.setattr(exchange, "cluster_exchange", keep)
   states, _ = run(build(**overrides), rounds=1)
   return [kept[0].select(states[0].heads.exchanged, jnp.int32(k))["foreign"] for k in range(3)]
 
@@ -136,7 +136,7 @@ def test_pooled_clusters_of_a_silo_do_not_hold_its_own_people(monkeypatch):
   rows = person_rows()
   config = privacyface.get_config("synthetic")
   config.update_from_flattened_dict(TINY)
-  silo = parts.silos(parts.Ingredients(config, tiny.people(), tiny.one_device())).silo
+  silo = parts.clients(config).silos(tiny.people(), config.seed).silo
   of_person = np.array([silo[tiny.people().person == p][0] for p in range(12)])
   for k, foreign in enumerate(foreign_points(monkeypatch, **pooled)):
     expected = l2_normalise(jnp.asarray(rows[of_person != k].sum(axis=0)))
@@ -304,7 +304,7 @@ def test_given_what_was_released_a_silo_moves_the_backbone_by_its_own_update_alo
   people = tiny.people()
   config = composed.get_config()
   config.update_from_flattened_dict(TINY)
-  silo = parts.silos(parts.Ingredients(config, people, tiny.one_device())).silo
+  silo = parts.clients(config).silos(people, config.seed).silo
   images = np.where((silo == 1)[:, None, None, None], 255 - people.images, people.images)
   a = one_more_round(algorithm, before, people.images)
   b = one_more_round(algorithm, other, images)
@@ -350,8 +350,8 @@ def test_every_use_of_a_round_has_its_own_noise_key():
 
 @pytest.mark.parametrize("overrides, words", [
     ({"exchange.mechanism": "lloyd"}, "exchange.mechanism 'lloyd' is not one of all_rows"),
-    ({"exchange.loss": "v4"}, "exchange.loss 'v4' is not one of v0, v1, v2, v3"),
-    ({"exchange.rows": "images"}, "exchange.rows 'images' is not one of"),
+    ({"exchange.loss": "v4"}, "exchange.loss='v4': expected one of v0, v1, v2, v3"),
+    ({"exchange.rows": "images"}, "exchange.rows='images': expected one of"),
     ({"exchange.every": -1}, "exchange.every=-1: expected"),
     ({"exchange.clusters": 6}, "exchange.clusters=6: expected 1 to 5 .people of the largest"),
     ({"exchange.epsilon": 0.0, "hparams.cluster_noise_multiplier": None},
@@ -362,22 +362,23 @@ def test_every_use_of_a_round_has_its_own_noise_key():
     ({"hparams.cluster_noise_multiplier": None}, "exactly one of exchange.epsilon"),
     ({"hparams.cluster_noise_multiplier": 0.0}, "cluster_noise_multiplier=0.0: expected"),
     ({"exchange.mechanism": "kmeans"}, "cluster_noise_multiplier=1.0 cannot be had with"),
-    ({"exchange.rows": "class_embeddings"}, "exchange.rows=class_embeddings with exchange.every=0"),
+    ({"exchange.rows": "class_embeddings"}, "exchange.rows=class_embeddings with every=0"),
     ({"exchange.pooled": True, "exchange.mechanism": "exponential_caps"}, "not a sum over people"),
     ({"exchange.mechanism": "exponential_caps", "exchange.angle": 1.6}, "exchange.angle=1.6: exp"),
     ({"exchange.mechanism": "exponential_caps", "exchange.angle": 0.0}, "exchange.angle=0.0: exp"),
-    ({"hparams.cap_angle": 0.0}, "hparams.cap_angle=0.0: expected an angle in"),
-    ({"hparams.cap_angle": 1.6}, "hparams.cap_angle=1.6: expected an angle in"),
+    ({"hparams.cap_angle": 0.0}, "hparams.cap_angle=0.0: expected a number in"),
+    ({"hparams.cap_angle": 1.6}, "hparams.cap_angle=1.6: expected a number in"),
     ({"hparams.hinge_weight": -1.0}, "hparams.hinge_weight=-1.0: expected"),
     ({"hparams.foreign_weight": 0.0}, "hparams.foreign_weight=0.0: expected"),
-    ({"hparams.anchor_cosine": float("nan")}, "hparams.anchor_cosine=nan: expected a cosine"),
+    ({"hparams.anchor_cosine": float("nan")}, "hparams.anchor_cosine=nan: expected a number in"),
     ({"exchange.every": True}, "exchange.every=True: expected"),
-    ({"exchange.iterations": 0}, "exchange.iterations=0: expected"),
+    ({"exchange.iterations": 0, "exchange.mechanism": "dp_lloyd"},
+     "exchange.iterations=0: expected"),
     ({"exchange.public_iterations": -1}, "exchange.public_iterations=-1: expected"),
     ({"exchange.count_weight": 0.0, "exchange.loss": "v3"}, "exchange.loss=v3 weighs clusters"),
     ({"exchange.mechanism": "dplc_published", "hparams.cluster_noise_multiplier": None,
       "exchange.loss": "v0"}, "exchange.epsilon=None: dplc_published sets its noise"),
-    ({"model.head": "linear"}, "model.head=linear: the consensus-aware loss"),
+    ({"model.head": "linear"}, "model.head: the consensus-aware loss"),
     ({"pretrain.public": False}, "public=True"),
     ({"exchange.projection": 9}, "dims must be in 1..6"),
     ({"privacy.epsilon": 8.0}, "privacy.epsilon=8.0 cannot be had with"),

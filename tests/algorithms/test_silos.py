@@ -9,11 +9,12 @@ import pytest
 from configs import fedgc
 from fedjax_face.algorithms import parts, registry
 from fedjax_face.algorithms.hparams import replaced
-from fedjax_face.algorithms.silos import SERVER_SEES_CLASSES
 from fedjax_face.data.dataset import compact
 from fedjax_face.data.silos import class_rows
 from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Data, StepKeys
+from fedjax_face.federated.clients import Work
+from fedjax_face.federated.head_life import SERVER_SEES_CLASSES
 from fedjax_face.privacy.ledger import is_non_private
 from tests.algorithms import tiny
 
@@ -185,7 +186,7 @@ def test_a_silo_with_one_class_is_noted():
 def silos_of_twelve():
   config = fedgc.base()
   config.update_from_flattened_dict(TINY | {"silos.num_silos": 12})
-  return parts.silos(parts.Ingredients(config, tiny.people(), tiny.one_device()))
+  return parts.clients(config).silos(tiny.people(), config.seed)
 
 
 @pytest.mark.parametrize("head", ["cosface", "linear"])
@@ -212,27 +213,28 @@ def test_labels_of_a_silo_are_rows_of_the_table():
   """The class that a client numbers c is row offset + c of the table."""
   config = fedgc.base()
   config.update_from_flattened_dict(TINY)
-  given = parts.Ingredients(config, tiny.people(), tiny.one_device())
-  rows = class_rows(parts.silos(given).silo, given.train.label, 3)
-  cohort = parts.participants(given).cohort(Draws.of(0), 0)
+  people, clients = tiny.people(), parts.clients(config)
+  rows = class_rows(clients.silos(people, config.seed).silo, people.label, 3)
+  cohort = clients.bind(people, config.seed, Work(1, 4, "own")).cohort(Draws.of(0), 0)
   for k, silo in enumerate(cohort.client):
     real = cohort.mask[k]
     table_row = rows.offset[silo] + cohort.labels[k][real]
     np.testing.assert_array_equal(rows.label[table_row],
-                                  given.train.label[cohort.examples[k][real]])
+                                  people.label[cohort.examples[k][real]])
 
 
 @pytest.mark.parametrize("overrides, words", [
     ({"cohort.classes": "all"}, "algorithm=fedgc gives every silo a head for its own classes"),
-    ({"correction.form": "hinge"}, "form 'hinge': expected one of as_written, calibrated"),
-    ({"correction.steps": 0}, "correction.steps=0: expected at least 1"),
-    ({"correction.block": 0}, "block 0: expected at least 1"),
+    ({"correction.form": "hinge"}, "correction.form='hinge': expected one of as_written"),
+    ({"correction.steps": 0}, "correction.steps=0: expected a whole number, at least 1"),
+    ({"correction.block": 0}, "correction.block=0: expected a whole number, at least 1"),
     ({"model.head": "linear"}, "form 'calibrated': expected a normalised head"),
     ({"model.head": "normalised"}, "cannot be kept in a table of class embeddings"),
     ({"hparams.correction_strength": -1.0}, "hparams.correction_strength=-1.0: expected"),
     ({"hparams.correction_strength": float("inf")}, "hparams.correction_strength=inf: expected"),
     ({"hparams.proximal_weight": -5.0}, "hparams.proximal_weight=-5.0: expected"),
-    ({"hparams.spreadout_margin": -3.0}, "hparams.spreadout_margin=-3.0: expected"),
+    ({"hparams.spreadout_margin": -3.0, "algorithm": "fedaws", "correction.form": "hinge"},
+     "hparams.spreadout_margin=-3.0: expected"),
     ({"hparams.correction_learning_rate": -1.0}, "hparams.correction_learning_rate=-1.0: expected"),
     ({"silos.num_silos": 13}, "silos.num_silos is 13; expected a whole number, 1 to 12"),
     ({"cohort.silos_per_round": 4}, "cohort.silos_per_round=4: expected 0 .all. to 3"),

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from jax_privacy.matrix_factorization import buffered_toeplitz
 
-from fedjax_face.algorithms import parts
 from fedjax_face.attacks import audit
 from fedjax_face.draws import Draws
 from fedjax_face.federated import aggregators, heads
 from fedjax_face.federated.client import ClientResult, Totals
 from fedjax_face.federated.local_prototypes import prototype_head
-from fedjax_face.federated.participation import participation
+from fedjax_face.federated.training import backbone_release
 from fedjax_face.privacy import accounting, ledger, noise
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
 from tests.federated import toys
+from tests.federated.schemes import participation
 
 COHORT = {
     "virtual_clients": 2, "users_per_client": 2, "capacity": 4, "sampling_probability": None,
@@ -42,7 +42,7 @@ def play(sampling, make_aggregator=gaussian, hparams=HPARAMS, rounds=1, probabil
   who = make(audit.population([audit.IDLE] * USERS))
   aggregator = make_aggregator(who)
   if event is None:
-    release = parts.backbone_release(aggregator, who, claim_hparams or hparams)
+    release = backbone_release(aggregator, who, claim_hparams or hparams)
     event = dp_accounting.SelfComposedDpEvent(
         release.event, ledger.events_used(rounds, release.covers))
   return audit.audit(

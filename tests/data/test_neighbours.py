@@ -22,10 +22,10 @@ from fedjax_face.data.regions import RegionOptions, extract_regions, unit_identi
 from fedjax_face.data.silos import Silos, partition
 from fedjax_face.draws import Draws, identity_of
 from fedjax_face.federated import dp_sgd
-from fedjax_face.federated.participation import participation, silo_participation
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
 from tests.data.test_photographs import make_photographs
+from tests.federated.schemes import participation, silo_participation
 
 PEOPLE, IMAGES = 41, 3
 PLACES = {"first": 0, "middle": 5, "last": -1}

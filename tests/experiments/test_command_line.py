@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 from experiments import command_line
-from fedjax_face.report import figures
+from fedjax_face.report import figures, run_figures
 
 
 def parsed(*overrides, variant="femnist"):
@@ -97,7 +97,7 @@ def test_a_band_rises_and_holds_the_curve_also_where_that_is_zero_or_one(tar, lo
   at = np.array([1e-3, 1e-2, 1e-1])
   far = np.geomspace(1e-4, 1, 41)
   curve = np.interp(np.log(far), np.log([*at, 1.0]), tar)
-  lower, upper = (command_line._beside(far, curve, at, np.array(bound)) for bound in (low, high))
+  lower, upper = (run_figures._beside(far, curve, at, np.array(bound)) for bound in (low, high))
   inside = far >= 1e-3
   for bound, known in ((lower, low), (upper, high)):
     assert np.isnan(bound[~inside]).all() and (np.diff(bound[inside]) >= 0).all()

@@ -11,6 +11,7 @@ from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.hparams import flat
 from fedjax_face.federated import aggregates, aggregators
 from fedjax_face.federated.aggregates import Aggregate
+from fedjax_face.federated.training import backbone_release
 from fedjax_face.privacy import noise
 from fedjax_face.privacy.clipping import UpdateClip
 from tests.federated.test_participation import scheme
@@ -70,7 +71,7 @@ def test_a_part_binds_to_what_the_call_by_hand_makes(name, sampling):
   assert bound.event(OWN) == by_hand.event(OWN)
   for said in ("words", "covers", "adds_noise", "sensitivity", "largest_noise"):
     assert getattr(bound, said) == getattr(by_hand, said)
-  assert parts.backbone_release(bound, who, OWN) == parts.backbone_release(by_hand, who, OWN)
+  assert backbone_release(bound, who, OWN) == backbone_release(by_hand, who, OWN)
 
 
 def test_the_sensitivity_is_that_of_who_takes_part():
@@ -120,6 +121,10 @@ SECTION = {"aggregator": "adaptive", "epsilon": None, "delta": 1e-5, "quantile":
            "clip_learning_rate": 0.3, "count_stddev_per_client": 0.5, "correlated": "banded"}
 
 
+def config(**changes):
+  return ConfigDict({"privacy": SECTION | changes, "hparams": OWN})
+
+
 @pytest.mark.parametrize("changes, words", [
     ({"aggregator": "secret"}, "^privacy.aggregator 'secret' is not one of adaptive, clipped,"),
     ({"count_stddev_per_client": -1.0}, "^privacy.count_stddev_per_client=-1.0: expected a number"),
@@ -128,11 +133,11 @@ SECTION = {"aggregator": "adaptive", "epsilon": None, "delta": 1e-5, "quantile":
 ])
 def test_a_config_is_refused_by_its_own_keys(changes, words):
   with pytest.raises(ValueError, match=words):
-    parts.aggregator(ConfigDict(SECTION | changes), scheme("cyclic_fixed"), ROUNDS)
+    parts.aggregator(config(**changes), scheme("cyclic_fixed"), ROUNDS)
 
 
 def test_a_config_names_the_same_aggregator():
   who = scheme("fixed")
-  chosen = parts.aggregator(ConfigDict(SECTION), who, ROUNDS)
+  chosen = parts.aggregator(config(), who, ROUNDS)
   jax.tree.map(np.testing.assert_array_equal, rounds_of(chosen),
                rounds_of(CASES["adaptive"][1](who)))

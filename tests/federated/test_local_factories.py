@@ -7,11 +7,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from fedjax_face import options
-from fedjax_face.algorithms import parts
+from fedjax_face.algorithms import sections, translate
 from fedjax_face.algorithms.hparams import flat
 from fedjax_face.federated import client, local
 from fedjax_face.federated import scaffold as control_variates
-from fedjax_face.federated.embedding_model import EmbeddingModel
 from fedjax_face.federated.local import Drift, Local
 from tests.federated.test_client import IMAGES, batches, loss, params
 from tests.federated.test_participation import scheme
@@ -109,7 +108,7 @@ def test_control_variates_need_clients_that_last():
 def config(**changes):
   given = ConfigDict({
       "local": {"stages": "joint", "head_steps": 1, "optimizer": "momentum", "drift": "none"},
-      "cohort": {"epochs": 2, "batch_size": 3},
+      "cohort": {"epochs": 2, "batch_size": 3}, "model": {"flip": False},
       "hparams": {"client_learning_rate": 0.05, "client_momentum": 0.7, "clip_norm": 1.0,
                   "head_learning_rate_scale": 2.0, "proximal_weight": 0.5}})
   given.update_from_flattened_dict(changes)
@@ -117,9 +116,11 @@ def config(**changes):
 
 
 def of_config(**changes):
-  model = EmbeddingModel(*(loss if name == "loss" else None for name in EmbeddingModel._fields))
   who = scheme("fixed")._replace(lasting_clients=CLIENTS)
-  return parts.client_update(config(**changes), model, who)
+  given = config(**changes)
+  with sections.keys_of_config():
+    return options.build(Local, translate.local(given), "method.local").bind(
+        loss, who.lasting_clients)
 
 
 @pytest.mark.parametrize("drift", DRIFTS)

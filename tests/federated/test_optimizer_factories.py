@@ -7,7 +7,6 @@ import optax
 import pytest
 
 from fedjax_face import options
-from fedjax_face.algorithms import parts
 from fedjax_face.algorithms.hparams import flat
 from fedjax_face.federated import optimizers
 from fedjax_face.federated.optimizers import Optimizer
@@ -37,12 +36,6 @@ def steps(optimizer):
 def test_a_part_takes_the_steps_of_its_scalars(name):
   scalars, by_hand = CASES[name]
   jax.tree.map(np.testing.assert_array_equal, steps(part(name).transform(scalars)), steps(by_hand))
-
-
-def test_the_pages_descend_with_momentum():
-  scalars, by_hand = CASES["momentum"]
-  jax.tree.map(np.testing.assert_array_equal, steps(parts.server_momentum(scalars)),
-               steps(by_hand))
 
 
 def test_averaging_replaces_the_model_by_the_mean():

@@ -10,12 +10,9 @@ from fedjax_face.data import cohorts
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.silos import Silos
 from fedjax_face.draws import Draws, identity_of
-from fedjax_face.federated.participation import (
-    expected_dropped_share,
-    participation,
-    silo_participation,
-)
+from fedjax_face.federated.sampling import expected_dropped_share
 from fedjax_face.privacy.adjacency import Adjacency
+from tests.federated.schemes import participation, silo_participation
 
 OPTIONS = {
     "virtual_clients": 2, "users_per_client": 3, "capacity": 6, "sampling_probability": None,

@@ -8,7 +8,6 @@ from jax_privacy.matrix_factorization import toeplitz
 
 from fedjax_face.attacks import audit
 from fedjax_face.federated import aggregators
-from fedjax_face.federated.participation import participation
 from fedjax_face.models.convolution import Conv
 from fedjax_face.models.dense import Dense
 from fedjax_face.models.normalisation import GroupNorm
@@ -16,6 +15,7 @@ from fedjax_face.privacy import clustering, noise
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
 from fedjax_face.privacy.per_example import clipped_gradient_sum, grouped, joint, per_task
+from tests.federated.schemes import participation
 
 ADD, REPLACE = Adjacency.ADD_OR_REMOVE_ONE, Adjacency.REPLACE_ONE
 CLIENTS = 10

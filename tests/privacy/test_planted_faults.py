@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from fedjax_face.federated import participation
+from fedjax_face.federated import sampling
 from fedjax_face.models.normalisation import GroupNorm
 from fedjax_face.privacy import ghost_norm, noise
 from fedjax_face.privacy.per_example import GradientClip, joint
@@ -40,11 +40,12 @@ def test_one_noise_key_for_all_rounds(monkeypatch):
 
 
 def test_a_group_amplified_as_if_it_were_the_population(monkeypatch):
-  real = participation._cyclic_fixed
-  def wrong(options, population):
-    fixed = participation._fixed(options, population)
-    return real(options, population)._replace(amplify=fixed.amplify)
-  monkeypatch.setattr(participation, "_cyclic_fixed", wrong)
+  real = sampling.cyclic_fixed
+  def wrong(**options):
+    everybody = sampling.fixed()
+    return sampling.Sampling(lambda *given: real(**options).bind(*given)._replace(
+        amplify=everybody.bind(*given).amplify), shows_members=True)
+  monkeypatch.setattr(sampling, "cyclic_fixed", wrong)
   with caught():
     checks.check_amplification(cases.sampling("cyclic_fixed"), cases.claimed_rate)
 

@@ -48,7 +48,8 @@ def test_the_untrained_backbone_is_the_one_of_a_run_without_pretraining(built):
 def test_a_start_on_a_set_that_is_not_public_is_not_called_public(built):
   config = get_config("pretrain")
   config.pretrain.public = False
-  assert references.start_words(built._replace(config=config)) == "pre-trained start"
+  alone = experiment.build(config, None, lambda line: None)
+  assert built.start_words == "public start" and alone.start_words == "pre-trained start"
 
 
 def test_gains_are_of_the_metrics_that_have_an_interval():

@@ -147,7 +147,7 @@ def test_clip_norm_and_server_rate_by_hand():
 
 
 def test_cohorts_of_all_epochs_have_one_shape_and_no_other_examples():
-  from fedjax_face.federated.participation import participation
+  from tests.federated.schemes import participation
   dataset, made = people(8), {}
   for epochs in (1, 3):
     options = tiny_config.get_config().cohort.to_dict() | {"epochs": epochs, "max_examples": 0}

@@ -1,7 +1,8 @@
-"""Centralised training on all images at once: the upper bound, and the pre-training stage."""
+"""Training by one data holder: what centralised training and a silo alone have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import dp_accounting
@@ -9,60 +10,68 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_face.algorithms import parts
-from fedjax_face.algorithms.hparams import nested
-from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
+from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws, part_identities
 from fedjax_face.federated import client
-from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm, always
+from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm, HParams, always
 from fedjax_face.federated.round import METRICS
+from fedjax_face.federated.training import NOT_COVERED, Trained
+from fedjax_face.method import Method, Setting, refuse_noise
+from fedjax_face.options import OptionError
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release
 
+Rows = Callable[[FaceDataset, Setting], np.ndarray]
 
-class CentralizedState(NamedTuple):
+
+class PooledState(NamedTuple):
   """Backbone and head, and the optimiser's state, which lives on between rounds."""
 
   params: dict[str, Any]
   optimizer: Any
 
 
-def centralized(given: Ingredients) -> Algorithm:
-  """Minibatch softmax training with one head over all identities; not private."""
-  return pooled_training("centralized", given, np.arange(len(given.train)))
+def pooled(trained: Trained, steps: int, rows: Rows) -> Method:
+  """Trains one backbone and one head on some rows of the training set; not private.
 
-
-def pooled_training(name: str, given: Ingredients, rows: np.ndarray) -> Algorithm:
-  """Trains one backbone and one head on some rows of the training set, as one data holder would.
-
-  A round is `cohort.steps` optimiser steps on batches of `cohort.batch_size` images drawn without
+  A round is `steps` optimiser steps on batches of `local.batch_size` images drawn without
   replacement within the round (with, where the set is smaller). With several devices a batch is
   divided over them.
 
   Args:
-    name: of the algorithm.
-    given: config, training set, devices, initial backbone.
-    rows: int [M], which images of the training set.
+    trained: backbone, head and local steps; these have neither a drift nor stages.
+    steps: of a round.
+    rows: (training set, setting) -> int [M], which images are trained on.
+
+  Raises:
+    ValueError: local steps that only a client can make.
   """
-  config, images = given.config, len(rows)
-  parts.refuse_noise(config, f"algorithm={name}")
-  labels, label_of_row = np.unique(given.train.label[rows], return_inverse=True)
-  identity = part_identities(given.train.identities)[rows]
-  model = parts.model(config, given.train, len(labels))
-  training = client.local_training(
-      model.loss, client.optimizers(config.local.optimizer), client.JOINT)
-  hparams = nested(config.hparams)
-  steps, batch_size, devices = config.cohort.steps, config.cohort.batch_size, given.mesh.size
+  if trained.local.alone is None:
+    raise OptionError("local: who trains alone has neither a drift nor stages; expected "
+                      "drift=none, stages=joint")
+  return Method(lambda train, setting, hparams: _bound(
+      trained, steps, rows(train, setting), train, setting, hparams))
+
+
+def _bound(trained: Trained, steps: int, rows: np.ndarray, train: FaceDataset, setting: Setting,
+           hparams: HParams) -> Algorithm:
+  refuse_noise(setting, None, "", f"method={setting.method}")
+  images, batch_size, devices = len(rows), trained.local.batch_size, setting.mesh.size
   if batch_size % devices:
-    raise ValueError(
-        f"cohort.batch_size={batch_size} must be a multiple of the {devices} devices in use")
+    raise ValueError(f"method.local.batch_size={batch_size} must be a multiple of the {devices} "
+                     "devices in use")
+  labels, label_of_row = np.unique(train.label[rows], return_inverse=True)
+  identity = part_identities(train.identities)[rows]
+  model = trained.model(train, len(labels))
+  assert trained.local.alone is not None
+  training = trained.local.alone(model.loss)
 
   def init(key):
     backbone_key, head_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-    backbone = model.init_backbone(backbone_key) if given.backbone is None else given.backbone
+    backbone = model.init_backbone(backbone_key) if setting.start is None else setting.start
     params = {"backbone": backbone, "head": model.init_head(head_key)}
-    return CentralizedState(params, training.init(params, hparams))
+    return PooledState(params, training.init(params, hparams))
 
   def cohort(draws: Draws, round_number: int) -> Cohort:
     wanted = steps * batch_size
@@ -89,10 +98,10 @@ def pooled_training(name: str, given: Ingredients, rows: np.ndarray) -> Algorith
     metrics = {"loss": totals.loss / totals.examples, "chance_loss": jnp.log(float(len(labels))),
                "accuracy": totals.correct / totals.examples,
                "cosine": totals.cosine / totals.examples, "examples": totals.examples}
-    return CentralizedState(params, optimizer), metrics
+    return PooledState(params, optimizer), metrics
 
   return Algorithm(
-      name=name,
+      name=setting.method,
       init=init,
       cohort=cohort,
       step=step,
@@ -100,11 +109,11 @@ def pooled_training(name: str, given: Ingredients, rows: np.ndarray) -> Algorith
       releases=(Release("model", "person", Adjacency.ADD_OR_REMOVE_ONE,
                         dp_accounting.NonPrivateDpEvent(), "everyone",
                         note="training without noise"),),
-      not_covered=parts.NOT_COVERED,
+      not_covered=NOT_COVERED,
       embed=lambda state, images: model.embed(state.params["backbone"], images),
       channels={"model": always(NO_COMMUNICATION)},
       metrics={name: METRICS[name] for name in (
           "loss", "chance_loss", "accuracy", "cosine", "examples")},
       sampling=f"{steps * batch_size} of {images} images a round",
-      population=len(np.unique(given.train.person[rows])),
+      population=len(np.unique(train.person[rows])),
   )

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.method import Setting
 from fedjax_face.models.embedding import l2_normalise
 
 _BLOCK = 256          # images embedded at a time
@@ -48,12 +48,12 @@ def prototypes(embed: Embed, public_images: np.ndarray, size: int) -> Prototypes
   return of_people
 
 
-def of_public_backbone(given: Ingredients, embed: Embed, images: np.ndarray, row: np.ndarray,
+def of_public_backbone(setting: Setting, embed: Embed, images: np.ndarray, row: np.ndarray,
                        size: int) -> jax.Array:
   """Prototypes under the backbone that the run starts from, which must be public.
 
   Args:
-    given: config, that backbone and the public set.
+    setting: of the run, with that backbone and the public set.
     embed: (backbone, uint8 [B, H, W, C]) -> unit f32 [B, D].
     images: uint8 [N, H, W, C].
     row: int [N], row of each image.
@@ -62,12 +62,12 @@ def of_public_backbone(given: Ingredients, embed: Embed, images: np.ndarray, row
   Raises:
     ValueError: as `public_people`.
   """
-  public = public_people(given)
-  centre = _mean(embed, given.backbone, _some(public.images))
+  public = public_people(setting)
+  centre = _mean(embed, setting.start, _some(public.images))
 
   @jax.jit
   def add(total, images, row):
-    return _add(total, functools.partial(embed, given.backbone), images, row, centre)
+    return _add(total, functools.partial(embed, setting.start), images, row, centre)
 
   total = jnp.zeros((size, len(centre)))
   for start in range(0, len(images), _HOST_BLOCK):  # of a set that may not fit on the device
@@ -76,17 +76,16 @@ def of_public_backbone(given: Ingredients, embed: Embed, images: np.ndarray, row
   return l2_normalise(total)
 
 
-def public_people(given: Ingredients) -> FaceDataset:
+def public_people(setting: Setting) -> FaceDataset:
   """The public set that the run's first backbone was trained on.
 
   Raises:
     ValueError: no public set, or no backbone trained on it alone.
   """
-  pretrain = given.config.get("pretrain") or {}
-  if given.public is None or given.backbone is None or not pretrain.get("public", False):
-    raise ValueError(f"algorithm={given.config.algorithm} starts from public people: it needs "
-                     "data.public and a pretrain section with public=True")
-  return given.public
+  if setting.public is None or setting.start is None or not setting.start_is_public:
+    raise ValueError(f"{setting.method} starts from public people: it needs data.public and a "
+                     "pretrain section with public=True")
+  return setting.public
 
 
 def _some(images: np.ndarray) -> np.ndarray:

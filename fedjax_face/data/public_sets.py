@@ -1,0 +1,61 @@
+"""Sets that are declared public, as parts: what a private set is trained after or beside.
+
+Nothing of them is covered by the guarantee; that they share nobody with the private set is checked
+by name, where there are names.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fedjax_face.data.sets import Count, PublicSet
+from fedjax_face.options import register
+
+
+@register.public_set
+def synthetic_faces(*, people: Count = 500, images_per_person: Count = 8, size: Count = 28,
+                    grayscale: bool = True, domain: Literal["street", "studio"] = "studio",
+                    seed: int = 2) -> PublicSet:
+  """Rendered people.
+
+  Args:
+    people: how many.
+    images_per_person: of each.
+    size: pixels, height and width.
+    grayscale: one channel, else three.
+    domain: what the photographs are like.
+    seed: of the world in which they live.
+  """
+  return PublicSet({"name": "synthetic_faces", "num_people": people, "size": size, "seed": seed,
+                    "images_per_person": images_per_person, "grayscale": grayscale,
+                    "domain": domain})
+
+
+@register.public_set
+def folder(path: str, *, size: Count = 112, grayscale: bool = False,
+           min_images: Count = 1) -> PublicSet:
+  """A folder with a sub-folder for each person; see `sets.folder`."""
+  return PublicSet({"name": "folder", "path": path, "size": size, "grayscale": grayscale,
+                    "min_images": min_images})
+
+
+@register.public_set
+def lfw(*, root: str | None = None, size: Count = 112, grayscale: bool = False,
+        min_images: Count = 1) -> PublicSet:
+  """Labeled Faces in the Wild, all of it; see `sets.lfw`."""
+  return PublicSet({"name": "lfw", "root": root, "size": size, "grayscale": grayscale,
+                    "min_images": min_images})
+
+
+@register.public_set
+def orl(*, path: str | None = None, size: Count = 32, grayscale: bool = True) -> PublicSet:
+  """The ORL faces; see `sets.orl`."""
+  return PublicSet({"name": "orl", "path": path, "size": size, "grayscale": grayscale})
+
+
+@register.public_set
+def insightface_rec(path: str, *, size: Count = 112, grayscale: bool = False,
+                    limit: Count | None = None) -> PublicSet:
+  """A training set of InsightFace; see `sets.insightface_rec`."""
+  return PublicSet({"name": "insightface_rec", "path": path, "size": size,
+                    "grayscale": grayscale, "limit": limit})

@@ -1,0 +1,225 @@
+"""Data sets as parts: each loads the sets of a run when they are first asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fedjax_face.data import sources
+from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.sources import Sources
+from fedjax_face.options import at_least, register, within
+
+Count = Annotated[int, at_least(1)]
+NotNegative = Annotated[int, at_least(0)]
+Fraction = Annotated[float, within("(0, 1)")]
+
+
+class Data:
+  """The sets of a run, loaded when they are first asked for.
+
+  Args:
+    load: () -> Sources.
+    words: what they are, where they were made by hand.
+  """
+
+  def __init__(self, load: Callable[[], Sources], words: str = "Data") -> None:
+    self._load, self._words = load, words
+
+  @classmethod
+  def by_hand(cls, made: Sources) -> Data:
+    """Sets that were made by hand; checked when they are first asked for."""
+    return cls(lambda: sources.checked(made), sources.words(made))
+
+  def __repr__(self) -> str:
+    return self._words
+
+  @functools.cached_property
+  def sources(self) -> Sources:
+    """All sets."""
+    return self._load()
+
+  @property
+  def train(self) -> FaceDataset:
+    """The private training set."""
+    return self.sources.train
+
+  @property
+  def evaluation(self) -> FaceDataset:
+    """People who do not train."""
+    return self.sources.evaluation
+
+  @property
+  def public(self) -> FaceDataset | None:
+    """Outside the guarantee, or None."""
+    return self.sources.public
+
+
+class PublicSet:
+  """A set that is declared public, beside a private one.
+
+  Args:
+    section: `name` and options, as `sources.whole_set` takes them.
+  """
+
+  def __init__(self, section: dict[str, Any]) -> None:
+    self.section = section
+
+
+register.kind(Data, homes=("fedjax_face.data.sets",))
+register.kind(PublicSet, name="public_set", homes=("fedjax_face.data.public_sets",))
+
+
+def _data(section: dict[str, Any], seed: int, public: PublicSet | None = None) -> Data:
+  if public is not None:
+    section = {**section, "public": public.section}
+  return Data(lambda: sources.load(section, seed))
+
+
+@register.data
+def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size: Count = 28,
+                    evaluation: Count = 100, public: NotNegative = 0,
+                    public_images_per_person: Count = 8, grayscale: bool = True,
+                    on_demand: bool = False, seed: int = 0, public_seed: int = 2) -> Data:
+  """Rendered people, without any download: snapshots train, portraits of others are public.
+
+  Args:
+    people: who train.
+    images_per_person: of those who train or evaluate.
+    size: pixels, height and width.
+    evaluation: further people, who evaluate.
+    public: people of another world, photographed in a studio; 0 for none.
+    public_images_per_person: of these.
+    grayscale: one channel, else three.
+    on_demand: renders a training image when a round asks for it, so that memory does not grow with
+      the number of people.
+    seed: of the world in which they live: another one has other people.
+    public_seed: of the world of the public people.
+  """
+  section: dict[str, Any] = {
+      "name": "synthetic_faces", "num_people": people, "evaluation_people": evaluation,
+      "images_per_person": images_per_person, "size": size, "seed": seed, "grayscale": grayscale,
+      "on_demand": on_demand}
+  if public:
+    section["public"] = {
+        "name": "synthetic_faces", "num_people": public, "size": size, "seed": public_seed,
+        "images_per_person": public_images_per_person, "grayscale": grayscale, "domain": "studio"}
+  return _data(section, seed)
+
+
+@register.data
+def folder(path: str, *, size: Count = 112, evaluation: Fraction = 0.1, grayscale: bool = False,
+           min_images: Count = 1, public: PublicSet | None = None, seed: int = 0) -> Data:
+  """A folder (or zip file) with a sub-folder for each person; files that are no images are skipped.
+
+  Args:
+    path: of the folder.
+    size: pixels, height and width, to which images are cut and scaled.
+    evaluation: probability with which a person evaluates instead of training.
+    grayscale: one channel, else three.
+    min_images: people with fewer are left out.
+    public: a set that is declared public.
+    seed: of who evaluates.
+  """
+  return _data({"name": "folder", "path": path, "size": size, "test_fraction": evaluation,
+                "grayscale": grayscale, "min_images": min_images}, seed, public)
+
+
+@register.data
+def orl(*, path: str | None = None, size: Count = 32, evaluation: Fraction = 0.4,
+        grayscale: bool = True, public: PublicSet | None = None, seed: int = 0) -> Data:
+  """The ORL faces: 400 photographs of 40 people (AT&T Laboratories Cambridge).
+
+  Args:
+    path: of att_faces.zip; None: orl/att_faces.zip under $FEDJAX_FACE_DATA.
+    size: pixels, height and width.
+    evaluation: probability with which a person evaluates instead of training.
+    grayscale: one channel, else three.
+    public: a set that is declared public.
+    seed: of who evaluates.
+  """
+  return _data({"name": "orl", "path": path, "size": size, "test_fraction": evaluation,
+                "grayscale": grayscale}, seed, public)
+
+
+@register.data
+def lfw(*, root: str | None = None, size: Count = 112, grayscale: bool = False,
+        test_folds: tuple[int, ...] = (1, 2), min_images: Count = 1,
+        max_people: Count | None = None, public: PublicSet | None = None) -> Data:
+  """Labeled Faces in the Wild: people outside some View-2 folds train, those folds evaluate.
+
+  Args:
+    root: folder of the archive and pairs.txt; None: lfw under $FEDJAX_FACE_DATA.
+    size: pixels, height and width.
+    grayscale: one channel, else three.
+    test_folds: that evaluate, by their official pairs.
+    min_images: people who train have at least so many.
+    max_people: most people who train, the first by name; None: all.
+    public: a set that is declared public.
+
+  Source: Huang, Ramesh, Berg, Learned-Miller, UMass Amherst 07-49, 2007.
+  """
+  return _data({"name": "lfw", "root": root, "size": size, "grayscale": grayscale,
+                "test_folds": test_folds, "min_images": min_images, "max_people": max_people}, 0,
+               public)
+
+
+@register.data
+def femnist(*, path: str | None = None, num_writers: Count | None = None,
+            first_unseen_label: Count = 36, public: PublicSet | None = None) -> Data:
+  """Handwritten characters by writer; characters from `first_unseen_label` on are unseen.
+
+  Args:
+    path: of LEAF json files or an npz; None: the subset under $FEDJAX_FACE_DATA.
+    num_writers: the first so many; None: all.
+    first_unseen_label: characters below it train, the others evaluate.
+    public: a set that is declared public.
+
+  Source: Caldas et al., arXiv 1812.01097 (LEAF).
+  """
+  return _data({"name": "femnist", "path": path, "num_writers": num_writers,
+                "first_unseen_label": first_unseen_label}, 0, public)
+
+
+@register.data
+def insightface_rec(path: str, *, size: Count = 112, evaluation: Fraction = 0.1,
+                    grayscale: bool = False, limit: Count | None = None,
+                    public: PublicSet | None = None, seed: int = 0) -> Data:
+  """A training set of InsightFace: train.rec and train.idx.
+
+  Args:
+    path: of the folder.
+    size: pixels, height and width.
+    evaluation: probability with which a person evaluates instead of training.
+    grayscale: one channel, else three.
+    limit: most images; None: all.
+    public: a set that is declared public.
+    seed: of who evaluates.
+  """
+  return _data({"name": "insightface_rec", "path": path, "size": size,
+                "test_fraction": evaluation, "grayscale": grayscale, "limit": limit}, seed, public)
+
+
+@register.data
+def tfds(dataset: str, *, size: Count = 112, split: str = "train", data_dir: str | None = None,
+         evaluation: Fraction = 0.1, grayscale: bool = False, limit: Count | None = None,
+         image: str | None = None, label: str | None = None, person: str | None = None,
+         public: PublicSet | None = None, seed: int = 0) -> Data:
+  """A data set of TensorFlow Datasets that is prepared already, read without TensorFlow.
+
+  Args:
+    dataset: name and perhaps config and version, "lfw" or "digiface:1.0.0".
+    size: pixels, height and width.
+    split: of the data set.
+    data_dir: where it was prepared; None: TFDS's own place.
+    evaluation: probability with which a person evaluates instead of training.
+    grayscale: one channel, else three.
+    limit: most images; None: all.
+    image, label, person: names of its features; None: those known of the data set.
+    public: a set that is declared public.
+    seed: of who evaluates.
+  """
+  return _data({"name": "tfds", "dataset": dataset, "size": size, "split": split,
+                "data_dir": data_dir, "test_fraction": evaluation, "grayscale": grayscale,
+                "limit": limit, "image": image, "label": label, "person": person}, seed, public)

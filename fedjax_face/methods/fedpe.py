@@ -1,0 +1,39 @@
+"""FedPE: federated training with private class embeddings (Niu and Deng, AAAI 2022, baseline)."""
+
+from __future__ import annotations
+
+from fedjax_face.federated.aggregates import Aggregate, mean
+from fedjax_face.federated.clients import Clients
+from fedjax_face.federated.head_life import StartOfSilo, kept_by_silos
+from fedjax_face.federated.local import Local, local_steps
+from fedjax_face.federated.optimizers import Optimizer, averaging
+from fedjax_face.federated.silos import silos
+from fedjax_face.federated.training import federated, train_locally
+from fedjax_face.method import Method
+from fedjax_face.models.backbones import Backbone
+from fedjax_face.models.heads import Head, cosface
+from fedjax_face.models.lenet import lenet
+from fedjax_face.options import register
+
+
+@register.method
+def fedpe(*, backbone: Backbone = lenet(), head: Head = cosface(),
+          start_head: StartOfSilo = "shared_frame", clients: Clients = silos(),
+          local: Local = local_steps(), aggregate: Aggregate = mean(),
+          server: Optimizer = averaging()) -> Method:
+  """Only the backbone is averaged; class embeddings never leave their silo.
+
+  Classes of different silos are never pushed apart: what FedAwS and FedGC mend.
+
+  Args:
+    backbone: images -> embeddings.
+    head: a classifier of a silo's own people.
+    start_head: of a silo's class embeddings: `shared_frame`, random; `public_prototypes`, each
+      person's prototype under the public start; `local_prototypes`, means of the silo's own images.
+    clients: silos.
+    local: steps on a silo's images.
+    aggregate: from the silos' backbones to a mean.
+    server: optimiser of the global backbone.
+  """
+  return federated(clients, train_locally(backbone, head, local), heads=kept_by_silos(start_head),
+                   aggregate=aggregate, server=server)

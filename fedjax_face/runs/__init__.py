@@ -1,0 +1,1 @@
+"""Runs: `fit`, `rounds`, `load`, and configs as the arguments of `fit`."""

@@ -1,0 +1,255 @@
+"""`fit`: a method on data, in the memory of a notebook or in a folder that can be resumed."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fedjax_face import method as methods
+from fedjax_face import options
+from fedjax_face.algorithms.sections import in_calls
+from fedjax_face.data.decode import SkippedFiles
+from fedjax_face.data.sets import Data
+from fedjax_face.data.sources import Sources
+from fedjax_face.federated.algorithm import State
+from fedjax_face.method import Budget, Method, Setting
+from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.ledger import Ledger, is_non_private, non_private
+from fedjax_face.runs import start as starts
+from fedjax_face.runs.run import Run
+from fedjax_face.runs.settings import Compute, Evaluation, budget, compute, protocols
+from fedjax_face.runs.start import Start
+from fedjax_face.training import experiment as experiments
+from fedjax_face.training import loop
+from fedjax_face.training import run as engine
+from fedjax_face.training.evaluator import Evaluator
+from fedjax_face.training.experiment import Experiment
+from fedjax_face.training.mesh import clients_mesh, gathered
+from fedjax_face.training.run import Callback
+from fedjax_face.training.streams import public_root, secret_root
+
+_ROOT: Mapping[str, Any] = {
+    "method": Method, "data": Data, "rounds": int, "seed": int, "start": Start | None,
+    "privacy": Budget, "evaluation": Evaluation, "compute": Compute}
+
+
+def from_config(config: Any, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+  """The keyword arguments of `fit` that a config says.
+
+  Args:
+    config: `method`, `data`, `rounds` and perhaps `seed`, `start`, `privacy`, `evaluation` and
+      `compute`: a mapping, as of `config.json`. A section that says no name changes the default.
+    given: path -> value, for what the config holds by its repr alone ("data": Sources(...)).
+
+  Raises:
+    ValueError: anything that no signature takes, in one line with its path; no data are read.
+  """
+  return options.arguments(_ROOT, config, given=given)
+
+
+def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
+        start: Start | None = None, privacy: Budget = budget(),
+        evaluation: Evaluation = protocols(), compute: Compute = compute(),
+        callbacks: Sequence[Callback] = (), workdir: str | os.PathLike | None = None) -> Run:
+  """Trains, and returns the run.
+
+  Args:
+    method: `dp_fedemb(...)` or another of embeddings.
+    data: `synthetic_faces(...)`, `folder(...)`, or `Sources(train, evaluation, public)` by hand.
+    rounds: of the whole run; may grow where no noise was calibrated to them.
+    seed: of what is public; noise and participation come from the operating system.
+    start: what is trained before, on the public set: `pretrain(centralized(), rounds=40)`.
+    privacy: `budget(epsilon=1.0, delta=1e-6)`.
+    evaluation: `protocols(("recall_all_pairs",), every=10)`.
+    compute: how it is carried out.
+    callbacks: called with (rounds done, metrics of the last) after every dispatch; one that returns
+      True ends training there, which the statement says.
+    workdir: where a run is kept, and resumed by the same call; None: nothing is written.
+
+  Returns:
+    The run: its metrics, embeddings, evaluation, epsilon and statement.
+
+  Raises:
+    ValueError: what does not go together, in one line; a workdir of another run.
+    FileNotFoundError: data that are not there.
+  """
+  asked = Asked.of(method, data, rounds, seed, start, privacy, evaluation, compute)
+  if workdir is None:
+    made = asked.experiment(None)
+    last = collections.deque(_in_memory(made, callbacks), maxlen=1)[0]
+    return Run.of_memory(made, last.state, last.ledger, last.rows)
+  place = pathlib.Path(workdir).absolute()
+  made_once: list[Experiment] = []
+
+  def make() -> Experiment:
+    made_once.append(asked.experiment(place))
+    return made_once[0]
+
+  engine.carry_on(asked.record, rounds, place, make, callbacks=callbacks)
+  return Run.of_folder(place, made_once[0] if made_once else asked.experiment(place))
+
+
+def rounds(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
+           start: Start | None = None, privacy: Budget = budget(),
+           compute: Compute = compute()) -> Iterator[Progress]:
+  """A loop of one's own: yields after every dispatch, with state, ledger and metrics.
+
+  Nothing is written. Whoever looks at the metrics, or stops by them, looks at values without noise
+  where the statement says so.
+
+  Args:
+    method, data, rounds, seed, start, privacy, compute: as of `fit`.
+
+  Raises:
+    ValueError: as `fit`.
+  """
+  asked = Asked.of(method, data, rounds, seed, start, privacy, protocols(), compute)
+  return _in_memory(asked.experiment(None), ())
+
+
+class Progress(NamedTuple):
+  """Where a loop of rounds is.
+
+  Attributes:
+    round: rounds done.
+    state: after them; the next step of the loop reuses its memory.
+    ledger: what they have released.
+    metrics: of the last round.
+    rows: (round, metrics) of every round so far.
+  """
+
+  round: int
+  state: State
+  ledger: Ledger
+  metrics: Mapping[str, float]
+  rows: list[tuple[int, dict[str, float]]]
+
+
+def _in_memory(made: Experiment, callbacks: Sequence[Callback]) -> Iterator[Progress]:
+  """Rounds without a folder: the noise from roots that nobody keeps."""
+  options_, ledger = made.config, Ledger.from_json(made.ledger.to_json())
+  claims = any(not is_non_private(release.event) for release in made.algorithm.releases)
+  participation = secret_root() if claims else public_root(options_.seed)
+  if callbacks:
+    ledger.declare_not_covered(engine.LOOKED_AT)
+  state = loop.initial_state(made.algorithm, options_.seed, made.mesh)
+  rows = [(0, made.evaluator.values(gathered(state, made.mesh)))]
+  for progress in loop.train(
+      made.algorithm, made.sources.train.images, targets=made.sources.train.targets,
+      rounds=options_.rounds, seed=options_.seed, noise_root=secret_root(),
+      cohort_root=participation, state=state, rounds_per_dispatch=options_.training.
+      rounds_per_dispatch, stop_every=(options_.evaluation.every,), resident=made.resident,
+      mesh=made.mesh):
+    new, every = engine.rows_of(progress, ledger, made), options_.evaluation.every
+    done = progress.span.stop
+    stopped = engine.ended(callbacks, new)
+    if stopped or done == options_.rounds or (every and done % every == 0):
+      new[-1][1].update(made.evaluator.values(gathered(progress.state, made.mesh)))
+    rows += new
+    yield Progress(done, progress.state, ledger, new[-1][1], rows)
+    if stopped:
+      return
+
+
+class Asked(NamedTuple):
+  """The arguments of `fit`, checked."""
+
+  method: Any
+  data: Data
+  start: Any
+  privacy: Budget
+  evaluation: Evaluation
+  compute: Compute
+  record: dict[str, Any]
+
+  @classmethod
+  def of_arguments(cls, said: Mapping[str, Any]) -> Asked:
+    """Of what `from_config` returns; the rest are the defaults of `fit`."""
+    defaults = {"seed": 0, "start": None, "privacy": budget(), "evaluation": protocols(),
+                "compute": compute()}
+    return cls.of(**{**defaults, **said})
+
+  @classmethod
+  def of(cls, method: Any, data: Any, rounds: int, seed: int, start: Any, privacy: Any,
+         evaluation: Any, compute: Any) -> Asked:
+    """Checks the types, and writes down what config.json says.
+
+    Raises:
+      ValueError: a value of another kind.
+    """
+    loaded = Data.by_hand(data) if isinstance(data, Sources) else data
+    if start is not None:
+      start = starts.on_backbone_of(start, method)
+    said = {"method": method, "data": loaded, "rounds": rounds, "seed": seed, "start": start,
+            "privacy": privacy, "evaluation": evaluation, "compute": compute}
+    checked = options.arguments(_ROOT, said)
+    if rounds < 1 or seed < 0:
+      raise ValueError(f"rounds={rounds}, seed={seed}: expected at least 1 round and a seed of at "
+                       "least 0")
+    if options.made(method).data != "embeddings":
+      raise ValueError(f"method={options.call(method)['name']}: fit trains embeddings; "
+                       "python -m experiments.train runs the other methods")
+    record = {name: options.call(value) for name, value in checked.items()}
+    return cls(method, loaded, start, *map(options.made, (privacy, evaluation, compute)),
+               record)
+
+  def experiment(self, workdir: pathlib.Path | None) -> Experiment:
+    """Data loaded, pre-training done, the method bound."""
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", SkippedFiles)  # they are among the notes
+      sources = self.data.sources
+    mesh = clients_mesh()
+    stage, backbone = self._started(sources, mesh, workdir)
+    algorithm = methods.bind(self.method, sources.train, Setting(
+        mesh, self.record["rounds"], self.record["seed"], self.privacy, backbone,
+        bool(self.start and self.start.public), sources.public, self.compute.clients_per_chunk))
+    config = self._engine_config()
+    ledger = experiments.ledger_before(config, sources, algorithm)
+    if self.start is not None:
+      _enter_start(ledger, self.start, sources.public.name, algorithm)
+    evaluator = Evaluator(algorithm, config.evaluation, sources.evaluation, sources.pairs,
+                          config.seed)
+    made = Experiment(
+        config, mesh, sources, algorithm, ledger, evaluator,
+        experiments.is_resident(self.compute.resident, sources.train.images), backbone,
+        record=self.record, speak=in_calls)
+    if stage is None:
+      return made
+    return made._replace(
+        start_words="public start" if self.start.public else "pre-trained start",
+        untrained=lambda: starts.untrained(stage))
+
+  def _started(self, sources: Sources, mesh: Mesh, workdir: pathlib.Path | None) -> Any:
+    if self.start is None:
+      return None, None
+    if sources.public is None:
+      raise ValueError("start: pretrain needs a public set, and data have none")
+    stage = starts.stage_of(self.start, sources.public, mesh, self.record["seed"],
+                            self.record["data"], self.compute)
+    return stage, experiments.carried_out(stage, sources.public, mesh, workdir, lambda line: None)
+
+  def _engine_config(self) -> ConfigDict:
+    """What the loop reads, by its own names."""
+    return ConfigDict({
+        "rounds": self.record["rounds"], "seed": self.record["seed"],
+        "privacy": {**self.privacy._asdict(), "noise_seed": None},
+        "evaluation": self.evaluation._asdict(),
+        "training": {**self.compute._asdict(), "wandb": ""}})
+
+
+def _enter_start(ledger: Ledger, start: Start, name: str, algorithm: Any) -> None:
+  """A declared public set is named as public; any other is a release without a guarantee."""
+  if start.public:
+    ledger.declare_public(name)
+    return
+  adjacency = next((r.adjacency for r in algorithm.releases if r.unit == "person"),
+                   Adjacency.ADD_OR_REMOVE_ONE)
+  ledger.record(non_private("pre-trained backbone", "person", adjacency, "everyone",
+                            f"pre-training on {name}, which is not declared public, adds no noise"))

@@ -1,0 +1,173 @@
+"""A run: what `fit` returns and `load` finds again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_face.privacy import statement
+from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.training import checkpoint
+from fedjax_face.training import run as engine
+from fedjax_face.training.evaluator import Evaluator, Outcome, on_one_device
+from fedjax_face.training.experiment import Experiment
+
+_BATCH = 256
+
+
+class Run:
+  """A trained model with what was measured and what was revealed.
+
+  Attributes:
+    workdir: of the run; None of one that wrote nothing.
+    ledger: of everything that it released.
+    config: what it was asked, as config.json has it.
+  """
+
+  def __init__(self, made: Experiment, state: Any, ledger: Ledger,
+               rows: Sequence[tuple[int, Mapping[str, Any]]],
+               workdir: pathlib.Path | None = None) -> None:
+    self._made, self._rows = made, list(rows)
+    self._state = jax.tree.map(jnp.asarray, on_one_device(state))
+    self.ledger, self.workdir, self.config = ledger, workdir, made.said
+
+  @classmethod
+  def of_memory(cls, made: Experiment, state: Any, ledger: Ledger, rows: Any) -> Run:
+    """A run that wrote nothing."""
+    return cls(made, state, ledger, rows)
+
+  @classmethod
+  def of_folder(cls, workdir: pathlib.Path, made: Experiment) -> Run:
+    """The run in a folder, as its newest checkpoint has it.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      ValueError: one of another run.
+    """
+    template = jax.eval_shape(made.algorithm.init, jax.random.key(0))
+    found = checkpoint.restore(workdir / "checkpoints", template, lambda line: None)
+    if found is None:
+      raise FileNotFoundError(f"{workdir}/checkpoints: no checkpoint yet")
+    return cls(made, found.state, Ledger.from_json(found.ledger), _read_rows(workdir), workdir)
+
+  @property
+  def rounds(self) -> int:
+    """Rounds done."""
+    return self._rows[-1][0] if self._rows else 0
+
+  @property
+  def metrics(self) -> dict[str, np.ndarray]:
+    """Columns over the rounds, [rounds + 1] with the start first; NaN where one has no value.
+
+    `pandas.DataFrame(run.metrics)` is a table of it.
+    """
+    names = list(dict.fromkeys(name for _, row in self._rows for name in row))
+    columns = {"round": np.asarray([done for done, _ in self._rows])}
+    return columns | {name: np.asarray([float(row.get(name, np.nan)) for _, row in self._rows])
+                      for name in names}
+
+  def embed(self, images: Any) -> np.ndarray:
+    """Unit embeddings float32 [N, D] of images uint8 [N, H, W, C] of the training set's size.
+
+    Raises:
+      ValueError: images of another shape or type.
+    """
+    images = np.asarray(images)
+    expected = tuple(self._made.sources.train.images.shape[1:])
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+      raise ValueError(f"images are {images.dtype} {list(images.shape)}; expected uint8 "
+                       f"[N, {', '.join(map(str, expected))}]")
+    assert self._made.algorithm.embed is not None
+    run = jax.jit(self._made.algorithm.embed)
+    blocks = [np.asarray(run(self._state, images[i:i + _BATCH]))
+              for i in range(0, len(images), _BATCH)]
+    return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
+
+  def evaluate(self, protocols: Sequence[str] | None = None, data: Any = None,
+               pairs: Any = None) -> dict[str, Any]:
+    """Metrics with 95 % intervals: name -> `Metric` with `value`, `low`, `high`.
+
+    Args:
+      protocols: of `evaluation.protocols`; None: those of the run.
+      data: a FaceDataset of other people; None: those of the run.
+      pairs: rows of `data`, for protocols that need some.
+
+    Raises:
+      ValueError: an unknown protocol, or one that needs pairs without any.
+    """
+    return self._outcome(protocols, data, pairs).metrics
+
+  def _outcome(self, protocols: Any, data: Any, pairs: Any) -> Outcome:
+    sources, asked = self._made.sources, dict(self._made.config.evaluation)
+    if protocols is not None:
+      asked["protocols"] = tuple(protocols)
+    return Evaluator(self._made.algorithm, asked,
+                     sources.evaluation if data is None else data,
+                     sources.pairs if data is None else pairs,
+                     self._made.config.seed).outcome(self._state)
+
+  @property
+  def epsilon(self) -> float:
+    """Of each person over all channels, at the delta of the budget; infinite without a guarantee.
+
+    The privacy unit and the adjacency are in `statement`.
+    """
+    privacy = self._made.config.privacy
+    return self.ledger.epsilon_so_far(privacy.delta, privacy.unit)
+
+  @property
+  def statement(self) -> str:
+    """The privacy statement, Markdown: PRIVACY.md of the folder, or the same of memory."""
+    if self.workdir is not None:
+      return (self.workdir / "PRIVACY.md").read_text()
+    return statement.privacy_markdown(engine.statement_of(self._made, self.ledger))
+
+  def figures(self) -> dict[str, Any]:
+    """name -> matplotlib figure: the course of training, ROC and DET curves.
+
+    Raises:
+      ValueError: of a run that wrote nothing.
+    """
+    if self.workdir is None:
+      raise ValueError("figures are drawn from the files of a run: give fit a workdir")
+    from fedjax_face.report import run_figures
+    return run_figures.of_run(self.workdir, self._made.config.evaluation.headline)
+
+  def __repr__(self) -> str:
+    where = "in memory" if self.workdir is None else f"in {self.workdir}"
+    return (f"<run of {self._made.algorithm.name}, {self.rounds} rounds, epsilon "
+            f"{self.epsilon:.3g} for each {self._made.config.privacy.unit}, {where}>")
+
+
+def _read_rows(workdir: pathlib.Path) -> list[tuple[int, dict[str, float]]]:
+  path = workdir / "metrics.csv"
+  if not path.exists():
+    return []
+  with open(path, newline="") as file:
+    return [(int(row.pop("round")), {name: float(value) for name, value in row.items() if value})
+            for row in csv.DictReader(file)]
+
+
+def recorded(workdir: str | os.PathLike) -> dict[str, Any]:
+  """config.json of a folder.
+
+  Raises:
+    FileNotFoundError: there is none.
+    ValueError: of a run that no `fit` made.
+  """
+  path = pathlib.Path(workdir) / "config.json"
+  if not path.exists():
+    raise FileNotFoundError(f"{path}: no run is kept there")
+  said = json.loads(path.read_text())
+  if "method" not in said:
+    raise ValueError(f"{path} is of a run of python -m experiments.train: python -m "
+                     "experiments.evaluate reads it")
+  return said

@@ -1,0 +1,95 @@
+"""What a run starts from: parameters from training on public data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fedjax_face import method as methods
+from fedjax_face import options
+from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.method import Method, Setting
+from fedjax_face.options import at_least, register
+from fedjax_face.runs.settings import Compute
+from fedjax_face.training import loop
+from fedjax_face.training.experiment import Stage
+from fedjax_face.training.mesh import clients_mesh
+
+
+class Start(NamedTuple):
+  """A stage of training before the run.
+
+  Attributes:
+    method: a part, which trains on the public set.
+    rounds: of it.
+    seed: of its draws; None: that of the run.
+    public: whether the set that it trains on is declared public.
+  """
+
+  method: Any
+  rounds: int
+  seed: int | None
+  public: bool
+
+
+register.kind(Start)
+
+
+@register.start
+def pretrain(method: Method, *, rounds: Annotated[int, at_least(1)] = 40,
+             seed: Annotated[int, at_least(0)] | None = None, public: bool = True) -> Start:
+  """Non-private training on the public set of the data, kept beside the run.
+
+  A method that says no backbone takes that of the run.
+
+  Args:
+    method: that trains, usually `centralized()`.
+    rounds: of it.
+    seed: of its draws and initial state; None: that of the run.
+    public: False where the set is not public: then the statement says that it is a release without
+      a guarantee.
+  """
+  return Start(method, rounds, seed, public)
+
+
+def on_backbone_of(start: Any, method: Any) -> Any:
+  """The start, whose method takes the backbone of the run's method where it says none itself."""
+  stage, of_run = options.argument(start, "method"), options.record(method).arguments
+  takes = options.record(stage).factory.parameters
+  if "backbone" not in takes or "backbone" not in of_run or "backbone" in options.said(stage):
+    return start
+  return options.replace(start, method=options.replace(stage, backbone=of_run["backbone"]))
+
+
+def stage_of(start: Any, public: Any, mesh: Mesh, seed: int, data: Any,
+             compute: Compute) -> Stage:
+  """The stage, bound to the public set.
+
+  Args:
+    start: a part of kind Start.
+    public: the public set of the run.
+    mesh: devices.
+    seed: of the run.
+    data: what config.json says of the data.
+    compute: of the run.
+  """
+  chosen = options.argument(start, "method")
+  own = seed if start.seed is None else start.seed
+  algorithm = methods.bind(chosen, public, Setting(mesh, start.rounds, own))
+  identity = json.dumps({"method": options.call(chosen), "seed": own, "data": data,
+                         "rounds": start.rounds}, sort_keys=True)
+  return Stage(algorithm, start.rounds, own, hashlib.sha256(identity.encode()).hexdigest(),
+               ConfigDict(compute._asdict()))
+
+
+def untrained(stage: Stage) -> tuple[Algorithm, Any]:
+  """(algorithm, state) of a stage before its first round, on one device."""
+  mesh = clients_mesh(jax.local_devices()[:1])
+  state = loop.initial_state(stage.algorithm, stage.seed, mesh)
+  return stage.algorithm, jax.tree.map(np.asarray, state)

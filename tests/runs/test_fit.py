@@ -1,0 +1,211 @@
+"""The front door: what `fit` returns, keeps, resumes and refuses."""
+
+import json
+
+import flax.linen as nn
+import numpy as np
+import pytest
+
+import fedjax_face as ff
+
+
+class OneLayer(nn.Module):
+  """A backbone of one's own that compiles in no time."""
+
+  embedding_dim: int = 4
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(self.embedding_dim)(x.reshape(len(x), -1))
+
+
+def photographs(people, seed=0):
+  rng = np.random.default_rng(seed)
+  person = np.repeat([f"{seed}-{p:02d}" for p in range(people)], 3)
+  return ff.faces(rng.integers(0, 256, (len(person), 4, 4, 1), np.uint8), person, name="mine")
+
+
+def sources():
+  return photographs(16).split(evaluation=0.4, public=photographs(6, seed=1))
+
+
+def method(**changes):
+  return ff.dp_fedemb(**({
+      "backbone": OneLayer(), "clients": ff.virtual_clients(per_round=2, users_per_client=2),
+      "local": ff.local_steps(epochs=1)} | changes))
+
+
+SHORT = {"rounds": 4, "privacy": ff.budget(epsilon=8.0, delta=1e-3),
+         "evaluation": ff.protocols(fars=(0.1,), bootstrap=10),
+         "compute": ff.compute(rounds_per_dispatch=2, checkpoint_every=2)}
+
+
+def fit(chosen=None, data=None, **changes):
+  return ff.fit(chosen or method(), data or sources(), **(SHORT | changes))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+  """A run in a folder, which starts from public people."""
+  place = tmp_path_factory.mktemp("runs") / "first"
+  return fit(start=ff.pretrain(ff.centralized(), rounds=2), workdir=place)
+
+
+@pytest.fixture(scope="module")
+def remembered():
+  """A run that wrote nothing."""
+  return fit()
+
+
+def test_a_run_says_what_it_measured_and_revealed(remembered):
+  assert remembered.rounds == 4 and remembered.workdir is None
+  assert 7.5 < remembered.epsilon <= 8.0
+  columns = remembered.metrics
+  assert columns["round"].tolist() == [0, 1, 2, 3, 4] and np.isfinite(columns["loss"][1:]).all()
+  assert np.isfinite(columns["recall_all_pairs@far=0.1"][[0, 4]]).all()
+  assert "each person" in remembered.statement and "replace-one" in remembered.statement
+  assert "run of dp_fedemb, 4 rounds, epsilon 8" in repr(remembered).replace("7.99", "8")
+
+
+def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch, remembered):
+  monkeypatch.chdir(tmp_path)
+  for progress in ff.rounds(method(), sources(), rounds=2, privacy=SHORT["privacy"]):
+    assert progress.metrics["clients"] == 2
+  assert progress.round == 2 and not list(tmp_path.iterdir())
+  with pytest.raises(ValueError, match="give fit a workdir"):
+    remembered.figures()
+
+
+def test_embeddings_are_unit_vectors_of_images_like_those_of_the_training_set(remembered):
+  found = remembered.embed(sources().evaluation.images)
+  np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-5)
+  assert remembered.embed(np.zeros((0, 4, 4, 1), np.uint8)).size == 0
+  with pytest.raises(ValueError, match=r"uint8 \[N, 4, 4, 1\]"):
+    remembered.embed(np.zeros((2, 5, 4, 1), np.uint8))
+
+
+def test_a_folder_holds_what_memory_would(kept):
+  for name in ("config.json", "metrics.csv", "summary.json", "PRIVACY.md", "privacy.json"):
+    assert (kept.workdir / name).exists(), name
+  said = json.loads((kept.workdir / "config.json").read_text())
+  assert said["method"]["name"] == "dp_fedemb" and said["method"]["clients"]["per_round"] == 2
+  assert said["data"] == {"by_hand": repr(ff.Sources.__name__)[1:-1] + said["data"]["by_hand"][7:]}
+  assert said["start"]["method"]["backbone"] == said["method"]["backbone"]  # of the run's method
+  assert "noise_multiplier" in said["method"]["aggregate"]  # said by nobody, so recorded as None
+  assert said["method"]["aggregate"]["noise_multiplier"] is None
+  assert "taken as public" in kept.statement or "public" in kept.statement
+  assert kept.metrics["round"].tolist() == [0, 1, 2, 3, 4]
+  assert set(kept.figures()) == {"training", "roc", "det"}
+
+
+def test_the_same_call_again_is_the_run_as_it_is(kept):
+  before = (kept.workdir / "metrics.csv").read_bytes()
+  again = fit(start=ff.pretrain(ff.centralized(), rounds=2), workdir=kept.workdir,
+              evaluation=ff.protocols(fars=(0.1,), bootstrap=5))  # how it is judged may differ
+  assert (kept.workdir / "metrics.csv").read_bytes() == before
+  images = sources().evaluation.images
+  np.testing.assert_array_equal(again.embed(images), kept.embed(images))
+
+
+def test_another_call_on_the_folder_is_refused(kept):
+  for changes, name in (({"chosen": method(head=ff.arcface())}, "method.head.name"),
+                        ({"seed": 1}, "seed"), ({"privacy": ff.budget(epsilon=4.0)}, "epsilon")):
+    with pytest.raises(ValueError, match=name):
+      fit(start=ff.pretrain(ff.centralized(), rounds=2), workdir=kept.workdir, **changes)
+
+
+def test_load_finds_the_run_and_asks_for_what_no_config_holds(kept):
+  given = {"method.backbone": OneLayer(), "start.method.backbone": OneLayer()}
+  found = ff.load(kept.workdir, data=sources(), given=given)
+  images = sources().evaluation.images
+  np.testing.assert_array_equal(found.embed(images), kept.embed(images))
+  assert found.epsilon == kept.epsilon and found.statement == kept.statement
+  assert found.evaluate(["recall_all_pairs"]).keys() >= {"recall_all_pairs@far=0.1"}
+  with pytest.raises(ValueError, match="method.backbone: was made by hand"):
+    ff.load(kept.workdir, data=sources())
+  with pytest.raises(FileNotFoundError, match="no run is kept there"):
+    ff.load(kept.workdir / "nowhere")
+
+
+def test_an_interrupted_run_ends_as_it_would_have(tmp_path):
+  """Without privacy the seed decides everything, so that two runs can be compared."""
+  open_ = {"chosen": method(aggregate=ff.mean()), "privacy": ff.budget(), "workdir": tmp_path / "a"}
+
+  def stop(done, metrics):
+    if done == 2:
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    fit(**open_, callbacks=[stop])
+  whole = fit(**open_ | {"workdir": tmp_path / "b"})
+  resumed = fit(**open_)
+  images = sources().evaluation.images
+  np.testing.assert_array_equal(resumed.embed(images), whole.embed(images))
+  assert resumed.epsilon == float("inf")
+
+
+@pytest.mark.parametrize("where", ["memory", "folder"])
+def test_a_callback_may_end_training_and_the_statement_says_so(tmp_path, where):
+  seen = []
+
+  def stop(done, metrics):
+    seen.append((done, metrics["clients"]))
+    return done >= 2
+
+  run = fit(callbacks=[stop], workdir=tmp_path / "run" if where == "folder" else None)
+  assert run.rounds == 2 and seen == [(2, 2.0)] and run.epsilon < 8.0
+  assert "could stop training by them" in run.statement
+  if where == "folder":
+    assert fit(workdir=tmp_path / "run").rounds == 2  # it has ended
+
+
+def test_a_config_is_the_same_call_written_down(kept):
+  config = {"method": {"name": "fedavg", "head": {"name": "arcface", "margin": 0.2},
+                       "clients": {"per_round": 4}},
+            "data": {"name": "synthetic_faces", "people": 40}, "rounds": 3,
+            "privacy": {"epsilon": 2.0}, "start": {"method": {"name": "centralized"}}}
+  said = ff.from_config(config)
+  assert said["method"] == ff.fedavg(head=ff.arcface(margin=0.2),
+                                     clients=ff.virtual_clients(per_round=4))
+  assert said["privacy"] == ff.budget(epsilon=2.0) and said["rounds"] == 3
+  assert said["start"] == ff.pretrain(ff.centralized())
+
+
+@pytest.mark.parametrize("config, words", [
+    ({"method": {"name": "dp_fedem"}}, "did you mean dp_fedemb"),
+    ({"method": {"name": "dp_fedemb", "aggregate": {"clip_norm": -1.0}}},
+     r"method.aggregate.clip_norm=-1.0: expected a number in"),
+    ({"method": {"name": "dp_fedemb", "correction": {}}}, "takes no correction"),
+    ({"method": {"name": "fedgc", "correction": {"strenght": 1.0}}}, "did you mean strength"),
+    ({"privacy": {"epsilon": 0.0}}, "privacy.epsilon=0.0: expected a number above 0"),
+    ({"evaluation": {"names": ["recall_all_pair"]}}, "evaluation: names='recall_all_pair'"),
+    ({"pretrain": {}}, "takes no pretrain"),
+    ({"rounds": "many"}, "rounds='many': expected a whole number"),
+])
+def test_what_no_signature_takes_is_refused_before_data_are_read(config, words):
+  whole = {"method": {"name": "dp_fedemb"}, "data": {"name": "folder", "path": "/nowhere"},
+           "rounds": 3}
+  with pytest.raises(ValueError, match=words):
+    ff.from_config(whole | config)
+
+
+def test_a_value_of_another_kind_is_refused():
+  with pytest.raises(ValueError, match="method.*expected a method"):
+    ff.fit(ff.cosface(), sources(), rounds=1)
+  with pytest.raises(ValueError, match="rounds=0"):
+    fit(rounds=0)
+  with pytest.raises(ValueError, match="exactly one of privacy.epsilon and"):
+    fit(privacy=ff.budget())
+  with pytest.raises(ValueError, match="data have none"):
+    fit(data=photographs(16).split(0.4), start=ff.pretrain(ff.centralized(), rounds=1))
+
+
+def test_sets_by_hand_share_nobody():
+  one, other = photographs(4), photographs(4, seed=1)
+  with pytest.raises(ValueError, match=r"share 4\s*person"):
+    fit(data=ff.Sources(one, one))
+  with pytest.raises(ValueError, match="expected one shape"):
+    fit(data=ff.Sources(one, ff.faces(np.zeros((2, 5, 5), np.uint8), ["x", "y"])))
+  run = fit(method(clients=ff.virtual_clients(per_round=1, users_per_client=2)),
+            ff.Sources(one, other), rounds=1)
+  assert run.rounds == 1
