@@ -48,9 +48,10 @@ def _backbone(model: Any) -> Any:
 def _labels(options: Any) -> dict[str, Any]:
   policy = LabelPolicy(options.labels, options.label_epsilon, options.label_noise_multiplier,
                        options.labels_in_clear)
-  own = {"pseudonym": {}, "randomized_response": {"epsilon": policy.epsilon},
-         "u_shaped": {"noise_multiplier": policy.noise_multiplier,
-                      "acknowledged": policy.acknowledged}}
+  own: dict[str, dict[str, Any]] = {
+      "pseudonym": {}, "randomized_response": {"epsilon": policy.epsilon},
+      "u_shaped": {"noise_multiplier": policy.noise_multiplier,
+                   "acknowledged": policy.acknowledged}}
   return {"name": policy.policy, **own[policy.policy]}
 
 
