@@ -64,8 +64,8 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
   import jax.numpy as jnp
 
   from configs import dp_activations as configs
-  from fedjax_face.algorithms import dp_activations as page
-  from fedjax_face.algorithms.parts import Ingredients
+  from fedjax_face.algorithms import registry
+  from fedjax_face.data.sources import Sources
   from fedjax_face.draws import Draws
   from fedjax_face.federated.algorithm import Data
   from fedjax_face.training.mesh import clients_mesh
@@ -75,10 +75,11 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
   config.update_from_flattened_dict(configs.CUTS[cut])
   config.split.batch_size = BATCH
   config.privacy.epsilon, config.hparams.noise_multiplier, config.pretrain = None, 1.0, {}
-  given = Ingredients(config, _faces(), clients_mesh(), None, _faces(seed=1))
-  algorithm, system = page.dp_activations(given), page.split_system(given)
+  train, public = _faces(), _faces(seed=1)
+  algorithm = registry.build(config, Sources(train, train, public=public), clients_mesh())
+  system = algorithm.parts
   assert algorithm.prepare is not None
-  data = jax.jit(algorithm.prepare)(Data(jnp.asarray(given.train.images)), algorithm.hparams,
+  data = jax.jit(algorithm.prepare)(Data(jnp.asarray(train.images)), algorithm.hparams,
                                     step_keys(0, public_root(0), BEFORE_ROUNDS))
   cohort = jax.tree.map(jnp.asarray, algorithm.cohort(Draws.of(0), 0))
   state = jax.jit(algorithm.init)(jax.random.key(0))

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jax.sharding import Mesh
 
 from fedjax_face import options
-from fedjax_face.algorithms import sections, translate
-from fedjax_face.algorithms.dp_activations import dp_activations
+from fedjax_face.algorithms import sections, translate, translate_split
 from fedjax_face.algorithms.dp_hyperface import dp_hyperface, face_detector, hyperface
 from fedjax_face.algorithms.parts import Ingredients, Progress, Watch
 from fedjax_face.algorithms.setting import setting_of
 from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.method import Method, bind
 
+SECTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    **translate.SECTIONS, "dp_activations": translate_split.section}
+"""Method -> what a flat config says of it, as a section."""
+
 
 def _translated(given: Ingredients) -> Algorithm:
   """The method that a config describes, bound."""
   with sections.keys_of_config():
-    section = translate.SECTIONS[given.config.algorithm](given.config)
+    section = SECTIONS[given.config.algorithm](given.config)
     return bind(options.build(Method, section, "method"), given.train, setting_of(given))
 
 
 ALGORITHMS: dict[str, Callable[[Ingredients], Algorithm]] = {
-    **dict.fromkeys(translate.SECTIONS, _translated),
-    "dp_activations": dp_activations,
+    **dict.fromkeys(SECTIONS, _translated),
     "dp_hyperface": dp_hyperface,
     "face_detector": face_detector,
     "hyperface": hyperface,

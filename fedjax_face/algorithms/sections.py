@@ -35,6 +35,15 @@ _KEYS: Mapping[str, str] = {
     "local.epochs": "cohort.epochs",
     "local.batch_size": "cohort.batch_size",
     "clients.users_per_client": "cohort.users_per_client",
+    "split.after": "split.cut",
+    "clients.number": "split.devices",
+    "clients.batch_size": "split.batch_size",
+    "labels": "split.labels",
+    "labels.epsilon": "split.label_epsilon",
+    "labels.noise_multiplier": "split.label_noise_multiplier",
+    "labels.acknowledged": "split.labels_in_clear",
+    "device": "split.mode",
+    "device.noise_ratio": "privacy.gradient_noise_ratio",
 }
 _SECTIONS: Mapping[str, str] = {
     "aggregate": "privacy",

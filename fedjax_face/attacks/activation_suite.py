@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_face.algorithms.dp_activations import SplitState, SplitSystem
 from fedjax_face.attacks import decoder, distinguishing, inversion, membership, reconstruction
 from fedjax_face.attacks.attribute import attribute_attack
 from fedjax_face.attacks.averaging import Averaged, averaging
@@ -28,6 +27,7 @@ from fedjax_face.data.sources import Sources
 from fedjax_face.split.mechanism import example_keys, noised
 from fedjax_face.split.message import Reply
 from fedjax_face.split.step import logit_gradients
+from fedjax_face.split.system import SplitState, SplitSystem
 
 EmbedFn = Callable[[jax.Array], jax.Array]
 _CHUNK = 64

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+
+from fedjax_face.options import OptionError, above, at_least, register
+from fedjax_face.split import step
+from fedjax_face.split.mechanism import example_keys
+from fedjax_face.split.message import NO_LABEL, PADDING, Message, Reply
+from fedjax_face.split.network import SplitNetwork
+from fedjax_face.split.step import Part, ServerStep
 
 POLICIES = ("pseudonym", "randomized_response", "u_shaped")
 
@@ -78,3 +88,100 @@ def randomised_labels(labels: jax.Array, epsilon: float, num_classes: int,
     return jnp.where(redraw, jax.random.randint(draw, (), 0, num_classes), label)
 
   return jax.vmap(one)(labels, keys).astype(jnp.int32)
+
+
+class Labels(NamedTuple):
+  """How labels reach the server, as both sides carry it out.
+
+  Attributes:
+    policy: for accounting, and for devices over the wire.
+    sent: (labels int32 [N], number of classes, secret key) -> int32 [N], what devices work with
+      from then on; drawn once for every image.
+    server_step: (split, optimiser, the server's Part, Message of K devices, those labels int32
+      [K, B], secret key of the devices for this step) -> ServerStep.
+  """
+
+  policy: LabelPolicy
+  sent: Callable[[jax.Array, int, jax.Array], jax.Array]
+  server_step: Callable[[SplitNetwork, optax.GradientTransformation, Part, Message, jax.Array,
+                         jax.Array], ServerStep]
+
+
+register.kind(Labels)
+
+
+@register.labels
+def pseudonym() -> Labels:
+  """Class numbers in clear: the server knows which images are of the same person.
+
+  Nothing protects labels; the privacy statement says so.
+  """
+  return Labels(LabelPolicy("pseudonym", acknowledged=True), _as_they_are, _labelled_step)
+
+
+@register.labels
+def randomized_response(*, epsilon: Annotated[float, above(0)]) -> Labels:
+  """Every image's label is randomised once, on the device; on the ledger.
+
+  Args:
+    epsilon: of one label.
+
+  Source: K-ary randomised response (Kairouz, Oh and Viswanath, JMLR 2016, equation 7).
+  """
+  def sent(labels: jax.Array, classes: int, key: jax.Array) -> jax.Array:
+    return randomised_labels(labels, epsilon, classes, example_keys(key, jnp.arange(len(labels))))
+
+  return Labels(LabelPolicy("randomized_response", epsilon), sent, _labelled_step)
+
+
+@register.labels
+def u_shaped(*, noise_multiplier: Annotated[float, at_least(0)] = 1.0,
+             acknowledged: bool = False) -> Labels:
+  """Labels stay on the devices: logits come back, and gradients of the logits are sent.
+
+  Args:
+    noise_multiplier: of the gradients, noise over sensitivity, new in every pass, on the ledger; 0:
+      none, and the one negative entry of a gradient is the label's.
+    acknowledged: the user knows that the server can read labels; needed without noise.
+
+  Source: Vepakomma et al., arXiv 1812.00564.
+  """
+  if not noise_multiplier and not acknowledged:
+    raise OptionError("noise_multiplier=0: gradients without noise show the server every label; "
+                      "expected noise, or acknowledged=True")
+  policy = LabelPolicy("u_shaped", None, noise_multiplier, acknowledged)
+
+  def server_step(split: SplitNetwork, optimizer: optax.GradientTransformation, part: Part,
+                  messages: Message, labels: jax.Array, key: jax.Array) -> ServerStep:
+    return _u_shaped_step(split, optimizer, part, messages, labels, noise_multiplier, key)
+
+  return Labels(policy, _as_they_are, server_step)
+
+
+def _as_they_are(labels: jax.Array, classes: int, key: jax.Array) -> jax.Array:
+  return labels
+
+
+def _labelled_step(split: SplitNetwork, optimizer: optax.GradientTransformation, part: Part,
+                   messages: Message, labels: jax.Array, key: jax.Array) -> ServerStep:
+  """The server sees labels and computes the loss itself."""
+  return step.server_step(split, optimizer, part, messages)
+
+
+def _u_shaped_step(split: SplitNetwork, optimizer: optax.GradientTransformation, part: Part,
+                   messages: Message, labels: jax.Array, noise_multiplier: float,
+                   key: jax.Array) -> ServerStep:
+  """The loss and its gradient are computed on the devices."""
+  messages = messages._replace(labels=jnp.full_like(messages.labels, NO_LABEL))
+  logits = step.server_logits(split, part.params, messages)
+  gradients = step.logit_gradients(
+      Reply(logits.values.reshape(-1, logits.values.shape[-1]), logits.example.reshape(-1),
+            logits.device), labels.reshape(-1), noise_multiplier, key)
+  done = step.server_step_from_gradients(split, optimizer, part, messages, Reply(
+      gradients.values.reshape(logits.values.shape), logits.example, logits.device))
+  real = messages.example != PADDING
+  right = (logits.values.argmax(-1) == labels) & real
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits.values, labels)
+  count = jnp.maximum(real.sum(), 1)
+  return done._replace(metrics={"loss": jnp.where(real, losses, 0).sum() / count,
+                                "train_accuracy": right.sum() / count})

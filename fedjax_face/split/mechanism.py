@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import optimize
 
+from fedjax_face.options import Traced, at_least, register, within
 from fedjax_face.privacy import curves
 
 MECHANISMS = ("gaussian", "classical_gaussian")
@@ -68,6 +71,34 @@ class ActivationClip:
     """Standard deviation of the noise on each entry; 0 for a multiplier of 0."""
     stddev = jnp.asarray(noise_multiplier) * self.sensitivity * jnp.asarray(clip_norm)
     return jnp.where(jnp.asarray(noise_multiplier) > 0, stddev, 0.0)
+
+
+class Activations(NamedTuple):
+  """What is done to an activation before it is sent, beside the noise.
+
+  Attributes:
+    clip: whether no activation is ever below 0 -> ActivationClip, which knows its sensitivity.
+  """
+
+  clip: Callable[[bool], ActivationClip]
+
+
+register.kind(Activations)
+
+
+@register.activations
+def clipped_noise(*, clip_norm: Annotated[Traced, within("(0, inf]")] | None = None,
+                  noise_multiplier: Annotated[Traced, at_least(0)] | None = None) -> Activations:
+  """Every example's activation is clipped to an L2 norm, and Gaussian noise is added; see `noised`.
+
+  Args:
+    clip_norm: C, above 0; infinite, where there is no noise: nothing is clipped; None: the median
+      norm of the activations of public images.
+    noise_multiplier: z, noise over sensitivity, at least 0; 0: none; None: what the budget asks
+      for.
+  """
+  del clip_norm, noise_multiplier  # traced
+  return Activations(ActivationClip)
 
 
 def noised(activations: jax.Array, clip: ActivationClip, clip_norm: ArrayLike,

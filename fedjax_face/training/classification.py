@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_face.algorithms.dp_activations import SplitSystem
 from fedjax_face.data.sources import Sources
 from fedjax_face.evaluation.confidence import resampled_mean
 from fedjax_face.evaluation.protocols import Metric
@@ -18,6 +17,7 @@ from fedjax_face.split.accounting import (
     information_ceiling,
     require_below_ceiling,
 )
+from fedjax_face.split.system import SplitSystem
 from fedjax_face.training.evaluator import Outcome, on_one_device
 
 _NOISED = 0x6E6F6973  # keeps the evaluation's noise apart from other uses of the same seed

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
-from fedjax_face.algorithms.dp_activations import GRADIENT_CLIP, SplitState, split_system
-from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.split.device import GRADIENT_CLIP
+from fedjax_face.split.device import optimizer as device_optimizer
 from fedjax_face.split.edge_parts import DeviceData, EdgeParts, PrivateGradients, public_digest
 from fedjax_face.split.message import PADDING
 from fedjax_face.split.step import Part
+from fedjax_face.split.system import SplitState
 from fedjax_face.training import checkpoint, experiment
 from fedjax_face.training.records import write_json
 from fedjax_face.training.streams import init_key, public_root
@@ -56,13 +56,12 @@ def build(config: Any, device: int | None = None) -> EdgeParts:
   built = experiment.build(config, say=lambda line: None,
                            sources=experiment.load_sources(config))
   train, algorithm = built.sources.train, built.algorithm
-  system = split_system(Ingredients(config, _counted(train), built.mesh, built.backbone,
-                                    built.sources.public))
+  system = algorithm.parts
+  held = system.parts.clients.holding(_counted(train), config.seed)  # labels stay behind too
   if device is not None and not 0 <= device < system.devices:
     raise ValueError(f"device {device}: devices are numbered 0 to {system.devices - 1}")
   scalars, mode = algorithm.hparams, system.schedule.mode
   owner = system.device_of_person[train.person]
-  messages = -(-int(np.bincount(owner).max()) // system.schedule.batch)
   own = np.flatnonzero(owner == device)  # none on the server
   data = DeviceData(train.images[own], train.label[own].astype(np.int32))
   trained = system.schedule.device_is_trained
@@ -73,27 +72,27 @@ def build(config: Any, device: int | None = None) -> EdgeParts:
       noise_multiplier=scalars["activations"]["noise_multiplier"],
       mode=mode,
       passes=config.rounds,
-      messages=messages,
+      messages=held.messages,
       batch=system.schedule.batch,
-      labels=system.labels,
+      labels=system.parts.labels.policy,
       num_classes=train.num_labels,
       devices=system.devices,
       params={"device": system.device,
               "server": jax.jit(system.init_server)(init_key(config.seed))},
-      server_optimizer=optax.adam(scalars["server"]["learning_rate"]),
-      device_optimizer=optax.adam(scalars["device"]["learning_rate"]) if trained else None,
+      server_optimizer=system.parts.server(scalars["server"]),
+      device_optimizer=device_optimizer(scalars["device"]) if trained else None,
       private_gradients=PrivateGradients(
           GRADIENT_CLIP, scalars["device"]["clip_norm"], scalars["device"]["noise_multiplier"])
       if mode == "trained_private" else None,
       device_data=_of_device(device, lambda number: data),
-      rows=_of_device(device, _rows(config.seed, system.cohort, own, messages)),
+      rows=_of_device(device, _rows(config.seed, held.cohort, own, held.messages)),
       noise_seed=config.privacy.get("noise_seed"),
       releases=algorithm.releases,
       not_covered=(*algorithm.not_covered, *built.sources.not_covered, *NOT_COVERED),
       sampling=algorithm.sampling,
       population={"image": len(train), "person": train.num_persons},
       delta=config.privacy.delta,
-      checkpoint_every=messages,
+      checkpoint_every=held.messages,
   )
 
 

@@ -16,12 +16,12 @@ from fedjax_face.models import registry as models
 from fedjax_face.training import streams
 from tests.algorithms import (
     test_algorithms,
-    test_dp_activations,
     test_privacyface,
     test_silos,
     tiny,
     tiny_faces,
 )
+from tests.split import tiny_runs
 
 
 @pytest.fixture(autouse=True)
@@ -96,11 +96,11 @@ def test_a_step_measures_what_is_declared(method):
     ({"split.mode": "trained_published"}, {"labels", "activation_gradients"}),
 ], ids=lambda value: str(value) if isinstance(value, dict) else "-".join(sorted(value)))
 def test_what_crosses_the_cut_is_released_or_said(overrides, uncovered, monkeypatch):
-  monkeypatch.setitem(data_sources.PUBLIC, "made", test_dp_activations.made)
-  monkeypatch.setitem(models.BACKBONES, "tiny", test_dp_activations.Tiny)
-  chosen = test_dp_activations.config(**{"split.labels_in_clear": True} | overrides)
+  monkeypatch.setitem(data_sources.PUBLIC, "made", tiny_runs.made)
+  monkeypatch.setitem(models.BACKBONES, "tiny", tiny_runs.Tiny)
+  chosen = tiny_runs.config(**{"split.labels_in_clear": True} | overrides)
   sources = closed_set.load(chosen.data.to_dict(), 0)
-  algorithm = test_dp_activations.build(chosen, sources)
+  algorithm = tiny_runs.build(chosen, sources)
   assert set(algorithm.uncovered) == uncovered
   assert set(algorithm.channels) - uncovered <= {r.channel for r in algorithm.releases}
   for sentence in algorithm.uncovered.values():

@@ -28,12 +28,12 @@ from fedjax_face.training import streams
 from tests.algorithms import (
     test_algorithms,
     test_channels,
-    test_dp_activations,
     test_privacyface,
     test_silos,
     tiny,
 )
 from tests.configs.test_configs import EVERY, load
+from tests.split import tiny_runs
 
 PARTS = {path.split(".")[0] for path in PATHS.values()} - {"CLIPS"} | set(CLIPS)
 
@@ -219,9 +219,9 @@ def _silos(**overrides):
 
 
 def _split():
-  chosen = test_dp_activations.config(**{"split.mode": "trained_private"})
+  chosen = tiny_runs.config(**{"split.mode": "trained_private"})
   sources = closed_set.load(chosen.data.to_dict(), 0)
-  return test_dp_activations.build(chosen, sources), sources.train
+  return tiny_runs.build(chosen, sources), sources.train
 
 
 OF_LOCAL = {"local.learning_rate", "local.momentum", "local.head_learning_rate_scale"}
@@ -261,8 +261,8 @@ STEPS = {
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_hands_each_part_its_own_scalars(name, monkeypatch):
   monkeypatch.setitem(models.BACKBONES, "one_layer", tiny.OneLayer)
-  monkeypatch.setitem(models.BACKBONES, "tiny", test_dp_activations.Tiny)
-  monkeypatch.setitem(data_sources.PUBLIC, "made", test_dp_activations.made)
+  monkeypatch.setitem(models.BACKBONES, "tiny", tiny_runs.Tiny)
+  monkeypatch.setitem(data_sources.PUBLIC, "made", tiny_runs.made)
   make, expected = STEPS[name]
   algorithm, train = make()
   state = jax.eval_shape(algorithm.init, jax.random.key(0))

@@ -13,7 +13,6 @@ import dp_accounting
 import numpy as np
 import pytest
 
-from fedjax_face.algorithms import dp_activations
 from fedjax_face.data import closed_set, splits
 from fedjax_face.data.dataset import FaceDataset, compact, concatenate
 from fedjax_face.data.photographs import people_groups, split_by_image, split_by_person
@@ -24,6 +23,7 @@ from fedjax_face.draws import Draws, identity_of
 from fedjax_face.federated import dp_sgd
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
+from fedjax_face.split.holders import devices
 from tests.data.test_photographs import make_photographs
 from tests.federated.schemes import participation, silo_participation
 
@@ -326,12 +326,11 @@ def test_a_person_who_leaves_moves_nobody_between_training_and_evaluation(place,
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_replaced_person_of_split_learning_moves_nobody_to_another_device(place):
-  import types
   data = people()
   person = range(PEOPLE)[PLACES[place]]
   other = replaced(data, person)
-  config = types.SimpleNamespace(seed=1, split=types.SimpleNamespace(devices=4, batch_size=4))
-  (owner, cohort), (same, after) = (dp_activations._devices(config, d) for d in (data, other))
+  spread = devices(number=4, batch_size=4)
+  (owner, _, _, cohort), (same, _, _, after) = (spread.holding(d, 1) for d in (data, other))
   np.testing.assert_array_equal(owner, same)
   assert np.ptp(np.bincount(owner)) <= 1
   def order(draw, dataset):
