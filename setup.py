@@ -17,8 +17,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    packages=setuptools.find_packages(
-        include=["fedjax_face", "fedjax_face.*", "experiments", "configs"]),
+    packages=setuptools.find_packages(include=["fedjax_face", "fedjax_face.*"]),
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1",

@@ -135,12 +135,12 @@ _SILOS = ("by", "num_silos", "concentration", "attribute", "path")
 def local(config: Any) -> Section:
   """`local` with its scalars, and what of `cohort` and `model` is its own."""
   own = nested(config.hparams).get("local", {})
-  pull = own.pop("drift", {})
+  pull, drift = own.pop("drift", {}), config.local.get("drift", "none")
   sections.built(Drift, "local.drift", "fedprox", pull)  # refused whether it is used or not
   return {"name": "local_steps", **config.local, **own,
           "epochs": config.cohort.get("epochs", 1), "batch_size": config.cohort.batch_size,
-          "flip": config.model.flip,
-          "drift": sections.section(Drift, "local.drift", config.local.drift, pull)}
+          "flip": config.model.get("flip", False),
+          "drift": sections.section(Drift, "local.drift", drift, pull)}
 
 
 def aggregate(config: Any) -> Section:

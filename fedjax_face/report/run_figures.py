@@ -25,13 +25,25 @@ def of_run(workdir: str | os.PathLike, headline: Sequence[str] = ()) -> dict[str
   """
   place = pathlib.Path(workdir)
   done = json.loads((place / "summary.json").read_text())
-  drawn = {"training": figures.training_curves(
-      place / "metrics.csv", evaluation=headline, levels=comparison.levels(done))}
+  return drawn(figures.read_metrics(place / "metrics.csv"), done, headline)
+
+
+def drawn(columns: Mapping[str, np.ndarray], done: Mapping[str, Any],
+          headline: Sequence[str] = ()) -> dict[str, Figure]:
+  """The same of columns over the rounds and of what a summary.json says.
+
+  Args:
+    columns: name -> [rows], NaN where a row has no value; `round` among them.
+    done: `algorithm`, `metrics`, `references`, `roc` and perhaps `overlap` of a summary.
+    headline: as of `of_run`.
+  """
+  made = {"training": figures.training_curves(
+      columns, evaluation=headline, levels=comparison.levels(done))}
   if done.get("overlap"):
-    drawn["overlap"] = silo_figures.overlap({done["algorithm"]: done["overlap"]})
+    made["overlap"] = silo_figures.overlap({done["algorithm"]: done["overlap"]})
   references = done.get("references", {})
   names = {"model": done["algorithm"]} | {name: of["words"] for name, of in references.items()}
-  return drawn | roc_figures(done["roc"], names)
+  return made | roc_figures(done["roc"], names)
 
 
 def save(workdir: str | os.PathLike, headline: Sequence[str] = ()) -> None:

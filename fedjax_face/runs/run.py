@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import pathlib
@@ -15,10 +16,11 @@ import numpy as np
 
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.training import checkpoint
+from fedjax_face.training import checkpoint, references, summary
 from fedjax_face.training import run as engine
 from fedjax_face.training.evaluator import Evaluator, Outcome, on_one_device
 from fedjax_face.training.experiment import Experiment
+from fedjax_face.training.references import Reference
 
 _BATCH = 256
 
@@ -131,15 +133,31 @@ class Run:
     return statement.privacy_markdown(engine.statement_of(self._made, self.ledger))
 
   def figures(self) -> dict[str, Any]:
-    """name -> matplotlib figure: the course of training, ROC and DET curves.
-
-    Raises:
-      ValueError: of a run that wrote nothing.
+    """name -> matplotlib figure: the course of training, and ROC and DET curves where a protocol
+    gives them, beside what the run is compared with.
     """
-    if self.workdir is None:
-      raise ValueError("figures are drawn from the files of a run: give fit a workdir")
     from fedjax_face.report import run_figures
-    return run_figures.of_run(self.workdir, self._made.config.evaluation.headline)
+    headline = self._made.config.evaluation.headline
+    if self.workdir is not None:
+      return run_figures.of_run(self.workdir, headline)
+    outcome = self._outcome(None, None, None)
+    return run_figures.drawn(self.metrics, {
+        "algorithm": self._made.algorithm.name, "metrics": summary.metrics_json(outcome),
+        "references": {name: {"words": words, "metrics": summary.metrics_json(of)}
+                       for name, (words, of) in self._compared.items()},
+        "roc": summary.roc_json(outcome, self._compared)}, headline)
+
+  @functools.cached_property
+  def _compared(self) -> dict[str, Reference]:
+    return references.references(self._made)
+
+  @property
+  def references(self) -> dict[str, dict[str, Any]]:
+    """What the run is compared with, on the same people: words -> metrics, as of `evaluate`.
+
+    Its start, the backbone as it is initialised, and raw pixels.
+    """
+    return {words: of.metrics for words, of in self._compared.values()}
 
   def __repr__(self) -> str:
     where = "in memory" if self.workdir is None else f"in {self.workdir}"
