@@ -92,7 +92,7 @@ class Method(NamedTuple):
   data: str = "embeddings"
 
 
-register.kind(Method, homes=())
+register.kind(Method, homes=("fedjax_face.methods.dp_hyperface",))
 
 
 def bind(method: Any, train: Any, setting: Setting) -> Algorithm:

@@ -11,7 +11,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from fedjax_face.federated.algorithm import HParams
+from fedjax_face.federated.algorithm import HParams, with_values
+
+__all__ = ["CLIPS", "PATHS", "flat", "key_of", "nested", "replaced", "with_values"]
 
 CLIPS = ("aggregate", "gradient", "activations")
 """Parts that may clip and add noise: of client updates, of a step's gradients, of what crosses a
@@ -94,15 +96,6 @@ def replaced(hparams: HParams, values: Mapping[str, Any]) -> dict[str, Any]:
     ValueError: as `nested`.
   """
   return with_values(hparams, nested(values, next((c for c in CLIPS if c in hparams), CLIPS[0])))
-
-
-def with_values(hparams: HParams, values: HParams) -> dict[str, Any]:
-  """Nested hparams with those of another nested mapping added or in their place."""
-  whole = dict(hparams)
-  for name, value in values.items():
-    inner = isinstance(value, Mapping) and isinstance(whole.get(name), Mapping)
-    whole[name] = with_values(whole[name], value) if inner else value
-  return whole
 
 
 def _at(path: str, value: Any) -> dict[str, Any]:

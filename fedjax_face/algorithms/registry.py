@@ -7,11 +7,12 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from fedjax_face import method, options
+from fedjax_face.algorithms import sections, translate_hyperface
 from fedjax_face.algorithms.centralized import centralized
 from fedjax_face.algorithms.composed import composed
 from fedjax_face.algorithms.dp_activations import dp_activations
 from fedjax_face.algorithms.dp_fedemb import dp_fedemb
-from fedjax_face.algorithms.dp_hyperface import dp_hyperface, face_detector, hyperface
 from fedjax_face.algorithms.fedavg import fedavg
 from fedjax_face.algorithms.fedaws import fedaws
 from fedjax_face.algorithms.fedgc import fedgc
@@ -19,20 +20,32 @@ from fedjax_face.algorithms.fedpe import fedpe
 from fedjax_face.algorithms.local_only import local_only
 from fedjax_face.algorithms.parts import Ingredients, Progress, Watch
 from fedjax_face.algorithms.privacyface import privacyface
+from fedjax_face.algorithms.setting import setting_of
 from fedjax_face.federated.algorithm import Algorithm
+
+
+def _method(section: Callable[[Any], dict[str, Any]]) -> Callable[[Ingredients], Algorithm]:
+  """A method whose section `section` translates from a config, bound to what is given."""
+  def bound(given: Ingredients) -> Algorithm:
+    with sections.keys_of_config():
+      made = options.build(method.Method, section(given.config), "method")
+      return method.bind(made, given.train, setting_of(given))
+
+  return bound
+
 
 ALGORITHMS: dict[str, Callable[[Ingredients], Algorithm]] = {
     "centralized": centralized,
     "composed": composed,
     "dp_activations": dp_activations,
     "dp_fedemb": dp_fedemb,
-    "dp_hyperface": dp_hyperface,
-    "face_detector": face_detector,
+    "dp_hyperface": _method(translate_hyperface.section),
+    "face_detector": _method(translate_hyperface.section),
     "fedavg": fedavg,
     "fedaws": fedaws,
     "fedgc": fedgc,
     "fedpe": fedpe,
-    "hyperface": hyperface,
+    "hyperface": _method(translate_hyperface.section),
     "local_only": local_only,
     "privacyface": privacyface,
 }

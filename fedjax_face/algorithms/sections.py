@@ -22,10 +22,24 @@ _KEYS: Mapping[str, str] = {
     "head": "model.head",
     "local.epochs": "cohort.epochs",
     "local.batch_size": "cohort.batch_size",
+    "gradient": "privacy.clip",
+    "gradient.form": "privacy.form",
+    "gradient.weights_share": "privacy.weights_share",
+    "gradient.views": "cohort.views",
+    "gradient.units_at_once": "cohort.units_at_once",
+    "network": "model.network",
+    "network.frozen": "model.frozen",
+    "optimizer.of": "model.optimizer",
+    "tasks": "model.task_weights",
+    "tasks.flip": "model.flip",
+    "tasks.scale": "model.weight_scale",
+    "tasks.weights": "model.fixed_weights",
 }
 _SECTIONS: Mapping[str, str] = {
     "aggregate": "privacy",
     "backbone": "model.backbone_options",
+    "network": "model.network_options",
+    "units": "cohort",
 }
 
 

@@ -79,6 +79,15 @@ def part_of(hparams: HParams, *path: str) -> HParams:
   return hparams
 
 
+def with_values(hparams: HParams, values: HParams) -> dict[str, Any]:
+  """Nested hparams with those of another nested mapping added or in their place."""
+  whole = dict(hparams)
+  for name, value in values.items():
+    inner = isinstance(value, Mapping) and isinstance(whole.get(name), Mapping)
+    whole[name] = with_values(whole[name], value) if inner else value
+  return whole
+
+
 def always(moved: Communication) -> Callable[[State], Communication]:
   """A channel whose bytes do not depend on the state."""
   return lambda state: moved
