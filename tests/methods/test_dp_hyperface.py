@@ -182,7 +182,7 @@ def test_units_are_photographs_regions_or_people(sources):
   assert build(single, sources).population == len(regions.image)
   with pytest.raises(ValueError, match="shows 2 people in its regions; unit=person needs"):
     build(tiny_faces.config(**{"cohort.unit": "person"}), sources)
-  with pytest.raises(ValueError, match="unit 'face' is not one of image, region, person"):
+  with pytest.raises(ValueError, match="^cohort.unit='face': expected one of image, region, pers"):
     build(tiny_faces.config(**{"cohort.unit": "face"}), sources)
 
 
