@@ -94,9 +94,9 @@ def _loss_and_parameters() -> tuple[Callable, Any]:
   import jax.numpy as jnp
 
   from fedjax_face.losses.multi_task import task_losses, uncertainty_weights
-  from fedjax_face.models.hyperface import hyperface_small
+  from fedjax_face.models.hyperface import SMALL_LAYOUT, HyperFace
 
-  model, weighting = hyperface_small(), uncertainty_weights()
+  model, weighting = HyperFace(layout=SMALL_LAYOUT), uncertainty_weights()
 
   def loss(params, regions):
     images, targets = regions

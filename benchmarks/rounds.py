@@ -56,8 +56,8 @@ def _report(options: argparse.Namespace) -> None:
 
 def _rounds(workload: Any, overrides: dict[str, Any], rounds: int) -> Iterator[Any]:
   """The training loop of a workload, one dispatch per round."""
-  from fedjax_face.algorithms.parts import Ingredients
-  from fedjax_face.algorithms.registry import ALGORITHMS
+  from fedjax_face.algorithms import registry
+  from fedjax_face.data.sources import Sources
   from fedjax_face.training import loop
   from fedjax_face.training.mesh import clients_mesh
   from fedjax_face.training.streams import public_root
@@ -65,7 +65,7 @@ def _rounds(workload: Any, overrides: dict[str, Any], rounds: int) -> Iterator[A
   config = workload.config.copy_and_resolve_references()
   config.update_from_flattened_dict(overrides)
   mesh = clients_mesh()
-  algorithm = ALGORITHMS[config.algorithm](Ingredients(config, workload.data, mesh))
+  algorithm = registry.build(config, Sources(workload.data, workload.data), mesh)
   return loop.train(algorithm, workload.data.images, rounds=rounds, seed=0,
                     noise_root=public_root(0), cohort_root=public_root(0), mesh=mesh)
 

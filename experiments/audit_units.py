@@ -11,7 +11,7 @@ from experiments.audit_games import CONFIDENCE, Played, row
 
 if TYPE_CHECKING:
   from fedjax_face.attacks.audit import Audit
-  from fedjax_face.federated.dp_sgd import UnitSampling
+  from fedjax_face.dp_sgd.sampling import UnitSampling
 
 
 class UnitGame:
@@ -20,17 +20,23 @@ class UnitGame:
   units = 6
 
   def __init__(self, config: Any, rounds: int, trials: int, delta: float):
-    from fedjax_face.algorithms import dp_hyperface
+    from fedjax_face import options
+    from fedjax_face.algorithms import translate_hyperface
+    from fedjax_face.attacks.unit_audit import ADJACENCY
+    from fedjax_face.dp_sgd.gradients import Gradient
+    from fedjax_face.losses.multi_task import TASKS
     self._config, self._rounds, self._trials, self._delta = config, rounds, trials, delta
-    self._clip = dp_hyperface.gradient_clip(config.privacy)
+    gradient = options.made(options.build(
+        Gradient, translate_hyperface.gradient(config.privacy, {}, {}), "method.gradient"))
+    self._clip = gradient.clip(ADJACENCY, len(TASKS))
     self._unit = config.cohort.unit
 
   def _sampling(self, unit: np.ndarray, rate: float, capacity: int) -> UnitSampling:
     """Poisson samples of the units with a rate that does not follow from their number."""
     from fedjax_face.attacks import unit_audit
+    from fedjax_face.dp_sgd.sampling import poisson_sampling
     from fedjax_face.draws import identity_of
-    from fedjax_face.federated import dp_sgd
-    return dp_sgd.poisson_units(
+    return poisson_sampling(
         unit, identity_of(unit), self._unit, expected=round(rate * self.units),
         capacity=capacity, rows=unit_audit.ROWS, views=1, devices=1, probability=rate)
 

@@ -160,7 +160,8 @@ def test_positional_arguments_are_options_too():
     (lambda: gaussian(clip_norm=-1.0), "gaussian.clip_norm=-1.0: expected a number in (0, inf]"),
     (lambda: fedprox(weight=-1), "fedprox.weight=-1: expected a number, at least 0"),
     (lambda: cosface(scale=0), "cosface.scale=0: expected a number above 0"),
-    (lambda: cosface(scale=math.inf), "cosface.scale=inf: expected a number above 0"),
+    (lambda: cosface(scale=math.inf), "cosface.scale=inf: expected a number above 0 and below "
+                                      "infinity"),
     (lambda: cosface(scale=math.nan), "cosface.scale=nan: expected a number above 0"),
     (lambda: cosface(margin=1), "cosface.margin=1: expected a number in [0, 1)"),
     (lambda: cosface(margin=True), "cosface.margin=True: expected a number in [0, 1)"),

@@ -13,6 +13,8 @@ from typing import Any
 
 from fedjax_face.federated.algorithm import HParams, with_values
 
+__all__ = ["CLIPS", "PATHS", "flat", "key_of", "nested", "replaced", "with_values"]
+
 CLIPS = ("aggregate", "gradient", "activations")
 """Parts that may clip and add noise: of client updates, of a step's gradients, of what crosses a
 cut. A method has one of them."""

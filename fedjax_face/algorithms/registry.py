@@ -8,31 +8,15 @@ from typing import Any
 from jax.sharding import Mesh
 
 from fedjax_face import options
-from fedjax_face.algorithms import sections, translate, translate_split
-from fedjax_face.algorithms.dp_hyperface import dp_hyperface, face_detector, hyperface
-from fedjax_face.algorithms.parts import Ingredients, Progress, Watch
+from fedjax_face.algorithms import sections, translate, translate_hyperface, translate_split
 from fedjax_face.algorithms.setting import setting_of
 from fedjax_face.federated.algorithm import Algorithm
-from fedjax_face.method import Method, bind
+from fedjax_face.method import Method, Progress, Watch, bind
 
 SECTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
-    **translate.SECTIONS, "dp_activations": translate_split.section}
+    **translate.SECTIONS, "dp_activations": translate_split.section,
+    **dict.fromkeys(("dp_hyperface", "face_detector", "hyperface"), translate_hyperface.section)}
 """Method -> what a flat config says of it, as a section."""
-
-
-def _translated(given: Ingredients) -> Algorithm:
-  """The method that a config describes, bound."""
-  with sections.keys_of_config():
-    section = SECTIONS[given.config.algorithm](given.config)
-    return bind(options.build(Method, section, "method"), given.train, setting_of(given))
-
-
-ALGORITHMS: dict[str, Callable[[Ingredients], Algorithm]] = {
-    **dict.fromkeys(SECTIONS, _translated),
-    "dp_hyperface": dp_hyperface,
-    "face_detector": face_detector,
-    "hyperface": hyperface,
-}
 
 
 def build(config: Any, sources: Any, mesh: Mesh, initial_backbone: Any = None,
@@ -52,7 +36,9 @@ def build(config: Any, sources: Any, mesh: Mesh, initial_backbone: Any = None,
     ValueError: an unknown name, or a config that the algorithm refuses.
   """
   name = config.algorithm
-  if name not in ALGORITHMS:
-    raise ValueError(f"algorithm {name!r} is not one of {', '.join(sorted(ALGORITHMS))}")
-  return ALGORITHMS[name](Ingredients(
-      config, sources.train, mesh, initial_backbone, sources.public, progress, watch))
+  if name not in SECTIONS:
+    raise ValueError(f"algorithm {name!r} is not one of {', '.join(sorted(SECTIONS))}")
+  with sections.keys_of_config():
+    method = options.build(Method, SECTIONS[name](config), "method")
+    return bind(method, sources.train, setting_of(
+        config, mesh, sources.public, initial_backbone, progress, watch))

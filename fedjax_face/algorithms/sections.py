@@ -44,6 +44,18 @@ _KEYS: Mapping[str, str] = {
     "labels.acknowledged": "split.labels_in_clear",
     "device": "split.mode",
     "device.noise_ratio": "privacy.gradient_noise_ratio",
+    "gradient": "privacy.clip",
+    "gradient.form": "privacy.form",
+    "gradient.weights_share": "privacy.weights_share",
+    "gradient.views": "cohort.views",
+    "gradient.units_at_once": "cohort.units_at_once",
+    "network": "model.network",
+    "network.frozen": "model.frozen",
+    "optimizer.of": "model.optimizer",
+    "tasks": "model.task_weights",
+    "tasks.flip": "model.flip",
+    "tasks.scale": "model.weight_scale",
+    "tasks.weights": "model.fixed_weights",
 }
 _SECTIONS: Mapping[str, str] = {
     "aggregate": "privacy",
@@ -52,6 +64,8 @@ _SECTIONS: Mapping[str, str] = {
     "clients.sampling": "cohort",
     "clients.partition": "silos",
     "exchange.mechanism": "exchange",
+    "network": "model.network_options",
+    "units": "cohort",
 }
 
 

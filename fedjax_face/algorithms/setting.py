@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from fedjax_face.algorithms.parts import Ingredients
-from fedjax_face.method import Budget, Setting
+from typing import Any
+
+from jax.sharding import Mesh
+
+from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.method import Budget, Progress, Setting, Watch
 
 
-def setting_of(given: Ingredients) -> Setting:
-  """What the config of a run says that is no part of its method."""
-  config = given.config
+def setting_of(config: Any, mesh: Mesh, public: FaceDataset | None = None, start: Any = None,
+               progress: Progress | None = None, watch: Watch | None = None) -> Setting:
+  """What the config of a run says that is no part of its method, beside what is given.
+
+  Args:
+    config: a whole config.
+    mesh: devices, axis `clients`.
+    public: a set declared public, or None.
+    start: parameters to start from, or None.
+    progress: called with (noise multiplier, epsilon) while noise is calibrated.
+    watch: of an audit; None in any run that is not one.
+  """
   pretrain = config.get("pretrain") or {}
   return Setting(
-      mesh=given.mesh,
+      mesh=mesh,
       rounds=config.rounds,
       seed=config.seed,
       privacy=Budget(config.privacy.epsilon, config.privacy.delta,
                      config.privacy.get("unit", "person")),
-      start=given.backbone,
+      start=start,
       start_is_public=bool(pretrain.get("public", False)),
-      public=given.public,
+      public=public,
       clients_per_chunk=config.training.get("clients_per_chunk", 1),
-      progress=given.progress,
-      watch=given.watch,
+      progress=progress,
+      watch=watch,
       method=config.algorithm)

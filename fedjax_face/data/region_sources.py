@@ -19,6 +19,7 @@ from fedjax_face.data import (
     region_places,
     tfds_photographs,
 )
+from fedjax_face.data.boxes import Frame
 from fedjax_face.data.decode import ReadReport
 from fedjax_face.data.photographs import Photographs
 from fedjax_face.data.proposals import Proposer
@@ -45,12 +46,14 @@ class RegionSet(NamedTuple):
     regions: N regions.
     face_box: float32 [N, 4], the whole face's box; of a region without a face its own.
     photographs: of each source, those that have a region or could have one.
+    frame: of the landmarks.
   """
 
   name: str
   regions: Regions
   face_box: np.ndarray
   photographs: tuple[Photographs, ...]
+  frame: Frame = "corner"
 
   @property
   def images(self) -> np.ndarray:
@@ -118,6 +121,7 @@ class _Whole(NamedTuple):
   photographs: Photographs
   regions: Regions
   report: ReadReport | None
+  frame: Frame
 
 
 SPLIT_BY_PERSON = (
@@ -220,15 +224,19 @@ def _wholes(section: str, options: Mapping[str, Any],
 def _whole(section: str, source: dict[str, Any], shared: Mapping[str, Any]) -> _Whole:
   options = dict(shared["regions"]) | dict(source.pop("regions", {}))
   cutting = _given(f"{section}.regions", RegionOptions, options)
+  shared_frame = dict(shared["regions"]).get("frame", "corner")
+  if cutting.frame != shared_frame:
+    raise ValueError(f"{section}.regions.frame={cutting.frame!r}: expected that of data.regions, "
+                     f"{shared_frame!r}, as all regions are trained on together")
   read, report = _call(section, SOURCES, source)
   make = lambda: extract_regions(
       read, proposer(shared["proposer"]), cutting, Draws.of(tuple(read.name.encode())))
   if not shared.get("cache"):
-    return _Whole(read, make(), report)
+    return _Whole(read, make(), report, cutting.frame)
   key = {"source": source, "place": str(region_places.place(source)),
          "regions": dataclasses.asdict(cutting), "proposer": dict(shared["proposer"]),
          "photographs": _content_digest(read)}
-  return _Whole(read, cached_regions(shared["cache"], key, make), report)
+  return _Whole(read, cached_regions(shared["cache"], key, make), report, cutting.frame)
 
 
 def _content_digest(read: Photographs) -> str:
@@ -245,13 +253,13 @@ def _content_digest(read: Photographs) -> str:
 def _side(whole: _Whole, numbers: np.ndarray) -> RegionSet:
   regions = of_photographs(whole.regions, numbers)
   return RegionSet(whole.photographs.name, regions, face_boxes(regions, whole.photographs),
-                   (whole.photographs.select(numbers),))
+                   (whole.photographs.select(numbers),), whole.frame)
 
 
 def _joined(sets: list[RegionSet]) -> RegionSet:
   return RegionSet("+".join(s.name for s in sets), mixture([s.regions for s in sets]),
                    np.concatenate([s.face_box for s in sets]),
-                   tuple(p for s in sets for p in s.photographs))
+                   tuple(p for s in sets for p in s.photographs), sets[0].frame)
 
 
 def _notes(wholes: Mapping[str, _Whole]) -> tuple[str, ...]:

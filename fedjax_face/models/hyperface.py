@@ -192,18 +192,6 @@ class HyperFace(nn.Module):
                          f"joined; the nearest accepted size is {nearest} pixels")
 
 
-def hyperface_small(landmarks: int = 21, width: float = 1.0) -> HyperFace:
-  """HyperFace for 64x64 images on a CPU: the same taps and branches, few channels, no LRN.
-
-  306,806 parameters for 64x64x3 images and 21 landmarks; takes images of at least 15 pixels a side.
-
-  Args:
-    landmarks: L.
-    width: as in `HyperFace`.
-  """
-  return HyperFace(landmarks, width, SMALL_LAYOUT)
-
-
 def local_response_norm(x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75,
                         bias: float = 1.0) -> jax.Array:
   """Divides by (bias + alpha / size * sum of squares over `size` neighbouring channels)^beta.

@@ -13,13 +13,17 @@ import jax
 from fedjax_face.models import heads
 from fedjax_face.models.backbones import Backbone
 from fedjax_face.models.heads import Head
-from fedjax_face.models.hyperface import HyperFace, hyperface_small
-from fedjax_face.models.hyperface_resnet import HyperFaceResNet
 from fedjax_face.models.iresnet import iresnet18, iresnet50
 from fedjax_face.models.lenet import lenet, lenet_small
 from fedjax_face.models.mobilenet import mobile_small, mobilenet_v2
 from fedjax_face.models.reddi_cnn import reddi_cnn
 from fedjax_face.models.resnet import resnet50
+from fedjax_face.models.task_networks import (
+    Network,
+    hyperface,
+    hyperface_resnet,
+    hyperface_small,
+)
 from fedjax_face.models.vgg_face import vgg_face, vgg_face_small
 from fedjax_face.options import build, made, register
 
@@ -43,10 +47,10 @@ HEADS: Mapping[str, Callable[..., Head]] = {
     "arcface": heads.arcface,
 }
 
-TASK_NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
-    "hyperface": HyperFace,
+TASK_NETWORKS: Mapping[str, Callable[..., Network | nn.Module]] = {
+    "hyperface": hyperface,
     "hyperface_small": hyperface_small,
-    "hyperface_resnet": HyperFaceResNet,
+    "hyperface_resnet": hyperface_resnet,
 }
 
 
@@ -87,14 +91,27 @@ def task_network(name: str, landmarks: int, **options: Any) -> nn.Module:
   """Makes a network of the five face tasks: images float32 [B, H, W, C] -> `TaskOutputs`.
 
   Args:
-    name: a key of `TASK_NETWORKS`.
+    name: a key of `TASK_NETWORKS`, or of one that `register.network` knows: `module:name`.
     landmarks: L.
-    **options: further attributes of that network, e.g. `width` of 'hyperface'.
+    **options: of that network, e.g. `width` of 'hyperface'.
 
   Raises:
-    ValueError: the name or an option is unknown.
+    ValueError: the name or an option is unknown, or a value is refused.
   """
-  return _make("task network", TASK_NETWORKS, name, landmarks=landmarks, **options)
+  return network(name, **options).bind(landmarks)
+
+
+def network(name: str, frozen: tuple[str, ...] = (), **options: Any) -> Network:
+  """Makes a `Network`, for any number of landmarks; arguments and errors as of `task_network`.
+
+  An entry of `TASK_NETWORKS` that is a module's class has its attributes for options, and gets the
+  number of landmarks as one of them.
+  """
+  own = TASK_NETWORKS.get(name)
+  if isinstance(own, type):
+    return Network(lambda landmarks: _make(
+        "task network", TASK_NETWORKS, name, landmarks=landmarks, **options), frozen)
+  return _make("task network", TASK_NETWORKS, name, "network", frozen=frozen, **options)
 
 
 def head_scalars(name: str) -> tuple[str, ...]:
@@ -107,9 +124,10 @@ def count_parameters(params: Any) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _make(what: str, table: Mapping[str, Callable[..., Any]], name: str, **options: Any) -> Any:
+def _make(what: str, table: Mapping[str, Callable[..., Any]], name: str, kind: str = "",
+          **options: Any) -> Any:
   """Looks the name up and checks the options against the signature of what it names."""
-  known = register.kinds.get(what)
+  known = register.kinds.get(kind or what)
   if name in table:
     function = table[name]
   elif known is not None and (":" in name or name in known.factories):
@@ -127,7 +145,7 @@ def _make(what: str, table: Mapping[str, Callable[..., Any]], name: str, **optio
     raise ValueError(f"{what} {name!r} needs the option {missing[0]!r}")
   if known is None or isinstance(function, type):  # a network that no factory makes
     return function(**options)
-  return made(build(known.of, {"name": name, **options}, what))
+  return made(build(known.of, {"name": name, **options}, known.name))
 
 
 def _options(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -80,8 +80,9 @@ def _number(whole: bool, range_: Range = _FINITE, traced: bool = False) -> Type:
       raise refused(path, value, f"expected {words}")
     number = concrete(value)  # type: ignore[call-overload]
     if not range_.holds(number):
-      finite = "a finite number" if range_ == _FINITE and math.isinf(number) else words
-      raise refused(path, value, f"expected {finite}")
+      finite = "a finite number" if range_ == _FINITE else f"{words} and below infinity"
+      beyond = math.isinf(number) and (range_ == _FINITE or number == range_.high)
+      raise refused(path, value, f"expected {finite if beyond else words}")
     return number
 
   def parse(text: str) -> Any:

@@ -197,8 +197,8 @@ class Asked(NamedTuple):
       raise ValueError(f"method={options.call(method)['name']}: fit trains embeddings; "
                        "python -m experiments.train runs the other methods")
     record = {name: options.call(value) for name, value in checked.items()}
-    return cls(method, loaded, start, *map(options.made, (privacy, evaluation, compute)),
-               record)
+    return cls(method, loaded, start, options.made(privacy), options.made(evaluation),
+               options.made(compute), record)
 
   def experiment(self, workdir: pathlib.Path | None) -> Experiment:
     """Data loaded, pre-training done, the method bound."""
@@ -212,7 +212,7 @@ class Asked(NamedTuple):
         bool(self.start and self.start.public), sources.public, self.compute.clients_per_chunk))
     config = self._engine_config()
     ledger = experiments.ledger_before(config, sources, algorithm)
-    if self.start is not None:
+    if self.start is not None and sources.public is not None:
       _enter_start(ledger, self.start, sources.public.name, algorithm)
     evaluator = Evaluator(algorithm, config.evaluation, sources.evaluation, sources.pairs,
                           config.seed)

@@ -259,4 +259,4 @@ def _blank_set(config: Any) -> RegionSet:
       visible=np.zeros((count, points), bool), pose=np.zeros((count, 3), np.float32),
       gender=np.zeros(count, np.int32), known=np.zeros((count, 5), bool), original=number,
       identity=identity_of(number))
-  return RegionSet("blank", regions, box, ())
+  return RegionSet("blank", regions, box, (), _options(config).frame)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from configs import composed
-from fedjax_face.algorithms import dp_hyperface
 from fedjax_face.algorithms.hparams import CLIPS, PATHS, flat, nested, replaced, with_values
 from fedjax_face.data import closed_set
 from fedjax_face.data import sources as data_sources
+from fedjax_face.dp_sgd.optimizers import averaged, momentum
 from fedjax_face.draws import Draws
 from fedjax_face.federated import aggregators, client, optimizers
 from fedjax_face.federated.aggregators import Sums
@@ -187,7 +187,7 @@ CASES = {
     "gradient correction": (corrected(gradient_correction("calibrated", True)), {}),
     "of a linear head": (corrected(gradient_correction("as_written", False), None), {}),
     "spreadout": (corrected(spreadout("cosine")), {"margin": 0.3}),
-    "descent": (dp_hyperface._optimizer("momentum"), {
+    "descent": (averaged(momentum()).transform, {
         "learning_rate": 0.1, "momentum": 0.9, "weight_learning_rate_scale": 2.0}),
 }
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedjax_face.attacks import unit_audit
+from fedjax_face.dp_sgd.sampling import poisson_sampling
 from fedjax_face.draws import identity_of
-from fedjax_face.federated import dp_sgd
 from fedjax_face.privacy import noise
 from fedjax_face.privacy.per_example import GradientClip, grouped, joint, per_task
 
@@ -20,7 +20,7 @@ DELTA = 1e-2
 
 
 def sampling(unit, rate):
-  return dp_sgd.poisson_units(unit, identity_of(unit), "image", expected=round(4 * rate),
+  return poisson_sampling(unit, identity_of(unit), "image", expected=round(4 * rate),
                               capacity=4, rows=unit_audit.ROWS, views=1, devices=1,
                               probability=rate)
 

@@ -19,8 +19,8 @@ from fedjax_face.data.photographs import people_groups, split_by_image, split_by
 from fedjax_face.data.proposals import random_proposer
 from fedjax_face.data.regions import RegionOptions, extract_regions, unit_identities, units_of
 from fedjax_face.data.silos import Silos, partition
+from fedjax_face.dp_sgd.sampling import poisson_sampling
 from fedjax_face.draws import Draws, identity_of
-from fedjax_face.federated import dp_sgd
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
 from fedjax_face.split.holders import devices
@@ -207,7 +207,7 @@ def test_a_unit_that_leaves_a_step_of_dp_sgd_leaves_the_others(capacity, place):
   gone, let_in, absent = range(UNITS)[PLACES[place]], 0, 0
   def make(rows):
     own = unit[rows]
-    return dp_sgd.poisson_units(
+    return poisson_sampling(
         np.unique(own, return_inverse=True)[1], identity_of(own), "image", expected=8,
         capacity=capacity, rows=3, views=2, devices=1, probability=.4), list(
             zip(own.tolist(), rank[rows].tolist(), strict=True))
@@ -370,7 +370,7 @@ def test_where_the_probability_follows_from_the_number_of_users_the_statement_sa
 
 
 def test_where_the_probability_follows_from_the_number_of_units_the_statement_says_so():
-  make = lambda **changes: dp_sgd.poisson_units(
+  make = lambda **changes: poisson_sampling(
       np.arange(20), identity_of(range(20)), "image", **(dict(
           expected=5, capacity=21, rows=1, views=1, devices=1) | changes))
   assert "which is treated as public" in make().words
@@ -379,7 +379,7 @@ def test_where_the_probability_follows_from_the_number_of_units_the_statement_sa
   assert "given, not derived" in given.words and not given.not_covered
   tight = make(probability=.2, capacity=8).not_covered[0]
   assert "limit of a step is accounted with it" in tight and "probability follows" not in tight
-  with pytest.raises(ValueError, match="cohort.sampling_probability=1.5"):
+  with pytest.raises(ValueError, match="Poisson probability is 1.5; expected above 0"):
     make(probability=1.5)
 
 

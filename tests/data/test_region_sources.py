@@ -87,6 +87,13 @@ def test_targets_and_face_boxes_belong_to_the_regions():
   np.testing.assert_array_equal(train.face_box[~on_face], train.regions.box[~on_face])
 
 
+def test_a_set_knows_the_frame_of_its_landmarks():
+  made = region_sources.load(with_regions(frame="centre") | {
+      "public": {"sources": {"other": {"name": "ungendered"}}}}, 0)
+  assert [side.frame for side in (made.train, made.evaluation, made.public)] == ["centre"] * 3
+  assert region_sources.load(section(), 0).train.frame == "corner"
+
+
 def test_a_mixture_masks_what_a_source_lacks_and_never_confuses_people():
   both = section(sources={"one": {"name": "pairs"}, "two": {"name": "ungendered", "count": 8}})
   loaded = region_sources.load(both, 0)
@@ -250,6 +257,8 @@ def with_regions(**changes):
      "data.sources.one.num_scenes is required"),
     (section(sources={"one": {"name": "pairs", "regions": {"sise": 3}}}),
      "data.sources.one.regions.sise is not known; accepted: size, "),
+    (section(sources={"one": {"name": "pairs", "regions": {"frame": "centre"}}}),
+     "data.sources.one.regions.frame='centre': expected that of data.regions, 'corner'"),
     (with_regions(size=0), "size is 0"),
     (with_regions(positives=2), "regions.positives is not known"),
     (section(regions={"size": 8}), "regions.positives_per_face is required"),

@@ -16,7 +16,6 @@ from fedjax_face.models.hyperface import (
     SMALL_LAYOUT,
     HyperFace,
     TaskOutputs,
-    hyperface_small,
     local_response_norm,
 )
 from fedjax_face.models.hyperface_resnet import HyperFaceResNet
@@ -92,7 +91,7 @@ def test_outputs(name, size, landmarks):
 
 
 def test_small_parameter_count_and_taps():
-  variables, _, intermediates = shapes(hyperface_small(), (64, 64, 3))
+  variables, _, intermediates = shapes(HyperFace(layout=SMALL_LAYOUT), (64, 64, 3))
   assert count_parameters(variables) == 306_806
   for layer in ("conv1a", "conv3a", "conv5", "conv_all"):
     assert intermediates[layer]["__call__"][0].shape[1:3] == (4, 4)
@@ -132,7 +131,8 @@ def test_width_scales_hidden_layers_and_never_the_outputs():
      "size is 67 pixels"),
     (lambda: HyperFace(), (227, 210, 3), "HyperFace: taps of 210 pixels"),
     (lambda: HyperFace(), (3, 3, 3), "HyperFace: taps of 3 pixels"),
-    (lambda: hyperface_small(width=0.0), (64, 64, 3), "HyperFace: width is 0.0; expected more"),
+    (lambda: HyperFace(width=0.0, layout=SMALL_LAYOUT), (64, 64, 3),
+     "HyperFace: width is 0.0; expected more"),
     (lambda: HyperFace(), (227, 227), r"HyperFace: images must be [B, H, W, C]"),
     (lambda: task_network("alexnet", 21), (64, 64, 3),
      f"unknown task network 'alexnet'; choose one of {', '.join(TASK_NETWORKS)}"),
@@ -186,7 +186,7 @@ def test_local_response_norm_defaults_are_caffes():
 
 NETWORKS = {
     "alexnet": (HyperFace(3, 0.05), (2, 67, 67, 1)),
-    "small": (hyperface_small(3, 0.1), (2, 16, 32, 3)),
+    "small": (HyperFace(3, 0.1, SMALL_LAYOUT), (2, 16, 32, 3)),
     "resnet": (HyperFaceResNet(3, (1, 1), 4, 2, 8), (2, 16, 12, 3)),
 }
 

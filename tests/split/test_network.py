@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.data import pixels
-from fedjax_face.models.hyperface import hyperface_small
+from fedjax_face.models.hyperface import SMALL_LAYOUT, HyperFace
 from fedjax_face.models.iresnet import IResNet
 from fedjax_face.models.lenet import LeNet
 from fedjax_face.models.mobilenet import MobileNetV2
@@ -121,7 +121,7 @@ def test_server_part_runs_under_vmap_and_any_batch():
 
 
 def test_cuts_crossed_by_taps_are_refused():
-  network, shape = hyperface_small(landmarks=4), (64, 64, 3)
+  network, shape = HyperFace(landmarks=4, layout=SMALL_LAYOUT), (64, 64, 3)
   assert cut_names(network, shape) == ("conv1", "conv_all", "fc_full")
   with pytest.raises(ValueError, match="cut 'conv3' is crossed by another connection; choose one "
                                        "of conv1, conv_all, fc_full, first, middle, bottleneck"):

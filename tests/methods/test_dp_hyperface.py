@@ -13,16 +13,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import configs.dp_hyperface
 from experiments import detect
-from fedjax_face.algorithms import dp_hyperface, registry
+from fedjax_face import options
+from fedjax_face.algorithms import registry, translate_hyperface
 from fedjax_face.algorithms.hparams import replaced
-from fedjax_face.algorithms.parts import Ingredients
 from fedjax_face.data import region_sources
+from fedjax_face.dp_sgd import gradients
+from fedjax_face.dp_sgd.optimizers import adam, averaged, momentum
+from fedjax_face.dp_sgd.units import poisson_units
 from fedjax_face.draws import Draws
 from fedjax_face.federated.algorithm import Data, StepKeys
-from fedjax_face.losses import multi_task
-from fedjax_face.losses.multi_task import TASKS, Targets
-from fedjax_face.privacy import accounting, noise, per_example
+from fedjax_face.losses.multi_task import TASKS
+from fedjax_face.losses.tasks import detection, fixed, uncertainty
+from fedjax_face.method import Budget, Method, Setting, bind
+from fedjax_face.methods import dp_hyperface as page
+from fedjax_face.models.task_networks import Network, hyperface_small
+from fedjax_face.privacy import accounting, noise
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import is_non_private
 from fedjax_face.training import checkpoint, experiment, face_tasks, run
@@ -52,23 +59,16 @@ def private(sources):
   return build(tiny_faces.config(**PLAIN_SGD), sources)
 
 
-def given(config, sources):
-  return Ingredients(config, sources.train, clients_mesh(jax.devices()[:1]))
+def method_of(config):
+  return options.build(Method, translate_hyperface.section(config), "method")
 
 
-def build(config, sources):
-  return registry.build(config, sources, clients_mesh(jax.devices()[:1]))
+def build(config, sources, start=None):
+  return registry.build(config, sources, clients_mesh(jax.devices()[:1]), start)
 
 
 def data_of(sources):
   return jax.tree.map(jnp.asarray, Data(sources.train.images, sources.train.targets))
-
-
-def loss_of(config, sources):
-  """The page's own loss, and parameters for it."""
-  weighting = dp_hyperface.task_weighting(config.model)
-  algorithm = build(config, sources)
-  return (dp_hyperface._loss(given(config, sources), weighting), started(algorithm).params)
 
 
 def started(algorithm):
@@ -89,76 +89,6 @@ def changed(layers):
   """Names of the layers that are not zero."""
   return {name for name, layer in layers.items()
           if any(np.any(leaf) for leaf in jax.tree.leaves(layer))}
-
-
-# ---- the loss ----
-
-
-def test_regions_without_a_face_train_detection_only(sources):
-  """Not the heads of the other tasks, not their weights."""
-  loss, params = loss_of(tiny_faces.config(), sources)
-  rows = jax.tree.map(lambda leaf: leaf[np.flatnonzero(sources.train.regions.face == 0)],
-                      data_of(sources))
-  rows = rows._replace(targets=rows.targets | {"known": jnp.ones_like(rows.targets["known"])})
-  gradient = jax.jit(jax.grad(lambda p: loss(p, rows).sum()))(params)
-  assert changed(gradient["network"]) == {"shared", "detection"}
-  assert np.flatnonzero(gradient["weights"]).tolist() == [0]
-
-
-def test_unknown_tasks_do_not_train_their_heads(sources):
-  loss, params = loss_of(tiny_faces.config(), sources)
-  rows = data_of(sources)
-  known = rows.targets["known"].at[:, TASKS.index("gender")].set(False)
-  rows = rows._replace(targets=rows.targets | {"known": known})
-  gradient = jax.jit(jax.grad(lambda p: loss(p, rows).sum()))(params)
-  assert changed(gradient["network"]) == {"shared", *TASKS} - {"gender"}
-  assert np.flatnonzero(gradient["weights"]).tolist() == [0, 1, 2, 3]
-
-
-def test_a_unit_moves_network_and_weights_together_by_at_most_the_clip_norm(sources):
-  """A batch of one unit each: whatever is released beyond noise has this length."""
-  config = tiny_faces.config(**{"hparams.clip_norm": .05})
-  loss, params = loss_of(config, sources)
-  clip = dp_hyperface.gradient_clip(config.privacy)
-  total = jax.jit(per_example.clipped_gradient_sum(loss, clip, config.privacy.form))
-  lengths, data = [], data_of(sources)
-  for image in np.unique(sources.train.regions.image)[:6]:
-    rows = np.resize(np.flatnonzero(sources.train.regions.image == image), 6)
-    unit = jax.tree.map(lambda leaf, rows=rows: leaf[rows][None], data)
-    found = total(params, unit, jnp.ones((1, 6), bool), .05)
-    assert set(found.gradient) == {"network", "weights"} and np.any(found.gradient["weights"])
-    lengths.append(np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(found.gradient))))
-    assert found.norm[0] > .05
-  np.testing.assert_allclose(lengths, .05, rtol=1e-5)
-
-
-def test_mirrored_regions_keep_their_labels(sources):
-  augment = dp_hyperface._augment(given(tiny_faces.config(), sources))
-  data = data_of(sources)
-  once = augment(data, jax.random.split(jax.random.key(0), len(data.images)))
-  mirrored, targets = multi_task.mirror(data.images, Targets(**data.targets),
-                                        multi_task.AFLW_MIRROR)
-  flipped = (once.images != data.images).any((1, 2, 3))
-  assert 0 < flipped.sum() < len(flipped)
-  for row in range(len(flipped)):
-    images, labels = ((mirrored, targets) if flipped[row] else
-                      (data.images, Targets(**data.targets)))
-    np.testing.assert_array_equal(once.images[row], images[row])
-    for name, field in once.targets.items():
-      np.testing.assert_array_equal(field[row], getattr(labels, name)[row])
-  assert dp_hyperface._augment(
-      given(tiny_faces.config(**{"model.flip": False}), sources)) is None
-
-
-def test_points_of_a_mirror_are_those_of_the_frame(sources):
-  config = tiny_faces.config(**{"data.regions.frame": "centre"})
-  data = data_of(sources)
-  keys = jax.random.split(jax.random.key(0), len(data.images))
-  once = dp_hyperface._augment(given(config, sources))(data, keys)
-  row = int(np.flatnonzero((once.images != data.images).any((1, 2, 3))
-                           & (data.targets["face"] == 1))[0])
-  x = data.targets["landmarks"][row, list(multi_task.AFLW_MIRROR), 0]
-  np.testing.assert_allclose(once.targets["landmarks"][row, :, 0], -x)
 
 
 # ---- a step ----
@@ -225,7 +155,7 @@ def test_frozen_layers_get_neither_gradient_nor_noise(sources, form):
   backbone = started(build(tiny_faces.config(**PLAIN_SGD), sources)).params["network"]
   config = tiny_faces.config(**PLAIN_SGD | {"model.frozen": ("shared", "pose"),
                                             "privacy.form": form})
-  algorithm = dp_hyperface.dp_hyperface(given(config, sources)._replace(backbone=backbone))
+  algorithm = build(config, sources, backbone)
   before, after, _ = stepped(algorithm, sources)
   learned = set(TASKS) - {"pose"}
   assert set(before["network"]) == learned
@@ -242,27 +172,6 @@ def test_frozen_layers_get_neither_gradient_nor_noise(sources, form):
       moved.pose, algorithm.predict(started(algorithm), images).pose)
 
 
-def test_the_clip_and_both_forms_see_only_what_trains(sources):
-  """Gradients of the frozen layers neither fill the clip norm nor appear in a ghost norm."""
-  backbone = started(build(tiny_faces.config(), sources)).params["network"]
-  config = tiny_faces.config(**{"model.frozen": ("shared",)})
-  ingredients = given(config, sources)._replace(backbone=backbone)
-  loss = dp_hyperface._loss(ingredients, dp_hyperface.task_weighting(config.model))
-  params = started(dp_hyperface.dp_hyperface(ingredients)).params
-  batch = jax.tree.map(lambda leaf: leaf[:12].reshape(4, 3, *leaf.shape[1:]), data_of(sources))
-  found = {form: jax.jit(per_example.clipped_gradient_sum(loss, per_example.joint(ADD), form))(
-      params, batch, jnp.ones((4, 3), bool), .05) for form in ("vmapped", "scanned", "ghost")}
-  unfrozen, everything = loss_of(tiny_faces.config(), sources)
-  full = jax.jit(per_example.clipped_gradient_sum(unfrozen, per_example.joint(ADD), "vmapped"))(
-      everything | {"network": backbone}, batch, jnp.ones((4, 3), bool), .05)
-  for form in ("scanned", "ghost"):
-    np.testing.assert_allclose(found[form].norm, found["vmapped"].norm, rtol=1e-4)
-    for mine, theirs in zip(*map(jax.tree.leaves, (found[form].gradient,
-                                                   found["vmapped"].gradient)), strict=True):
-      np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-6)
-  assert np.all(found["vmapped"].norm < full.norm)
-
-
 # ---- units ----
 
 
@@ -273,7 +182,7 @@ def test_units_are_photographs_regions_or_people(sources):
   assert build(single, sources).population == len(regions.image)
   with pytest.raises(ValueError, match="shows 2 people in its regions; unit=person needs"):
     build(tiny_faces.config(**{"cohort.unit": "person"}), sources)
-  with pytest.raises(ValueError, match="unit 'face' is not one of image, region, person"):
+  with pytest.raises(ValueError, match="^cohort.unit='face': expected one of image, region, pers"):
     build(tiny_faces.config(**{"cohort.unit": "face"}), sources)
 
 
@@ -326,7 +235,6 @@ def test_public_photographs_may_show_several_people_whatever_the_unit():
 
 
 @pytest.mark.parametrize("overrides, message", [
-    ({"pretrain.public": False}, "pretrain.public=False: pre-training on private regions"),
     ({"cohort.batch_size": 99}, "cohort.batch_size=99 images a step, but the training set has"),
     ({"privacy.epsilon": 2.0}, "exactly one of privacy.epsilon and hparams.noise_m"),
     ({"hparams.noise_multiplier": None}, "exactly one of privacy.epsilon and hparams.noise_m"),
@@ -337,7 +245,8 @@ def test_public_photographs_may_show_several_people_whatever_the_unit():
      "privacy.clip=grouped with model.task_weights=fixed"),
     ({"model.frozen": ("shared",)}, "model.frozen=\\('shared',\\) without pretrain"),
     ({"privacy.clip": "flat"}, "privacy.clip 'flat' is not one of joint, grouped"),
-    ({"privacy.form": "looped"}, "form 'looped' is not one of vmapped, scanned, ghost"),
+    ({"privacy.form": "looped"},
+     "privacy.form='looped': expected one of vmapped, scanned, ghost"),
     ({"model.task_weights": "equal"}, "model.task_weights 'equal' is not one of fixed, unc"),
     ({"model.optimizer": "lamb"}, "model.optimizer 'lamb' is not one of sgd, momentum, adam"),
     ({"model.network": "resnet9"}, "unknown task network 'resnet9'"),
@@ -348,6 +257,103 @@ def test_mistakes_are_refused(sources, overrides, message):
     build(tiny_faces.config(**overrides), sources)
 
 
+@pytest.mark.parametrize("overrides, words", [
+    ({"cohort.capacity": 3}, "^cohort.capacity=3: expected at least cohort.batch_size=4 and a mul"),
+    ({"cohort.regions_per_unit": 0}, "^cohort.regions_per_unit=0: expected a whole number"),
+    ({"cohort.views": 0}, "^cohort.views=0: expected a whole number, at least 1"),
+    ({"cohort.units_at_once": 0}, "^cohort.units_at_once=0: expected a whole number"),
+    ({"privacy.weights_share": 0.0, "privacy.clip": "grouped"}, "^privacy.weights_share=0.0: exp"),
+    ({"model.fixed_weights": (1.0,), "model.task_weights": "fixed"}, "^model.fixed_weights=\\(1.0"),
+    ({"model.weight_scale": 0.0}, "^model.weight_scale=0.0: expected a number above 0"),
+    ({"model.network": "hyperface", "model.network_options": {"width": 0.0}},
+     "^model.network_options.width=0.0: expected a number above 0"),
+    ({"hparams.momentum": 1.0}, "^hparams.momentum=1.0: expected a number in"),
+    ({"hparams.average_decay": 1.0}, "^hparams.average_decay=1.0: expected a number in"),
+])
+def test_an_option_is_refused_by_the_key_of_the_config(sources, overrides, words):
+  with pytest.raises(ValueError, match=words):
+    build(tiny_faces.config(**overrides), sources)
+
+
+def test_a_start_from_a_private_set_is_refused_where_privacy_is_promised(sources, private):
+  start = started(private).params["network"]
+  config = tiny_faces.config(**{"pretrain.public": False})
+  with pytest.raises(ValueError, match="^pretrain.public=False: pre-training on private regions"):
+    build(config, sources, start)
+  plain = tiny_faces.config(**{"pretrain.public": False, "algorithm": "hyperface",
+                               "hparams.noise_multiplier": None})
+  assert is_non_private(build(plain, sources, start).releases[0].event)
+
+
+# ---- the same method from Python ----
+
+
+def test_a_method_from_python_is_that_of_a_config():
+  """Of the config as it stands: options.build fills nothing in."""
+  by_hand = page.dp_hyperface(
+      network=hyperface_small(width=.5), tasks=uncertainty(scale=.1),
+      units=poisson_units(batch_size=256, capacity=320, regions_per_unit=3),
+      gradient=gradients.joint(clip_norm=.5, form="scanned", units_at_once=32),
+      optimizer=averaged(momentum(learning_rate=.01, momentum=.9,
+                                  weight_learning_rate_scale=200.0), decay=.95))
+  assert by_hand == method_of(configs.dp_hyperface.base())
+  config = configs.dp_hyperface.base()
+  config.update_from_flattened_dict({
+      "algorithm": "face_detector", "model.optimizer": "adam", "model.flip": False,
+      "cohort.views": 2, "cohort.unit": "region"})
+  other = page.face_detector(
+      network=hyperface_small(width=.5), tasks=detection(flip=False),
+      units=poisson_units(unit="region"), gradient=gradients.unclipped(views=2),
+      optimizer=averaged(adam(learning_rate=.01, weight_learning_rate_scale=200.0)))
+  assert other == method_of(config) and other != by_hand
+  assert method_of(configs.dp_hyperface.get_config("aflw")).data == "face_tasks"
+
+
+@pytest.mark.parametrize("name", ["dp_hyperface", "hyperface", "face_detector"])
+def test_a_method_is_its_call(name):
+  made = options.build(Method, name, "method")
+  assert options.build(Method, options.call(made), "method") == made
+  assert set(options.call(made)) == {"name", "network", "tasks", "units", "gradient", "optimizer"}
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: page.dp_hyperface(gradient=gradients.unclipped()),
+     "^dp_hyperface.gradient=unclipped: expected one that clips"),
+    (lambda: page.hyperface(gradient=gradients.joint()),
+     "^hyperface.gradient=joint: expected unclipped, as no noise is added"),
+    (lambda: page.face_detector(tasks=uncertainty()),
+     "^face_detector.tasks=uncertainty: expected detection"),
+    (lambda: page.dp_hyperface(gradients=gradients.joint()),
+     "^dp_hyperface.gradients: dp_hyperface takes no gradients.*gradient"),
+    (lambda: page.dp_hyperface(optimizer=momentum()),
+     "^dp_hyperface.optimizer=.*expected an averaged optimizer, not a step optimizer"),
+])
+def test_parts_that_a_method_does_not_take_are_refused(make, words):
+  with pytest.raises(options.OptionError, match=words):
+    make()
+
+
+def test_what_a_method_refuses_when_it_is_bound_has_the_whole_path(sources):
+  network = Network(lambda landmarks: tiny_faces.Tiny(landmarks))
+  setting = Setting(clients_mesh(jax.devices()[:1]), 1)
+  small = poisson_units(batch_size=4, capacity=6)
+  bound = lambda make, setting=setting, **parts: bind(
+      make(**{"network": network, "units": small} | parts), sources.train, setting)
+  half = gradients.joint(noise_multiplier=.5, units_at_once=3)
+  algorithm = bound(page.dp_hyperface, gradient=half)
+  assert algorithm.name == "dp_hyperface"
+  assert algorithm.hparams["gradient"] == {"clip_norm": .5, "noise_multiplier": .5}
+  with pytest.raises(ValueError, match="one of privacy.epsilon and method.gradient.noise_multipl"):
+    bound(page.dp_hyperface)
+  with pytest.raises(ValueError, match="^method.gradient=grouped with method.tasks=fixed: fixed w"):
+    bound(page.dp_hyperface, tasks=fixed(), gradient=gradients.grouped(noise_multiplier=1.0))
+  with pytest.raises(ValueError, match="^method.units.batch_size=99 images a step, but the train"):
+    bound(page.dp_hyperface, gradient=half, units=poisson_units(batch_size=99))
+  private = setting._replace(privacy=Budget(epsilon=1.0))
+  with pytest.raises(ValueError, match="privacy.epsilon=1.0 cannot be had with method=hyperface,"):
+    bound(page.hyperface, private)
+
+
 def test_a_target_epsilon_calibrates_the_noise_of_the_whole_run(sources):
   config = tiny_faces.config(**{"privacy.epsilon": 3.0, "hparams.noise_multiplier": None,
                                 "rounds": 7})
@@ -355,7 +361,8 @@ def test_a_target_epsilon_calibrates_the_noise_of_the_whole_run(sources):
   multiplier = algorithm.hparams["gradient"]["noise_multiplier"]
 
   def epsilon(noise_multiplier):
-    event = dp_hyperface._sampling(given(config, sources)).event(noise_multiplier)
+    sampling = options.argument(method_of(config), "units").bind(sources.train, 1, 1)
+    event = sampling.event(noise_multiplier)
     return accounting.epsilon_by(
         "pld", accounting.dp_accounting.SelfComposedDpEvent(event, 7), 1e-3, ADD)
 

@@ -1,0 +1,1 @@
+"""One trainer's DP-SGD on units, built from exchangeable parts."""
