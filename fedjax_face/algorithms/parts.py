@@ -64,5 +64,5 @@ def aggregator(config: Any, who: Participation, rounds: int) -> Aggregator:
       separation of rounds.
   """
   with sections.keys_of_config():
-    return options.build(Aggregate, translate.aggregate(config), "method.aggregate").bind(
+    return options.build(Aggregate, translate.aggregator(config), "method.aggregate").bind(
         who, rounds)

@@ -143,13 +143,18 @@ def local(config: Any) -> Section:
           "drift": sections.section(Drift, "local.drift", drift, pull)}
 
 
-def aggregate(config: Any) -> Section:
+def aggregator(config: Any) -> Section:
   """`privacy.aggregator` with what it takes of `privacy` and its scalars."""
   privacy, own = config.privacy, nested(config.hparams)["aggregate"]
+  return sections.section(Aggregate, "aggregate", privacy.aggregator, {
+      **privacy, **own, "strategy": privacy.get("correlated")})
+
+
+def aggregate(config: Any) -> Section:
+  """The same, where nothing is said that it does not take."""
+  privacy, own, said = config.privacy, nested(config.hparams)["aggregate"], aggregator(config)
   if not own["clip_norm"] > 0:
     raise ValueError(f"hparams.clip_norm={own['clip_norm']}: expected a number above 0")
-  said = sections.section(Aggregate, "aggregate", privacy.aggregator, {
-      **privacy, **own, "strategy": privacy.get("correlated")})
   if "noise_multiplier" in own and "noise_multiplier" not in said:
     raise ValueError(f"hparams.noise_multiplier={own['noise_multiplier']} cannot be had with "
                      f"privacy.aggregator={privacy.aggregator}, which adds no noise: set "
