@@ -112,7 +112,11 @@ def _config_of(workdir: pathlib.Path) -> Any:
   path = workdir / "config.json"
   if not path.is_file():
     raise FileNotFoundError(f"{path}: no such file; --workdir must be the folder of a run")
-  return ml_collections.ConfigDict(json.loads(path.read_text()))
+  said = json.loads(path.read_text())
+  if "method" in said:
+    raise ValueError(f"{path} is of a run of fedjax_face.fit: fedjax_face.load({str(workdir)!r})."
+                     "evaluate() judges it")
+  return ml_collections.ConfigDict(said)
 
 
 def _ask(asked: Any, values: flags.FlagValues) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedjax_face import options
 from fedjax_face.algorithms import sections
-from fedjax_face.algorithms.hparams import nested
+from fedjax_face.algorithms.hparams import PATHS, nested
 from fedjax_face.federated.aggregates import Aggregate
 from fedjax_face.federated.local import Drift
 from fedjax_face.federated.mechanisms import Mechanism
@@ -32,6 +32,7 @@ def federated_section(config: Any) -> Section:
     ValueError: a name or a number that is refused, by the config's key.
   """
   name = config.algorithm
+  _check_scalars(config)
   said: Section = {
       "name": name, "backbone": backbone(config.model), "head": head(config),
       "clients": clients(config), "local": local(config), "aggregate": aggregate(config),
@@ -81,6 +82,17 @@ SECTIONS: Mapping[str, Callable[[Any], Section]] = {
     "centralized": alone_section, "local_only": alone_section}
 
 
+_PARTS = ("local", "head", "CLIPS", "server", "exchange", "correction")
+
+
+def _check_scalars(config: Any) -> None:
+  """Refuses a scalar that no federated method has, such as those of steps of DP-SGD."""
+  for key in config.hparams:
+    path = PATHS.get(key, "local")  # an unknown one is refused with the nearest known
+    if path.partition(".")[0] not in _PARTS and config.hparams[key] is not None:
+      raise ValueError(f"hparams.{key}: algorithm={config.algorithm} has no {path}; leave it out")
+
+
 def _require(config: Any, key: str, accepted: str, why: str) -> None:
   section, name = key.split(".")
   if config[section][name] != accepted:
@@ -108,6 +120,9 @@ def clients(config: Any) -> Section:
   """`silos` with its part of `cohort`, or virtual clients."""
   cohort = config.cohort
   if config.get("silos"):
+    if cohort.get("sampling_probability") is not None:
+      raise ValueError(f"cohort.sampling_probability={cohort.sampling_probability} has no meaning "
+                       "with silos, of which cohort.silos_per_round take part: leave it out")
     by = config.silos.get("by")
     name = {"attribute": "by_attribute", "file": "by_file"}.get(by, by)
     for key in config.silos:

@@ -21,7 +21,7 @@ class Evaluation(NamedTuple):
   batch_size: int
   bootstrap: int
   headline: tuple[str, ...]
-  flip: bool
+  flip: str | bool
 
 
 class Compute(NamedTuple):
@@ -57,7 +57,8 @@ def budget(epsilon: Annotated[float, above(0)] | None = None,
 def protocols(names: tuple[str, ...] = ("recall_all_pairs",), *,
               fars: tuple[Rate, ...] = (1e-1, 1e-2, 1e-3), every: NotNegative = 0,
               batch_size: Count = 256, bootstrap: NotNegative = 1000,
-              headline: tuple[str, ...] = (), flip: bool = False) -> Evaluation:
+              headline: tuple[str, ...] = (),
+              flip: Literal["none", "sum", "concat"] = "none") -> Evaluation:
   """How embeddings are judged on people who do not train.
 
   Args:
@@ -67,13 +68,14 @@ def protocols(names: tuple[str, ...] = ("recall_all_pairs",), *,
     batch_size: images embedded at a time.
     bootstrap: resamples of people for the intervals; 0 for none.
     headline: metrics that tables name first.
-    flip: embeds an image as the sum of itself and its mirror image.
+    flip: of each image and its mirror image `sum` adds the embeddings, `concat` joins them.
   """
   from fedjax_face.evaluation.protocols import PROTOCOLS
   for name in names:
     if name not in PROTOCOLS:
       raise ValueError(f"names={name!r}: expected some of {', '.join(PROTOCOLS)}")
-  return Evaluation(names, fars, every, batch_size, bootstrap, headline, flip)
+  return Evaluation(names, fars, every, batch_size, bootstrap, headline,
+                    False if flip == "none" else flip)
 
 
 @register.compute

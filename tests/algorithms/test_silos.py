@@ -236,6 +236,8 @@ def test_labels_of_a_silo_are_rows_of_the_table():
     ({"hparams.spreadout_margin": -3.0, "algorithm": "fedaws", "correction.form": "hinge"},
      "hparams.spreadout_margin=-3.0: expected"),
     ({"hparams.correction_learning_rate": -1.0}, "hparams.correction_learning_rate=-1.0: expected"),
+    ({"cohort.sampling_probability": 0.5}, "sampling_probability=0.5 has no meaning with silos"),
+    ({"hparams.average_decay": 0.5}, "hparams.average_decay: algorithm=fedgc has no"),
     ({"silos.num_silos": 13}, "silos.num_silos is 13; expected a whole number, 1 to 12"),
     ({"cohort.silos_per_round": 4}, "cohort.silos_per_round=4: expected 0 .all. to 3"),
     ({"local.drift": "momentum"}, "local.drift 'momentum' is not one of fedprox, none, scaffold"),

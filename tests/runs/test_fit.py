@@ -209,3 +209,9 @@ def test_sets_by_hand_share_nobody():
   run = fit(method(clients=ff.virtual_clients(per_round=1, users_per_client=2)),
             ff.Sources(one, other), rounds=1)
   assert run.rounds == 1
+
+
+def test_programs_that_read_flat_configs_say_who_reads_this_run(kept, capsys):
+  from experiments import evaluate
+  assert evaluate.main([f"--workdir={kept.workdir}"]) == 2
+  assert "is of a run of fedjax_face.fit" in capsys.readouterr().err
