@@ -67,7 +67,7 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
   from fedjax_face.algorithms import registry
   from fedjax_face.data.sources import Sources
   from fedjax_face.draws import Draws
-  from fedjax_face.federated.algorithm import Data
+  from fedjax_face.method.algorithm import Data
   from fedjax_face.training.mesh import clients_mesh
   from fedjax_face.training.streams import BEFORE_ROUNDS, public_root, step_keys
 

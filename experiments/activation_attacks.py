@@ -22,9 +22,9 @@ from fedjax_face.attacks.distinguishing import Distinguishing
 from fedjax_face.attacks.error_rates import Separation
 from fedjax_face.data.sources import Sources
 from fedjax_face.evaluation.confidence import Estimate
-from fedjax_face.federated.algorithm import Algorithm, Data
-from fedjax_face.report import activation_figure, figures, reconstruction_figure
-from fedjax_face.report.activation_figure import Setting
+from fedjax_face.figures import activation_figure, figures, reconstruction_figure
+from fedjax_face.figures.activation_figure import Setting
+from fedjax_face.method.algorithm import Algorithm, Data
 from fedjax_face.training import checkpoint, experiment, run
 from fedjax_face.training.evaluator import on_one_device
 from fedjax_face.training.records import write_json

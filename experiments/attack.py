@@ -47,8 +47,8 @@ def _leak_back(config: Any, workdir: pathlib.Path) -> None:
   import jax
 
   from fedjax_face.attacks import leak_back
+  from fedjax_face.figures import figures, leak_back_figure
   from fedjax_face.losses.gradient_correction import gradient_correction
-  from fedjax_face.report import figures, leak_back_figure
   from fedjax_face.training.records import make_guarded, write_json
 
   of_population, of_attack = jax.random.split(jax.random.key(config.seed))

@@ -106,7 +106,7 @@ def _records(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
 
 
 def _write(record: Mapping[str, Any], workdir: pathlib.Path, name: str) -> None:
-  from fedjax_face.report import audit_figure, figures
+  from fedjax_face.figures import audit_figure, figures
   from fedjax_face.training.records import write_json
   write_json(workdir / f"{name}.json", record)
   claims = [audit_figure.Claim(game["mechanism"], game["claimed_epsilon"],

@@ -229,8 +229,8 @@ def use_compilation_cache(folder: str | None) -> None:
 
 def save_roc(roc: Mapping[str, Any] | None, names: Mapping[str, str], folder: pathlib.Path) -> None:
   """Draws roc.png and det.png; nothing where the protocols gave no curve; see `roc_figures`."""
-  from fedjax_face.report import figures
-  from fedjax_face.report.run_figures import roc_figures
+  from fedjax_face.figures import figures
+  from fedjax_face.runs.figures import roc_figures
   for name, figure in roc_figures(roc, names).items():
     figures.save(figure, folder / f"{name}.png")
 

@@ -352,7 +352,7 @@ def _share_words(m: Mapping[str, float]) -> str:
 
 def _draw_curves(configs: Mapping[str, Any], metrics: Sequence[str], workdir: pathlib.Path,
                  seeds: Sequence[int]) -> None:
-  from fedjax_face.report import curves_figure, figures
+  from fedjax_face.figures import curves_figure, figures
   runs = {name: [figures.read_metrics(workdir / name / f"seed{seed}" / "metrics.csv")
                  for seed in seeds] for name in configs}
   if any(len(curves_figure.course(own, metric).rounds) > 1
@@ -362,7 +362,7 @@ def _draw_curves(configs: Mapping[str, Any], metrics: Sequence[str], workdir: pa
 
 def _draw(table: Mapping[str, Any], results: Mapping[str, Sequence[tuple[dict, dict]]],
           metrics: Sequence[str], gap: tuple[str, str], workdir: pathlib.Path) -> None:
-  from fedjax_face.report import figures, silo_figures
+  from fedjax_face.figures import figures, silo_figures
   figures.save(silo_figures.gap(table, metrics, *gap), workdir / "gap.png")
   found = {name: runs[0][0]["overlap"] for name, runs in results.items()
            if runs[0][0].get("overlap")}

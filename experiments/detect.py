@@ -147,8 +147,8 @@ def detect_photos(photos: Sequence[Photo], predict: Predict, proposer: Proposer,
 
 def write_detections(image: np.ndarray, found: Sequence[Detection], photo: Photo) -> None:
   """Writes the faces of a photograph (perhaps none) as JSON and as a drawn picture."""
-  from fedjax_face.report import detection_figure
-  from fedjax_face.report.style import save
+  from fedjax_face.figures import detection_figure
+  from fedjax_face.figures.style import save
   from fedjax_face.training.records import write_json
   photo.result.parent.mkdir(parents=True, exist_ok=True)
   height, width = image.shape[:2]

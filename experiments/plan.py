@@ -24,9 +24,9 @@ import rich.box
 import rich.console
 import rich.table
 
+from fedjax_face.figures import figures
 from fedjax_face.privacy import accounting, calibration, planning, statement
 from fedjax_face.privacy.planning import Plan, Simulation
-from fedjax_face.report import figures
 from fedjax_face.training.records import write_json
 
 LENET_PARAMETERS = 453_632

@@ -38,7 +38,7 @@ def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
       raise ValueError(f"--{name} is required")
   command_line.use_devices(values.cpu_devices)
   command_line.use_compilation_cache(values.compilation_cache)
-  from fedjax_face.report import run_figures
+  from fedjax_face.runs import figures as run_figures
   from fedjax_face.training import mesh, run, summary
   if values.coordinator or values.processes > 1:
     mesh.connect(values.coordinator, values.processes, values.process)

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from fedjax_face.federated.algorithm import HParams, with_values
+from fedjax_face.method.algorithm import HParams, with_values
 
 __all__ = ["CLIPS", "PATHS", "flat", "key_of", "nested", "replaced", "with_values"]
 

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from fedjax_face import options
 from fedjax_face.algorithms import sections, translate, translate_hyperface, translate_split
 from fedjax_face.algorithms.setting import setting_of
-from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.method import Method, Progress, Watch, bind
+from fedjax_face.method.algorithm import Algorithm
 
 SECTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     **translate.SECTIONS, "dp_activations": translate_split.section,

@@ -37,11 +37,11 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws
 from fedjax_face.federated import heads
 from fedjax_face.federated.aggregators import Aggregator, Sums
-from fedjax_face.federated.algorithm import Data, HParams, StepKeys
 from fedjax_face.federated.client import ClientResult, Totals, forgetful
 from fedjax_face.federated.heads import HeadStrategy
 from fedjax_face.federated.participation import Participation
 from fedjax_face.federated.round import FederatedRound, federated_round
+from fedjax_face.method.algorithm import Data, HParams, StepKeys
 from fedjax_face.privacy import accounting
 from fedjax_face.privacy.adjacency import Adjacency
 

@@ -22,7 +22,7 @@ from fedjax_face.data.cohorts import Cohort
 from fedjax_face.dp_sgd.sampling import UnitSampling
 from fedjax_face.dp_sgd.step import Descent, descent
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Data, HParams, StepKeys
+from fedjax_face.method.algorithm import Data, HParams, StepKeys
 from fedjax_face.privacy import accounting
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.noise import Noise

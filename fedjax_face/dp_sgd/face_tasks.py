@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from fedjax_face.data import pixels
 from fedjax_face.dp_sgd.step import Augment, Params
 from fedjax_face.dp_sgd.trainer import Learner, Model
-from fedjax_face.federated.algorithm import Data, Measure
 from fedjax_face.losses import multi_task
 from fedjax_face.losses.multi_task import TASKS, Frame, Targets
 from fedjax_face.losses.tasks import Tasks
 from fedjax_face.method import Setting
+from fedjax_face.method.algorithm import Data, Measure
 from fedjax_face.models.frozen import freeze
 from fedjax_face.models.task_networks import Network
 from fedjax_face.options import OptionError

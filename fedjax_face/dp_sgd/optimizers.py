@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 
 import optax
 
-from fedjax_face.federated.algorithm import HParams
+from fedjax_face.method.algorithm import HParams
 from fedjax_face.options import Traced, at_least, register, within
 
 Transform = Callable[[HParams], optax.GradientTransformation]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_face.data.cohorts import Cohort
-from fedjax_face.federated.algorithm import Data, HParams, Measure, Metrics, StepKeys, part_of
+from fedjax_face.method.algorithm import Data, HParams, Measure, Metrics, StepKeys, part_of
 from fedjax_face.privacy.noise import Noise
 from fedjax_face.privacy.per_example import ClippedGradientSum, ClippedSum, GradientClip
 

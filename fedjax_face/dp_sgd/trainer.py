@@ -13,17 +13,17 @@ from fedjax_face.dp_sgd.optimizers import AveragedOptimizer
 from fedjax_face.dp_sgd.sampling import UnitSampling
 from fedjax_face.dp_sgd.step import Augment, Descent, Metrics, Params, descent
 from fedjax_face.dp_sgd.units import Units, units_per_person
-from fedjax_face.federated.algorithm import (
-    NO_COMMUNICATION,
-    Algorithm,
-    Data,
-    HParams,
-    Measure,
-    always,
-    joined,
-    with_values,
-)
 from fedjax_face.method import Method, Setting, noise_multiplier, refuse_noise
+from fedjax_face.method.algorithm import (
+  NO_COMMUNICATION,
+  Algorithm,
+  Data,
+  HParams,
+  Measure,
+  always,
+  joined,
+  with_values,
+)
 from fedjax_face.options import OptionError
 from fedjax_face.privacy import noise
 from fedjax_face.privacy.ledger import Release, non_private

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_face.federated.algorithm import NOTHING, Measure
+from fedjax_face.method.algorithm import NOTHING, Measure
 from fedjax_face.privacy import noise as noise_mechanisms
 from fedjax_face.privacy.clipping import UpdateClip
 

@@ -13,20 +13,20 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedjax_face.federated import memory
-from fedjax_face.federated.algorithm import (
-    NOTHING,
-    Communication,
-    HParams,
-    Measure,
-    joined,
-    part_of,
-)
 from fedjax_face.federated.client import ClientResult
 from fedjax_face.federated.exchange import SILENT, Exchange
 from fedjax_face.federated.heads import HeadStrategy, InitHead, replicated
 from fedjax_face.federated.local_prototypes import PrototypeHead
 from fedjax_face.federated.memory import Ending, Memory
 from fedjax_face.losses.class_pairs import Anchors, Correction, own_anchors
+from fedjax_face.method.algorithm import (
+  NOTHING,
+  Communication,
+  HParams,
+  Measure,
+  joined,
+  part_of,
+)
 from fedjax_face.models.margins import Geometry, HeadGeometry
 
 _ROW_SPEC = P("clients")

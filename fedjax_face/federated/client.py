@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_face.federated import memory
-from fedjax_face.federated.algorithm import NOTHING, Communication, HParams, Measure, part_of
 from fedjax_face.federated.memory import Memory
+from fedjax_face.method.algorithm import NOTHING, Communication, HParams, Measure, part_of
 from fedjax_face.privacy.ledger import Release
 
 Params = dict[str, Any]

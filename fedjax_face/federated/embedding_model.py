@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_face.data import pixels
-from fedjax_face.federated.algorithm import HParams, part_of
 from fedjax_face.federated.client import Batch, Params, Totals
 from fedjax_face.federated.local_prototypes import PrototypeHead, prototype_head
 from fedjax_face.losses.consensus import Consensus
 from fedjax_face.losses.softmax import masked_cross_entropy
+from fedjax_face.method.algorithm import HParams, part_of
 from fedjax_face.models import heads
 from fedjax_face.models.embedding import l2_normalise, unit_embeddings
 from fedjax_face.models.margins import HeadGeometry

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_face.federated.algorithm import NOTHING, Communication, HParams, Measure
 from fedjax_face.federated.memory import Ending
 from fedjax_face.losses.class_pairs import Anchors
 from fedjax_face.losses.consensus import ForeignPoints
+from fedjax_face.method.algorithm import NOTHING, Communication, HParams, Measure
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clustering import ClusterMechanism, Clusters
 from fedjax_face.privacy.ledger import Release

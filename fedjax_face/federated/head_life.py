@@ -14,7 +14,6 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.silos import class_rows
 from fedjax_face.draws import identity_of
 from fedjax_face.federated import class_table, heads
-from fedjax_face.federated.algorithm import ClassEmbeddings, ClassRows
 from fedjax_face.federated.class_table import ClassPlaces, Correct
 from fedjax_face.federated.clients import Classes, Clients
 from fedjax_face.federated.embedding_model import EmbeddingModel
@@ -25,6 +24,7 @@ from fedjax_face.federated.heads import HeadStrategy, InitHead
 from fedjax_face.federated.prototypes import of_public_backbone
 from fedjax_face.losses.corrections import Correction
 from fedjax_face.method import HParams, Setting
+from fedjax_face.method.algorithm import ClassEmbeddings, ClassRows
 from fedjax_face.models.heads import COSINE_INIT_STD, Head
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release, non_private

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from fedjax_face.federated import memory
-from fedjax_face.federated.algorithm import NOTHING, Communication, HParams, Measure
 from fedjax_face.federated.client import ClientResult
 from fedjax_face.federated.local_prototypes import PrototypeHead
 from fedjax_face.federated.memory import Memory
+from fedjax_face.method.algorithm import NOTHING, Communication, HParams, Measure
 from fedjax_face.privacy.ledger import Release
 
 InitHead = Callable[[jax.Array], Any]

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import optax
 
-from fedjax_face.federated.algorithm import HParams
 from fedjax_face.federated.round import ServerOptimizer
+from fedjax_face.method.algorithm import HParams
 from fedjax_face.options import Traced, register
 
 

@@ -14,10 +14,10 @@ from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws, part_identities
 from fedjax_face.federated import client
-from fedjax_face.federated.algorithm import NO_COMMUNICATION, Algorithm, HParams, always
 from fedjax_face.federated.round import METRICS
 from fedjax_face.federated.training import NOT_COVERED, Trained
 from fedjax_face.method import Method, Setting, refuse_noise
+from fedjax_face.method.algorithm import NO_COMMUNICATION, Algorithm, HParams, always
 from fedjax_face.options import OptionError
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release

@@ -13,21 +13,21 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from fedjax_face.federated.aggregators import Aggregator, Sums
-from fedjax_face.federated.algorithm import (
-    Communication,
-    Data,
-    HParams,
-    Measure,
-    Metrics,
-    StepKeys,
-    always,
-    joined,
-    part_of,
-    tree_bytes,
-)
 from fedjax_face.federated.client import ClientBatches, ClientUpdate, Totals
 from fedjax_face.federated.heads import HeadStrategy
 from fedjax_face.federated.memory import Ending
+from fedjax_face.method.algorithm import (
+  Communication,
+  Data,
+  HParams,
+  Measure,
+  Metrics,
+  StepKeys,
+  always,
+  joined,
+  part_of,
+  tree_bytes,
+)
 from fedjax_face.privacy.clipping import zero_if_not_finite
 
 ServerOptimizer = Callable[[HParams], optax.GradientTransformation]

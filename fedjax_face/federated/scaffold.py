@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_face.federated import memory
-from fedjax_face.federated.algorithm import Communication, HParams, tree_bytes
 from fedjax_face.federated.client import (
-    ClientResult,
-    ClientUpdate,
-    Loss,
-    Optimizers,
-    Stage,
-    local_training,
+  ClientResult,
+  ClientUpdate,
+  Loss,
+  Optimizers,
+  Stage,
+  local_training,
 )
 from fedjax_face.federated.memory import Memory
+from fedjax_face.method.algorithm import Communication, HParams, tree_bytes
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import non_private
 

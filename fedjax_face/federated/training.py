@@ -12,7 +12,6 @@ import jax
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.federated.aggregates import Aggregate
 from fedjax_face.federated.aggregators import Aggregator
-from fedjax_face.federated.algorithm import Algorithm, HParams, part_of, with_values
 from fedjax_face.federated.clients import Clients, Work
 from fedjax_face.federated.embedding_model import EmbeddingModel, embedding_model
 from fedjax_face.federated.head_life import BoundLife, HeadLife, Surroundings
@@ -22,6 +21,7 @@ from fedjax_face.federated.participation import Participation
 from fedjax_face.federated.round import check_divides, federated_round
 from fedjax_face.losses.consensus import Beside
 from fedjax_face.method import Method, Setting, noise_multiplier, refuse_noise
+from fedjax_face.method.algorithm import Algorithm, HParams, part_of, with_values
 from fedjax_face.models.backbones import Backbone
 from fedjax_face.models.embedding import embedding_dim
 from fedjax_face.models.heads import Head

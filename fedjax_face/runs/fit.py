@@ -18,8 +18,8 @@ from fedjax_face.algorithms.sections import in_calls
 from fedjax_face.data.decode import SkippedFiles
 from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
-from fedjax_face.federated.algorithm import State
 from fedjax_face.method import Budget, Method, Setting
+from fedjax_face.method.algorithm import State
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger, is_non_private, non_private
 from fedjax_face.runs import start as starts

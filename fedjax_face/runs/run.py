@@ -136,7 +136,7 @@ class Run:
     """name -> matplotlib figure: the course of training, and ROC and DET curves where a protocol
     gives them, beside what the run is compared with.
     """
-    from fedjax_face.report import run_figures
+    from fedjax_face.runs import figures as run_figures
     headline = self._made.config.evaluation.headline
     if self.workdir is not None:
       return run_figures.of_run(self.workdir, headline)

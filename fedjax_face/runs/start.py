@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from fedjax_face import method as methods
 from fedjax_face import options
-from fedjax_face.federated.algorithm import Algorithm
 from fedjax_face.method import Method, Setting
+from fedjax_face.method.algorithm import Algorithm
 from fedjax_face.options import at_least, register
 from fedjax_face.runs.settings import Compute
 from fedjax_face.training import loop

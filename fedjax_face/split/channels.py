@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedjax_face.federated.algorithm import Communication, Measure
+from fedjax_face.method.algorithm import Communication, Measure
 from fedjax_face.split import accounting, message
 from fedjax_face.split.labels import LabelPolicy
 from fedjax_face.split.network import SplitNetwork

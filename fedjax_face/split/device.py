@@ -9,7 +9,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from fedjax_face.federated.algorithm import HParams
+from fedjax_face.method.algorithm import HParams
 from fedjax_face.options import Traced, above, at_least, register
 from fedjax_face.privacy import per_example
 from fedjax_face.privacy.adjacency import Adjacency

@@ -12,8 +12,8 @@ import jax
 import optax
 
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.federated.algorithm import Algorithm, HParams, always, with_values
 from fedjax_face.method import Method, Setting, noise_multiplier
+from fedjax_face.method.algorithm import Algorithm, HParams, always, with_values
 from fedjax_face.options import OptionError
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release, events_used

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.federated.algorithm import Data, HParams, Metrics, StepKeys
+from fedjax_face.method.algorithm import Data, HParams, Metrics, StepKeys
 from fedjax_face.split import device as device_part
 from fedjax_face.split import step
 from fedjax_face.split.mechanism import example_keys, noised

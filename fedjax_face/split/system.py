@@ -14,8 +14,8 @@ import optax
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Communication, HParams
 from fedjax_face.method import Setting
+from fedjax_face.method.algorithm import Communication, HParams
 from fedjax_face.options import OptionError
 from fedjax_face.split import accounting
 from fedjax_face.split.channels import bytes_of

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Data
+from fedjax_face.method.algorithm import Data
 from fedjax_face.training.mesh import replicate, shard_clients
 
 T = TypeVar("T")

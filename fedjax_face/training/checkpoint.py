@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_face.federated.algorithm import State
+from fedjax_face.method.algorithm import State
 from fedjax_face.training.mesh import broadcast, is_main_process
 from fedjax_face.training.records import make_guarded
 

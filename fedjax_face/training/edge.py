@@ -14,7 +14,7 @@ import numpy as np
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.method.algorithm import Algorithm
 from fedjax_face.split.device import GRADIENT_CLIP
 from fedjax_face.split.device import optimizer as device_optimizer
 from fedjax_face.split.edge_parts import DeviceData, EdgeParts, PrivateGradients, public_digest

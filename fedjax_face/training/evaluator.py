@@ -10,7 +10,7 @@ import jax
 
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.pairs import Pairs
-from fedjax_face.federated.algorithm import Algorithm, State
+from fedjax_face.method.algorithm import Algorithm, State
 
 EmbedFn = Callable[[jax.Array], jax.Array]
 

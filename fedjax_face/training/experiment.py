@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedjax_face.data.decode import SkippedFiles
-from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.method.algorithm import Algorithm
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.training import checkpoint, loop

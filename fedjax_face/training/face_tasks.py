@@ -37,7 +37,7 @@ from fedjax_face.evaluation.detection import (
   template_rule,
 )
 from fedjax_face.evaluation.protocols import Metric
-from fedjax_face.federated.algorithm import Algorithm, State
+from fedjax_face.method.algorithm import Algorithm, State
 from fedjax_face.training import checkpoint
 from fedjax_face.training.evaluator import Outcome, on_one_device
 

@@ -12,7 +12,7 @@ import jax
 
 from fedjax_face import options
 from fedjax_face.algorithms.hparams import flat
-from fedjax_face.federated.algorithm import Algorithm, HParams, part_of
+from fedjax_face.method.algorithm import Algorithm, HParams, part_of
 from fedjax_face.models import registry as models
 from fedjax_face.privacy import planning
 

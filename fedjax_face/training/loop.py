@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from fedjax_face.algorithms.hparams import flat
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Algorithm, Data, HParams, State
+from fedjax_face.method.algorithm import Algorithm, Data, HParams, State
 from fedjax_face.training import batches
 from fedjax_face.training.batches import Batch, Span
 from fedjax_face.training.mesh import clients_mesh, replicate

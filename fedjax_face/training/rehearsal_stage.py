@@ -21,7 +21,7 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.pairs import Pairs
 from fedjax_face.data.sources import Sources
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Algorithm, State
+from fedjax_face.method.algorithm import Algorithm, State
 from fedjax_face.models.registry import count_parameters
 from fedjax_face.training import loop
 from fedjax_face.training.candidates import with_passes

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from fedjax_face.federated.algorithm import State
+from fedjax_face.method.algorithm import State
 from fedjax_face.privacy import budget as budgets
 from fedjax_face.privacy import statement_files
 from fedjax_face.privacy.budget import Budget

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_face.federated.algorithm import StepKeys
+from fedjax_face.method.algorithm import StepKeys
 
 BEFORE_ROUNDS = 2**31 - 1
 """Stands for the round in keys of what is drawn once, before the first round."""

@@ -17,7 +17,7 @@ import numpy as np
 from fedjax_face import __version__
 from fedjax_face.algorithms.hparams import flat
 from fedjax_face.evaluation.overlap import cross_client_overlap
-from fedjax_face.federated.algorithm import Algorithm
+from fedjax_face.method.algorithm import Algorithm
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.privacy.statement_files import File

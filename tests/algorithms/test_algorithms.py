@@ -10,7 +10,7 @@ import pytest
 
 from fedjax_face.algorithms import registry
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Communication, Data, StepKeys
+from fedjax_face.method.algorithm import Communication, Data, StepKeys
 from fedjax_face.privacy.adjacency import Adjacency
 from tests.algorithms import tiny
 

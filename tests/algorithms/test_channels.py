@@ -11,7 +11,7 @@ from fedjax_face.algorithms import registry
 from fedjax_face.data import closed_set, region_sources
 from fedjax_face.data import sources as data_sources
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Data
+from fedjax_face.method.algorithm import Data
 from fedjax_face.models import registry as models
 from fedjax_face.training import streams
 from tests.algorithms import (

@@ -13,11 +13,11 @@ from fedjax_face.dp_sgd.optimizers import averaged, momentum
 from fedjax_face.draws import Draws
 from fedjax_face.federated import aggregators, client, optimizers
 from fedjax_face.federated.aggregators import Sums
-from fedjax_face.federated.algorithm import Data
 from fedjax_face.losses.class_pairs import Anchors
 from fedjax_face.losses.consensus import ForeignPoints, consensus
 from fedjax_face.losses.gradient_correction import gradient_correction
 from fedjax_face.losses.spreadout import spreadout
+from fedjax_face.method.algorithm import Data
 from fedjax_face.models import registry as models
 from fedjax_face.models.heads import geometry_of
 from fedjax_face.models.margins import cosface_margin, geometry
@@ -26,11 +26,11 @@ from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
 from fedjax_face.training import streams
 from tests.algorithms import (
-    test_algorithms,
-    test_channels,
-    test_privacyface,
-    test_silos,
-    tiny,
+  test_algorithms,
+  test_channels,
+  test_privacyface,
+  test_silos,
+  tiny,
 )
 from tests.configs.test_configs import EVERY, load
 from tests.split import tiny_runs

@@ -13,9 +13,9 @@ from configs import composed, privacyface
 from fedjax_face.algorithms import parts, registry
 from fedjax_face.draws import Draws
 from fedjax_face.federated import aggregators, exchange
-from fedjax_face.federated.algorithm import Data, StepKeys
 from fedjax_face.federated.prototypes import prototypes
 from fedjax_face.federated.round import federated_round
+from fedjax_face.method.algorithm import Data, StepKeys
 from fedjax_face.models import registry as models
 from fedjax_face.models.embedding import l2_normalise
 from fedjax_face.privacy import accounting

@@ -8,11 +8,11 @@ import pytest
 from fedjax_face.data import region_sources
 from fedjax_face.dp_sgd.face_tasks import five_tasks
 from fedjax_face.dp_sgd.gradients import joint
-from fedjax_face.federated.algorithm import Data
 from fedjax_face.losses import multi_task
 from fedjax_face.losses.multi_task import TASKS, Targets
 from fedjax_face.losses.tasks import detection, fixed, uncertainty
 from fedjax_face.method import Setting
+from fedjax_face.method.algorithm import Data
 from fedjax_face.models.task_networks import Network
 from fedjax_face.options import OptionError
 from fedjax_face.privacy import per_example

@@ -8,7 +8,7 @@ import pytest
 
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.dp_sgd.step import descent
-from fedjax_face.federated.algorithm import Data, StepKeys, with_values
+from fedjax_face.method.algorithm import Data, StepKeys, with_values
 from fedjax_face.privacy import noise, per_example
 from fedjax_face.privacy.adjacency import Adjacency
 

@@ -8,7 +8,8 @@ import pytest
 from absl import flags
 
 from experiments import command_line
-from fedjax_face.report import figures, run_figures
+from fedjax_face.figures import figures
+from fedjax_face.runs import figures as run_figures
 
 
 def parsed(*overrides, variant="femnist"):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import train
-from fedjax_face.report import figures
+from fedjax_face.figures import figures
 from tests.training.interruption import undated
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
-from fedjax_face.federated.algorithm import Communication, Measure, joined
+from fedjax_face.method.algorithm import Communication, Measure, joined
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import non_private
 from fedjax_face.training import loop, streams

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fedjax_face.federated import class_table
-from fedjax_face.federated.algorithm import Communication
 from fedjax_face.federated.client import ClientResult, Totals
 from fedjax_face.federated.memory import Ending
 from fedjax_face.losses.class_pairs import Anchors, own_anchors
 from fedjax_face.losses.gradient_correction import gradient_correction
+from fedjax_face.method.algorithm import Communication
 from tests.federated import toys
 
 OWNER = np.array([0, 0, 0, 1, 2, 2])

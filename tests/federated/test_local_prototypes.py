@@ -100,7 +100,7 @@ def mean_update(chosen, cohort, images):
 
 
 def chosen_data(images):
-  from fedjax_face.federated.algorithm import Data
+  from fedjax_face.method.algorithm import Data
   return Data(jnp.asarray(images))
 
 

@@ -9,9 +9,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fedjax_face.federated import aggregators
-from fedjax_face.federated.algorithm import Data, StepKeys
 from fedjax_face.federated.client import ClientResult, Totals, forgetful
 from fedjax_face.federated.round import check_divides, federated_round
+from fedjax_face.method.algorithm import Data, StepKeys
 from fedjax_face.privacy import noise
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 
 from fedjax_face.federated import aggregators, client, heads
-from fedjax_face.federated.algorithm import Communication, Data, StepKeys
 from fedjax_face.federated.client import JOINT, Totals, local_training
 from fedjax_face.federated.round import federated_round
 from fedjax_face.federated.scaffold import scaffold
+from fedjax_face.method.algorithm import Communication, Data, StepKeys
 from tests.federated import toys
 
 RATE = 0.1

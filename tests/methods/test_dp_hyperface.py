@@ -23,10 +23,10 @@ from fedjax_face.dp_sgd import gradients
 from fedjax_face.dp_sgd.optimizers import adam, averaged, momentum
 from fedjax_face.dp_sgd.units import poisson_units
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Data, StepKeys
 from fedjax_face.losses.multi_task import TASKS
 from fedjax_face.losses.tasks import detection, fixed, uncertainty
 from fedjax_face.method import Budget, Method, Setting, bind
+from fedjax_face.method.algorithm import Data, StepKeys
 from fedjax_face.methods import dp_hyperface as page
 from fedjax_face.models.task_networks import Network, hyperface_small
 from fedjax_face.privacy import accounting, noise

@@ -19,7 +19,7 @@ import optax
 from fedjax_face.attacks import audit
 from fedjax_face.dp_sgd.step import descent
 from fedjax_face.federated.aggregators import Sums
-from fedjax_face.federated.algorithm import Data, StepKeys
+from fedjax_face.method.algorithm import Data, StepKeys
 from fedjax_face.privacy.per_example import clipped_gradient_sum
 from fedjax_face.split.step import device_message
 from fedjax_face.training import loop

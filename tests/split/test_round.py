@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.data import closed_set, pixels
-from fedjax_face.federated.algorithm import Data
+from fedjax_face.method.algorithm import Data
 from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.split import message, step
 from fedjax_face.split import round as rounds

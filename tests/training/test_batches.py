@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Data
+from fedjax_face.method.algorithm import Data
 from fedjax_face.training import batches
 from fedjax_face.training.batches import Span
 from tests.training.toys import IMAGES, toy_algorithm

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.draws import Draws
-from fedjax_face.federated.algorithm import Data
+from fedjax_face.method.algorithm import Data
 from fedjax_face.training import loop, streams
 from fedjax_face.training.mesh import clients_mesh
 from tests.training.toys import IMAGES, toy_algorithm

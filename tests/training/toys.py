@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from fedjax_face.data.cohorts import Cohort
-from fedjax_face.federated.algorithm import Algorithm, Communication, Measure
+from fedjax_face.method.algorithm import Algorithm, Communication, Measure
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release
 

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedjax_face.attacks.leak_back import Outcome
-from fedjax_face.report.style import INK, MARKERS, MUTED, PALETTE, new_figure, style
+from fedjax_face.figures.style import INK, MARKERS, MUTED, PALETTE, new_figure, style
 
 # Between the markers of one lambda, on the logarithmic axis.
 BESIDE = 1.25
+
+
+class Outcome(Protocol):
+  """What is drawn of one form, scale and strength; see `fedjax_face.attacks.leak_back.Outcome`."""
+
+  @property
+  def form(self) -> str:
+    """Of the correction."""
+
+  @property
+  def scale(self) -> float:
+    """Of the head."""
+
+  @property
+  def strength(self) -> float:
+    """Lambda."""
+
+  @property
+  def probe(self) -> Any:
+    """Value, low and high of the cosine before the attack."""
+
+  @property
+  def recovered(self) -> Any:
+    """Value, low and high of the cosine after it."""
 
 
 @style()

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import ndtr, ndtri
 
-from fedjax_face.report import figures, silo_figures
+from fedjax_face.figures import figures, silo_figures
 from fedjax_face.training import comparison
 
 

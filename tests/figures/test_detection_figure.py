@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fedjax_face.evaluation.detection import Detection
-from fedjax_face.report import detection_figure
-from fedjax_face.report.style import save
+from fedjax_face.figures import detection_figure
+from fedjax_face.figures.style import save
 
 
 def face(left=20., top=30., pose=(0., 0., 0.), female=.8, visibility=(1., .2, .7)):

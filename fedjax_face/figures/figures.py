@@ -11,7 +11,7 @@ import scipy.special
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedjax_face.report.style import (
+from fedjax_face.figures.style import (
   GRID,
   INK,
   MARKERS,
@@ -25,7 +25,7 @@ from fedjax_face.report.style import (
   save,
   style,
 )
-from fedjax_face.report.training_figure import read_metrics, training_curves
+from fedjax_face.figures.training_figure import read_metrics, training_curves
 
 __all__ = [
   "Curve",

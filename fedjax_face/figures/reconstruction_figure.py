@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedjax_face.evaluation.image_quality import ssim
-from fedjax_face.report.style import INK, MUTED, new_figure, style
+from fedjax_face.figures.style import INK, MUTED, new_figure, style
 
 _SIDE = 1.05                                       # inches, of a picture's longer side
 

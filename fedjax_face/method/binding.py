@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from fedjax_face import options
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.federated.algorithm import Algorithm, HParams
+from fedjax_face.method.algorithm import Algorithm, HParams
 from fedjax_face.options import OptionError, register
 from fedjax_face.privacy import calibration
 from fedjax_face.privacy.adjacency import Adjacency

@@ -3,7 +3,7 @@ import pytest
 
 from fedjax_face.attacks.leak_back import Outcome
 from fedjax_face.evaluation.confidence import Estimate
-from fedjax_face.report.leak_back_figure import recovered_templates
+from fedjax_face.figures.leak_back_figure import recovered_templates
 
 PROBE = Estimate(0.6, 0.6, 0.6)
 

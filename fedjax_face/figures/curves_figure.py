@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedjax_face.report.style import PALETTE, new_figure, style
+from fedjax_face.figures.style import PALETTE, new_figure, style
 
 _STYLES = ("-", "--", ":", "-.")
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from fedjax_face.report.reconstruction_figure import reconstructions
-from fedjax_face.report.style import save
+from fedjax_face.figures.reconstruction_figure import reconstructions
+from fedjax_face.figures.style import save
 
 WORDS = {"mechanism": "Gaussian, C = 1", "cut": "conv1", "delta": 1e-5}
 

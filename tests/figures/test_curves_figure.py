@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedjax_face.report.curves_figure import course, curves
+from fedjax_face.figures.curves_figure import course, curves
 
 NAN = float("nan")
 

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from fedjax_face.data.rendering.renderer import rotation
 from fedjax_face.evaluation.detection import Detection
-from fedjax_face.report.style import INK, PALETTE, new_figure, style
+from fedjax_face.figures.style import INK, PALETTE, new_figure, style
 
 _LONGER_SIDE = 6.                                  # inches
 _AXIS_LENGTH = .4                                  # of a box's side

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from fedjax_face.report import figures
-from fedjax_face.report.figures import Curve, Frontier
+from fedjax_face.figures import figures
+from fedjax_face.figures.figures import Curve, Frontier
 
 FAR, TAR = np.array([0, 0.01, 0.1, 1.0]), np.array([0.1, 0.3, 0.6, 1.0])
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(6, 8, 8, 3), dtype=np.uint8)

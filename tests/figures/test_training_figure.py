@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fedjax_face.report import style
-from fedjax_face.report.training_figure import read_metrics, training_curves
+from fedjax_face.figures import style
+from fedjax_face.figures.training_figure import read_metrics, training_curves
 
 NAN = float("nan")
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedjax_face.report.style import (
+from fedjax_face.figures.style import (
     INK,
     MUTED,
     PALETTE,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedjax_face.report import silo_figures
+from fedjax_face.figures import silo_figures
 
 EDGES = [-1.0, 0.0, 1.0]
 

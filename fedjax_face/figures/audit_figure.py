@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from fedjax_face.report.style import GRID, INK, MUTED, RIGHT, WRONG, new_figure, style
+from fedjax_face.figures.style import GRID, INK, MUTED, RIGHT, WRONG, new_figure, style
 
 
 class Claim(NamedTuple):

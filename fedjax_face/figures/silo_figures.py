@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedjax_face.report.style import INK, MARKERS, MUTED, PALETTE, new_figure, style
+from fedjax_face.figures.style import INK, MARKERS, MUTED, PALETTE, new_figure, style
 
 
 @style()

@@ -1,7 +1,7 @@
 import pytest
 
-from fedjax_face.report.audit_figure import Claim, claimed_and_measured
-from fedjax_face.report.style import RIGHT, WRONG
+from fedjax_face.figures.audit_figure import Claim, claimed_and_measured
+from fedjax_face.figures.style import RIGHT, WRONG
 
 GUARANTEE = {"delta": 1e-2, "unit": "person", "adjacency": "replace-one", "confidence": 0.99,
              "channel": "clusters"}

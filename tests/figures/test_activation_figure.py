@@ -3,7 +3,7 @@ import math
 import pytest
 
 from fedjax_face.evaluation.confidence import Estimate
-from fedjax_face.report.activation_figure import Setting, utility_and_attacks
+from fedjax_face.figures.activation_figure import Setting, utility_and_attacks
 
 SOME = Estimate(0.4, 0.3, 0.5)
 NOTHING = Estimate(math.nan, math.nan, math.nan)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedjax_face.evaluation.confidence import Estimate
-from fedjax_face.report.style import INK, MUTED, PALETTE, new_figure, style
+from fedjax_face.figures.style import INK, MUTED, PALETTE, new_figure, style
 
 
 class Setting(NamedTuple):
