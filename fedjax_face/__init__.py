@@ -35,6 +35,7 @@ _HOMES = {
     "methods.fedaws": ("fedaws",),
     "methods.fedgc": ("fedgc",),
     "methods.fedpe": ("fedpe",),
+    "methods.fedproto": ("fedproto",),
     "methods.local_only": ("local_only",),
     "methods.privacyface": ("privacyface",),
     "models.heads": ("arcface", "cosface", "linear", "normalised"),
@@ -51,6 +52,7 @@ _HOMES = {
     "federated.optimizers": ("adam", "averaging", "momentum"),
     "federated.exchanges": ("clusters",),
     "losses.consensus": ("consensus_aware",),
+    "losses.prototypes": ("to_prototypes",),
     "losses.corrections": ("gradient_correction", "spreadout"),
 }
 _MODULES = {

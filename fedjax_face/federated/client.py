@@ -59,12 +59,14 @@ class Totals(NamedTuple):
     loss, correct: of the softmax over the client's classes.
     cosine: of embedding and class embedding of the true class, without any margin.
     examples: how many.
+    sums: what else adds up over examples, of a loss that has something.
   """
 
   loss: jax.Array
   correct: jax.Array
   cosine: jax.Array
   examples: jax.Array
+  sums: Any = ()
 
   @classmethod
   def zero(cls) -> Totals:
@@ -147,7 +149,11 @@ def local_training(loss: Loss, optimizers: Optimizers, stages: Sequence[Stage]) 
       return params, opt_state, jax.tree.map(jnp.add, totals, seen)
 
     num_steps = batches.mask.any(axis=1).sum()
-    carry = (params, opt_state, Totals.zero())
+    sums = jax.eval_shape(lambda: loss(params, Batch(
+        images[batches.examples[0]], batches.labels[0], batches.mask[0], batches.num_classes),
+                                       hparams, key)[1].sums)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sums)
+    carry = (params, opt_state, Totals.zero()._replace(sums=nothing))
     start = 0
     for stage in stages:
       stop = num_steps if stage.steps is None else jnp.minimum(start + stage.steps, num_steps)

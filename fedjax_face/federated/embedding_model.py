@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fedjax_face.data import pixels
 from fedjax_face.federated.client import Batch, Params, Totals
 from fedjax_face.federated.local_prototypes import PrototypeHead, prototype_head
-from fedjax_face.losses.consensus import Consensus
+from fedjax_face.losses.beside import Beside
 from fedjax_face.losses.softmax import masked_cross_entropy
 from fedjax_face.method.algorithm import HParams, part_of
 from fedjax_face.models import heads
@@ -55,7 +55,8 @@ def no_augmentation(images: jax.Array, key: jax.Array) -> jax.Array:
 
 def embedding_model(
     backbone: nn.Module, head: Any, image_shape: tuple[int, int, int], embedding_dim: int,
-    augment: Augment = no_augmentation, consensus: Consensus | None = None,
+    augment: Augment = no_augmentation, beside: Beside | None = None,
+    beside_at: tuple[str, ...] = ("exchange", "loss"),
 ) -> EmbeddingModel:
   """Softmax training of raw embeddings, as in Xu et al. 2023; unit embeddings at inference.
 
@@ -66,14 +67,15 @@ def embedding_model(
     image_shape: (H, W, C).
     embedding_dim: D.
     augment: (uint8 [B, H, W, C], key) -> images of the same shape, in training only.
-    consensus: what the points `foreign` among a client's parameters, where it has some, add to its
-      loss; None adds nothing.
+    beside: what a client's loss adds for what it was told, which stands among its parameters under
+      the name `beside.told`, where it was told something; None adds nothing.
+    beside_at: where the scalars of `beside` are in the hparams of the method.
 
   Raises:
-    ValueError: a consensus-aware loss beside a head that lends no geometry.
+    ValueError: a loss beside it that needs a margin head, where the head lends no geometry.
   """
   geometry = heads.geometry_of(head)
-  if consensus is not None and geometry is None:
+  if beside is not None and beside.needs_margin and geometry is None:
     raise ValueError("the consensus-aware loss adds to a margin head; expected cosface or arcface")
 
   def init_backbone(key):
@@ -88,15 +90,18 @@ def embedding_model(
     own_scalars = part_of(hparams, "head")
     scalars = {name: own_scalars[name] for name in head.hparams}
     logits: Any = head.apply(params["head"], embeddings, batch.labels, **scalars)
-    negatives = None
-    if consensus is not None and geometry is not None and "foreign" in params:
-      negatives = consensus(l2_normalise(embeddings), params["foreign"],
-                            part_of(hparams, "exchange", "loss"), geometry(own_scalars))
+    negatives, sums = None, ()
+    if beside is not None and beside.told in params:
+      lent = None if geometry is None else geometry(own_scalars)
+      negatives = beside.adds(embeddings, batch.labels, params[beside.told],
+                              part_of(hparams, *beside_at), lent)
+      if beside.sums is not None:
+        sums = beside.sums(head.num_classes)(embeddings, batch.labels, batch.mask)
     mean, seen = masked_cross_entropy(
         logits, batch.labels, batch.mask, batch.num_classes, negatives, params.get("held"))
     count = seen["count"]
     cosine = jnp.sum(_true_class_cosine(params["head"], embeddings, batch))
-    return mean, Totals(mean * count, seen["accuracy"] * count, cosine, count)
+    return mean, Totals(mean * count, seen["accuracy"] * count, cosine, count, sums)
 
   def embed(params, images):
     return unit_embeddings(backbone, params, images)

@@ -17,7 +17,8 @@ from fedjax_face.federated.exchange import ONCE, Rows
 from fedjax_face.federated.mechanisms import Mechanism, Surroundings, anchor_table
 from fedjax_face.federated.memory import Ending
 from fedjax_face.federated.prototypes import of_public_backbone, prototypes, public_people
-from fedjax_face.losses.consensus import Beside, consensus_aware
+from fedjax_face.losses.beside import Beside
+from fedjax_face.losses.consensus import consensus_aware
 from fedjax_face.method import HParams, Setting
 from fedjax_face.models.embedding import l2_normalise
 from fedjax_face.options import OptionError, Traced, above, at_least, register, within

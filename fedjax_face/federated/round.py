@@ -138,7 +138,8 @@ def federated_round(
         update, server.aggregator, part_of(hparams, "aggregate"))
     sums = Sums(optax.tree.scale(weight, clipped), weight, 1.0 * took_part, 1.0 * (below & counts),
                 jnp.where(counts, norm, 0.0))
-    totals = jax.tree.map(lambda total: jnp.where(finite, total, 0.0), result.totals)
+    totals = jax.tree.map(lambda total: jnp.where(finite, total, 0.0),
+                          result.totals._replace(sums=()))
     kept = jax.tree.map(lambda new, old: jnp.where(counts, new, old), entries, own)
     classes = given["held"].sum() if "held" in given else cohort.num_classes
     chance = totals.examples * jnp.log(jnp.maximum(classes, 1))

@@ -19,7 +19,7 @@ from fedjax_face.federated.local import Local
 from fedjax_face.federated.optimizers import Optimizer
 from fedjax_face.federated.participation import Participation
 from fedjax_face.federated.round import check_divides, federated_round
-from fedjax_face.losses.consensus import Beside
+from fedjax_face.losses.beside import Beside
 from fedjax_face.method import Method, Setting, noise_multiplier, refuse_noise
 from fedjax_face.method.algorithm import Algorithm, HParams, part_of, with_values
 from fedjax_face.models.backbones import Backbone
@@ -48,13 +48,15 @@ class Trained(NamedTuple):
     backbone: images -> embeddings.
     head: its form.
     local: steps on the client's images.
-    beside: what published points add to the loss, or None.
+    beside: what the loss adds for what a client was told, or None.
+    beside_at: where the scalars of `beside` are in the hparams of the method.
   """
 
   backbone: Backbone
   head: Head
   local: Local
   beside: Beside | None = None
+  beside_at: tuple[str, ...] = ("exchange", "loss")
 
   def model(self, train: FaceDataset, num_classes: int) -> EmbeddingModel:
     """Backbone and a head of so many classes, for images like those of `train`."""
@@ -62,26 +64,27 @@ class Trained(NamedTuple):
     dim = embedding_dim(backbone, shape)
     return embedding_model(
         backbone, self.head.bind(num_classes, dim), shape, dim, self.local.augment,
-        None if self.beside is None else self.beside.consensus)
+        self.beside, self.beside_at)
 
 
-def train_locally(backbone: Backbone, head: Head, local: Local,
-                  beside: Beside | None = None) -> Trained:
+def train_locally(backbone: Backbone, head: Head, local: Local, beside: Beside | None = None,
+                  beside_at: tuple[str, ...] = ("exchange", "loss")) -> Trained:
   """What a client trains: a backbone with a head, by its local steps.
 
   Args:
     backbone: images -> embeddings.
     head: a classifier of the client's people.
     local: steps on the client's images.
-    beside: what points that others have published add to the loss.
+    beside: what the loss adds for what others have published.
+    beside_at: name of that part in the call of the method.
 
   Raises:
-    ValueError: published points beside a head that is no margin head.
+    OptionError: one that needs a margin head beside another head.
   """
-  if beside is not None and head.geometry is None:
+  if beside is not None and beside.needs_margin and head.geometry is None:
     raise OptionError("head: the consensus-aware loss adds to a margin head; expected cosface or "
                       "arcface")
-  return Trained(backbone, head, local, beside)
+  return Trained(backbone, head, local, beside, beside_at)
 
 
 def federated(clients: Clients, trained: Trained, *, heads: HeadLife, aggregate: Aggregate,

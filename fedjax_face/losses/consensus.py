@@ -29,6 +29,8 @@ from typing import Annotated, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_face.losses.beside import Beside, Negatives
+from fedjax_face.models.embedding import l2_normalise
 from fedjax_face.models.margins import Geometry, Scalar
 from fedjax_face.options import Traced, above, at_least, register, within
 
@@ -47,37 +49,10 @@ class ForeignPoints(NamedTuple):
   concentration: jax.Array
 
 
-class Negatives(NamedTuple):
-  """What foreign points add to the loss of each example.
-
-  Attributes:
-    log_mass: f32 [B], log w M; very negative for none.
-    penalty: f32 [B], H.
-  """
-
-  log_mass: jax.Array
-  penalty: jax.Array
-
-
 # (unit embeddings f32 [B, D], points, own hparams, what the head lends) -> Negatives
 Consensus = Callable[[jax.Array, ForeignPoints, Mapping[str, Scalar], Geometry], Negatives]
 
 FORMS = ("v0", "v1", "v2", "v3")
-
-
-class Beside(NamedTuple):
-  """What a client's loss adds for the points that others have published.
-
-  Attributes:
-    consensus: see `consensus`.
-    reads_counts: whether points need the numbers of people that they stand for.
-  """
-
-  consensus: Consensus
-  reads_counts: bool
-
-
-register.kind(Beside)
 
 
 @register.beside
@@ -96,7 +71,11 @@ def consensus_aware(*, form: Literal["v0", "v1", "v2", "v3"] = "v0",
   Source: Meng et al., ICLR 2022 (PrivacyFace); `v2` and `v3` are ours.
   """
   del weight, cap_angle, hinge_weight  # traced
-  return Beside(consensus(form), reads_counts=form == "v3")
+  of_form = consensus(form)
+  return Beside(
+      lambda embeddings, labels, points, own, geometry: of_form(
+          l2_normalise(embeddings), points, own, geometry),
+      told="foreign", needs_margin=True, reads_counts=form == "v3")
 
 
 def consensus(form: str) -> Consensus:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fedjax_face.losses.consensus import Negatives
+from fedjax_face.losses.beside import Negatives
 
 
 def masked_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array,

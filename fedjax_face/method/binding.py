@@ -95,7 +95,7 @@ class Method(NamedTuple):
 
 register.kind(Method, homes=tuple(f"fedjax_face.methods.{module}" for module in (
     "centralized", "composed", "dp_activations", "dp_fedemb", "dp_hyperface", "fedavg", "fedaws",
-    "fedgc", "fedpe", "local_only", "privacyface")))
+    "fedgc", "fedpe", "fedproto", "local_only", "privacyface")))
 
 
 def bind(method: Any, train: Any, setting: Setting) -> Algorithm:
