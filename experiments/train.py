@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import command_line
+from experiments import calls, command_line
 
 
 def _flags(arguments: Sequence[str]) -> flags.FlagValues:
@@ -53,9 +53,15 @@ def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit status."""
   given = sys.argv if arguments is None else ["train", *arguments]
-  values = _flags(given)
-  return command_line.one_line_errors(
-    lambda: _train(values, given), lambda: "--debug" in given)
+
+  def run() -> None:
+    config = calls.config_of(given)
+    if config is None:
+      _train(_flags(given), given)
+    else:
+      calls.train(config, given, __doc__)
+
+  return command_line.one_line_errors(run, lambda: "--debug" in given)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from fedjax_face.data.sources import Sources
 from fedjax_face.method import Budget, Method, Setting
 from fedjax_face.method.algorithm import State
 from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.budget import Budget as Account
 from fedjax_face.privacy.ledger import Ledger, is_non_private, non_private
 from fedjax_face.runs import start as starts
 from fedjax_face.runs.run import Run
@@ -35,9 +36,10 @@ from fedjax_face.training.mesh import clients_mesh, gathered
 from fedjax_face.training.run import Callback
 from fedjax_face.training.streams import public_root, secret_root
 
-_ROOT: Mapping[str, Any] = {
+ARGUMENTS: Mapping[str, Any] = {
     "method": Method, "data": Data, "rounds": int, "seed": int, "start": Start | None,
     "privacy": Budget, "evaluation": Evaluation, "compute": Compute}
+"""Sections of a config, and what each accepts."""
 
 
 def from_config(config: Any, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -51,13 +53,14 @@ def from_config(config: Any, given: Mapping[str, Any] | None = None) -> dict[str
   Raises:
     ValueError: anything that no signature takes, in one line with its path; no data are read.
   """
-  return options.arguments(_ROOT, config, given=given)
+  return options.arguments(ARGUMENTS, config, given=given)
 
 
 def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
         start: Start | None = None, privacy: Budget = budget(),
         evaluation: Evaluation = protocols(), compute: Compute = compute(),
-        callbacks: Sequence[Callback] = (), workdir: str | os.PathLike | None = None) -> Run:
+        callbacks: Sequence[Callback] = (), workdir: str | os.PathLike | None = None,
+        account: str | os.PathLike | Account | None = None) -> Run:
   """Trains, and returns the run.
 
   Args:
@@ -72,6 +75,8 @@ def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
     callbacks: called with (rounds done, metrics of the last) after every dispatch; one that returns
       True ends training there, which the statement says.
     workdir: where a run is kept, and resumed by the same call; None: nothing is written.
+    account: JSON file kept across all runs on the same people: the run is entered in it before it
+      releases anything; needs a workdir. `privacy.budget.Budget` has a limit too.
 
   Returns:
     The run: its metrics, embeddings, evaluation, epsilon and statement.
@@ -82,6 +87,8 @@ def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
   """
   asked = Asked.of(method, data, rounds, seed, start, privacy, evaluation, compute)
   if workdir is None:
+    if account is not None:
+      raise ValueError(f"account={account}: a run that is entered in it needs a workdir")
     made = asked.experiment(None)
     last = collections.deque(_in_memory(made, callbacks), maxlen=1)[0]
     return Run.of_memory(made, last.state, last.ledger, last.rows)
@@ -92,8 +99,14 @@ def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
     made_once.append(asked.experiment(place))
     return made_once[0]
 
-  engine.carry_on(asked.record, rounds, place, make, callbacks=callbacks)
+  engine.carry_on(asked.record, rounds, place, make, _account(account), callbacks)
   return Run.of_folder(place, made_once[0] if made_once else asked.experiment(place))
+
+
+def _account(account: str | os.PathLike | Account | None) -> Account | None:
+  if account is None or isinstance(account, Account):
+    return account
+  return Account(pathlib.Path(account).absolute())
 
 
 def rounds(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
@@ -189,7 +202,7 @@ class Asked(NamedTuple):
       start = starts.on_backbone_of(start, method)
     said = {"method": method, "data": loaded, "rounds": rounds, "seed": seed, "start": start,
             "privacy": privacy, "evaluation": evaluation, "compute": compute}
-    checked = options.arguments(_ROOT, said)
+    checked = options.arguments(ARGUMENTS, said)
     if rounds < 1 or seed < 0:
       raise ValueError(f"rounds={rounds}, seed={seed}: expected at least 1 round and a seed of at "
                        "least 0")

@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+import fedjax_face as ff
 from fedjax_face.training import config as configs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -18,6 +19,7 @@ VARIANTS = {
     "composed": ("synthetic",),
     "dp_hyperface": ("synthetic", "faces", "faces_lfw", "aflw"),
     "dp_activations": ("synthetic", "lfw")}
+CALLS = {"fedproto": ("femnist", "synthetic")}  # the arguments of `fit`
 OF_ATTACKS = ("activation_attacks", "leak_back")  # for experiments.attack, of another structure
 EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 
@@ -28,7 +30,16 @@ def load(name):
 
 def test_every_config_file_is_listed():
   files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"}
-  assert files == set(VARIANTS) | set(OF_ATTACKS)
+  assert files == set(VARIANTS) | set(CALLS) | set(OF_ATTACKS)
+
+
+@pytest.mark.parametrize("name, variant", [(n, v) for n, vs in CALLS.items() for v in vs])
+def test_a_call_is_taken_by_fit_and_survives_json(name, variant):
+  config = load(name).get_config(variant)
+  said = ff.from_config(config)
+  assert ff.from_config(json.loads(json.dumps(config.to_dict()))) == said
+  with pytest.raises(ValueError, match="fedproto has no variant 'other'"):
+    load(name).get_config("other")
 
 
 @pytest.mark.parametrize("name, variant", EVERY)
