@@ -38,7 +38,7 @@ def test_there_are_notebooks():
 def test_notebook_runs_and_leaves_no_error(path, kernel):
   notebook = nbformat.read(path, as_version=4)
   client = nbclient.NotebookClient(
-      notebook, timeout=300, kernel_name=kernel, allow_errors=True,
+      notebook, timeout=1200, kernel_name=kernel, allow_errors=True,
       resources={"metadata": {"path": str(path.parent)}})
   client.execute()
   cells = [cell for cell in notebook.cells if cell.cell_type == "code"]

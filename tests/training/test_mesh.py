@@ -48,7 +48,7 @@ def launch(out, devices, processes=1):
       cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
       for i in range(processes)]
   for process in running:
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, said
 
 
