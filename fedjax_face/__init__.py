@@ -66,10 +66,16 @@ __all__ = ["__version__", *sorted(_HOME_OF), *sorted(_MODULES)]
 
 
 def __getattr__(name: str) -> Any:
+  if name == "register":  # a kind is there when its module is
+    for home in (*_HOMES, *_MODULES.values()):
+      importlib.import_module(f"{__name__}.{home}")
   if name in _MODULES:
     return importlib.import_module(f"{__name__}.{_MODULES[name]}")
   if name not in _HOME_OF:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import difflib
+    near = difflib.get_close_matches(name, __all__, 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
   found = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
   globals()[name] = found
   return found

@@ -42,6 +42,13 @@ def test_importing_the_package_loads_nothing_heavy():
   assert said.stdout.strip() == "[]"
 
 
+def test_every_kind_can_be_registered_from_the_front_door():
+  code = ("import fedjax_face as ff; print(all(callable(getattr(ff.register, kind)) for kind in "
+          "('aggregate', 'backbone', 'data', 'method', 'head', 'mechanism', 'start')))")
+  said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert said.stdout.strip() == "True"
+
+
 def test_using_the_parts_loads_no_reader_and_no_plotter():
   code = ("import sys, fedjax_face as ff; ff.fit, ff.dp_fedemb(), ff.synthetic_faces(); "
           "print([m for m in ('matplotlib', 'tensorflow_datasets', 'grpc') if m in sys.modules])")

@@ -423,14 +423,31 @@ def test_a_default_is_checked_like_any_value():
 
 
 def test_a_factory_may_return_another_part():
-  def cosface_of_the_paper(*, scale: options.Traced = 64.0) -> Head:
-    return cosface(scale=scale)
+  def cosface_of_the_paper(*, scale: options.Traced = 64.0,
+                           margin: options.Traced = 0.35) -> Head:
+    return cosface(scale=scale, margin=margin)
 
   part = register.head(cosface_of_the_paper)()
   del options.kind_of(Head).factories["cosface_of_the_paper"]
   assert type(made(part)) is Head and part.geometry(1.0) == 64.0
-  assert hparams(part) == {"scale": 64.0}
+  assert hparams(part) == {"scale": 64.0, "margin": 0.35}
   assert isinstance(made(dp_fedemb(head=part)), Method)
+
+
+@pytest.mark.parametrize("other", ["hidden", "changed"])
+def test_scalars_of_a_part_within_that_would_be_lost_are_refused(other):
+  def hidden(*, scale: options.Traced = 64.0) -> Head:
+    return cosface(scale=scale, margin=0.2)
+
+  def changed(*, scale: options.Traced = 64.0, margin: options.Traced = 0.35) -> Head:
+    return cosface(scale=2 * scale, margin=margin)
+
+  make = register.head({"hidden": hidden, "changed": changed}[other])
+  try:
+    with pytest.raises(options.OptionError, match="the step reads from"):
+      make()
+  finally:
+    del options.kind_of(Head).factories[other]
 
 
 @pytest.mark.parametrize("annotation, why", [

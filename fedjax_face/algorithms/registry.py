@@ -38,7 +38,7 @@ def build(config: Any, sources: Any, mesh: Mesh, initial_backbone: Any = None,
   name = config.algorithm
   if name not in SECTIONS:
     raise ValueError(f"algorithm {name!r} is not one of {', '.join(sorted(SECTIONS))}")
-  with sections.keys_of_config():
+  with sections.keys_of_config(silos=bool(config.get("silos"))):
     method = options.build(Method, SECTIONS[name](config), "method")
     return bind(method, sources.train, setting_of(
         config, mesh, sources.public, initial_backbone, progress, watch))

@@ -104,11 +104,14 @@ def built(kind: Any, path: str, name: str, values: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def keys_of_config() -> Iterator[None]:
+def keys_of_config(silos: bool = False) -> Iterator[None]:
   """Within it, what an option is refused for names the config's keys, as a plain ValueError.
 
   A message names an option by its path in the call of a method: `method.local.epochs`, or, where a
   part is made by itself, `local.epochs` at its beginning.
+
+  Args:
+    silos: whether the clients of the config are silos, whose number a round has a key of its own.
   """
   try:
     yield
@@ -117,6 +120,8 @@ def keys_of_config() -> Iterator[None]:
     if isinstance(error, options.OptionError) and not said.startswith("method."):
       said = _PATH.sub(lambda found: key_of(found[0]), said, count=1)
     said = _IN_METHOD.sub(lambda found: key_of(found[1]), said)
+    if silos:
+      said = said.replace("cohort.virtual_clients", "cohort.silos_per_round")
     if said == str(error) and type(error) is ValueError:
       raise
     raise ValueError(said) from error

@@ -47,6 +47,8 @@ def federated_section(config: Any) -> Section:
   if not config.get("silos"):
     raise ValueError(f"algorithm={name} needs a silos section, which says who holds whom")
   _require(config, "cohort.classes", "own", "gives every silo a head for its own classes")
+  if said["start_head"] not in _STARTS:
+    raise ValueError(f"model.head_init {said['start_head']!r} is not one of {', '.join(_STARTS)}")
   if said["start_head"] == "prototypes":
     said["start_head"] = "public_prototypes"
   if name in ("fedgc", "composed"):
@@ -82,6 +84,7 @@ SECTIONS: Mapping[str, Callable[[Any], Section]] = {
     "centralized": alone_section, "local_only": alone_section}
 
 
+_STARTS = ("local_prototypes", "prototypes", "shared_frame")  # of the silos' class embeddings
 _PARTS = ("local", "head", "CLIPS", "server", "exchange", "correction")
 
 

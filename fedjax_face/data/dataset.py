@@ -27,7 +27,7 @@ _ATTRIBUTES: dict[str, tuple[type, tuple[int | None, ...]]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FaceDataset:
   """N images, who is on them, and what is known about each.
 
@@ -101,6 +101,10 @@ class FaceDataset:
 
   def __len__(self) -> int:
     return len(self.images)
+
+  def __repr__(self) -> str:
+    shape = "x".join(map(str, self.images.shape[1:]))
+    return f"<{self.name}: {len(self):,} images {shape} of {self.num_persons:,} people>"
 
   @property
   def targets(self) -> tuple[()]:
@@ -376,7 +380,8 @@ def faces(images: Any, person: Any, *, label: Any = None, name: str = "faces",
 
   Args:
     images: uint8 [N, H, W, C], C 1 or 3, or [N, H, W].
-    person: [N], who is on each image: names or numbers, in any order.
+    person: [N], who is on each image: names or numbers, in any order. Numbers of two sets of
+      different names are not compared, so whether these share a person is not known.
     label: [N], what is recognised, where that is not the person; names or numbers.
     name: where the images come from.
     **known: further attributes of `FaceDataset`: `landmarks`, `gender`, ...
@@ -384,10 +389,16 @@ def faces(images: Any, person: Any, *, label: Any = None, name: str = "faces",
   Raises:
     ValueError: an array of another shape or type.
   """
+  unknown = sorted(set(known) - set(_ATTRIBUTES) - {"attributes", "identity"})
+  if unknown:
+    raise ValueError(f"{name}: no attribute is called {unknown[0]}; expected some of "
+                     f"{', '.join(_ATTRIBUTES)}")
   pixels = np.asarray(images) if not hasattr(images, "shape") else images
   if len(pixels.shape) == 3:
     pixels = pixels[..., None]
   person_names, persons = _numbered(name, "person", person, len(pixels))
+  if not person_names and "identity" not in known:  # draws follow the numbers that were given
+    known["identity"] = draws.identity_of(np.asarray(person).tolist())
   if label is None:
     return FaceDataset(name, pixels, persons, persons, names=person_names, **known)
   names, labels = _numbered(name, "label", label, len(pixels))
@@ -395,10 +406,11 @@ def faces(images: Any, person: Any, *, label: Any = None, name: str = "faces",
 
 
 def _numbered(name: str, what: str, values: Any, count: int) -> tuple[tuple[str, ...], np.ndarray]:
-  """Names in order, and the number int32 [N] of each value's."""
+  """Names in order, none of numbers, and the place int32 [N] of each value among the values."""
   values = np.asarray(values)
   if values.shape != (count,):
     raise ValueError(f"{name}: {what} is {list(values.shape)}; expected [{count}], one for each "
                      "image")
   names, numbers = np.unique(values, return_inverse=True)
-  return tuple(map(str, names)), numbers.astype(np.int32)
+  named = () if np.issubdtype(values.dtype, np.integer) else tuple(map(str, names))
+  return named, numbers.astype(np.int32)

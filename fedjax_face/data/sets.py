@@ -13,6 +13,7 @@ from fedjax_face.options import at_least, register, within
 
 Count = Annotated[int, at_least(1)]
 NotNegative = Annotated[int, at_least(0)]
+Side = Annotated[int, within("[28, 227]")]  # of a rendered face
 Fraction = Annotated[float, within("(0, 1)")]
 
 
@@ -78,7 +79,7 @@ def _data(section: dict[str, Any], seed: int, public: PublicSet | None = None) -
 
 
 @register.data
-def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size: Count = 28,
+def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size: Side = 28,
                     evaluation: Count = 100, public: NotNegative = 0,
                     public_images_per_person: Count = 8, grayscale: bool = True,
                     on_demand: bool = False, seed: int = 0, public_seed: int = 2) -> Data:
@@ -87,7 +88,7 @@ def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size:
   Args:
     people: who train.
     images_per_person: of those who train or evaluate.
-    size: pixels, height and width.
+    size: pixels, height and width, 28 to 227.
     evaluation: further people, who evaluate.
     public: people of another world, photographed in a studio; 0 for none.
     public_images_per_person: of these.

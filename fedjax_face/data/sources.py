@@ -47,6 +47,9 @@ class Sources(NamedTuple):
   evaluates_training_people: bool = False
   known_disjoint: bool = False
 
+  def __repr__(self) -> str:
+    return words(self)
+
 
 _Whole = tuple[FaceDataset, tuple[str, ...]]
 
@@ -325,11 +328,27 @@ def checked(made: Sources) -> Sources:
                      f"training images {list(made.train.images.shape[1:])}; expected one shape")
   whole = made if made.known_disjoint else _disjoint(
       made.train, made.evaluation, pairs=made.pairs, notes=made.notes)
-  whole = whole._replace(not_covered=(*made.not_covered, *whole.not_covered))
+  whole = whole._replace(
+      not_covered=(*made.not_covered, *whole.not_covered),
+      evaluates_training_people=whole.evaluates_training_people or made.evaluates_training_people)
   if made.public is None:
     return whole
-  return whole._replace(public=compact(made.public), notes=(
-      *whole.notes, *check_public(made.public, made.train, made.evaluation)))
+  said = check_public(made.public, made.train, made.evaluation)
+  _refuse_same_images(made.public, made.train)
+  public = compact(made.public)
+  if public.name == whole.train.name:  # the statement names both
+    public = dataclasses.replace(public, name=f"{public.name} (public)")
+  return whole._replace(public=public, notes=(*whole.notes, *said), not_covered=(
+      *whole.not_covered, *(f"{unknown}." for unknown in said[1:])))
+
+
+def _refuse_same_images(public: FaceDataset, train: FaceDataset) -> None:
+  """Raises ValueError for a public set that holds the images of the training set."""
+  ends = [0, len(train) - 1]
+  if (len(public) == len(train) and np.array_equal(public.images[ends], train.images[ends])
+      and np.array_equal(public.images[:], train.images[:])):
+    raise ValueError(f"data: the public set {public.name} has the images of the training set, "
+                     "which are to be protected; expected other people")
 
 
 def words(made: Sources) -> str:

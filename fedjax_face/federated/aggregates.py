@@ -53,7 +53,8 @@ def gaussian(*, clip_norm: ClipNorm = 0.5,
 
 @register.aggregate
 def adaptive(*, clip_norm: ClipNorm = 0.5, noise_multiplier: NoiseMultiplier | None = None,
-             quantile: float = 0.5, clip_learning_rate: float = 0.2,
+             quantile: Annotated[float, within("[0, 1]")] = 0.5,
+             clip_learning_rate: Annotated[float, at_least(0)] = 0.2,
              count_stddev_per_client: Annotated[float, above(0)] = 0.05) -> Aggregate:
   """Gaussian mean whose clip norm follows a quantile of the norms of the updates.
 

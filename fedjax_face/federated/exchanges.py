@@ -104,6 +104,8 @@ def clusters(*, mechanism: Mechanism = anchor_table(),
   Source: Meng et al., ICLR 2022 (PrivacyFace), with mechanisms whose privacy holds.
   """
   del anchor_cosine  # traced
+  if epsilon is not None and noise_multiplier is not None:
+    raise OptionError(f"epsilon={epsilon} beside noise_multiplier={noise_multiplier}: give one")
   if loss.reads_counts and not mechanism.publishes_counts:
     raise OptionError("loss.form=v3 weighs clusters by their numbers of people, which the "
                       "mechanism with its count_weight does not publish; expected v0, v1 or v2")

@@ -14,6 +14,7 @@ from fedjax_face.federated import client
 from fedjax_face.federated import scaffold as control_variates
 from fedjax_face.federated.client import ClientUpdate, LocalTraining, Loss, Optimizers, Stage
 from fedjax_face.federated.embedding_model import Augment, no_augmentation
+from fedjax_face.federated.optimizers import Rate, Share
 from fedjax_face.options import OptionError, Traced, at_least, register
 
 
@@ -94,8 +95,8 @@ def scaffold() -> Drift:
 
 
 @register.local
-def local_steps(*, learning_rate: Traced = 0.003, momentum: Traced = 0.9,
-                head_learning_rate_scale: Traced = 1.0,
+def local_steps(*, learning_rate: Rate = 0.003, momentum: Share = 0.9,
+                head_learning_rate_scale: Rate = 1.0,
                 optimizer: Literal["sgd", "momentum", "adam", "normalised"] = "normalised",
                 stages: Literal["joint", "head_first"] = "joint", head_steps: int = 1,
                 epochs: Annotated[int, at_least(1)] = 4,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import optax
 
 from fedjax_face.federated.round import ServerOptimizer
 from fedjax_face.method.algorithm import HParams
-from fedjax_face.options import Traced, register
+from fedjax_face.options import Traced, at_least, register, within
 
 
 class Optimizer(NamedTuple):
@@ -23,9 +23,12 @@ class Optimizer(NamedTuple):
 
 register.kind(Optimizer)
 
+Rate = Annotated[Traced, at_least(0)]
+Share = Annotated[Traced, within("[0, 1)")]
+
 
 @register.optimizer
-def momentum(*, learning_rate: Traced = 0.5, momentum: Traced = 0.9) -> Optimizer:
+def momentum(*, learning_rate: Rate = 0.5, momentum: Share = 0.9) -> Optimizer:
   """Gradient descent with momentum: v = mu v + g, w -= lr v.
 
   Args:
@@ -53,7 +56,7 @@ def averaging() -> Optimizer:
 
 
 @register.optimizer
-def adam(*, learning_rate: Traced = 1e-3) -> Optimizer:
+def adam(*, learning_rate: Rate = 1e-3) -> Optimizer:
   """Adam with b1 = 0.9, b2 = 0.999 and epsilon = 1e-8.
 
   Args:

@@ -83,8 +83,8 @@ def public_people(setting: Setting) -> FaceDataset:
     ValueError: no public set, or no backbone trained on it alone.
   """
   if setting.public is None or setting.start is None or not setting.start_is_public:
-    raise ValueError(f"{setting.method} starts from public people: it needs data.public and a "
-                     "pretrain section with public=True")
+    raise ValueError(f"{setting.method} starts from public people: it needs a public set of the "
+                     "data, and a start that was trained on it alone (pretrain, public=True)")
   return setting.public
 
 

@@ -225,7 +225,7 @@ def _per_round(clients: int, users: int, population: int) -> int:
 _N_IS_PUBLIC = (
     "The number of users N is treated as public: the sampling probability follows from it, and the "
     "guarantee compares sets of people of which one has a person more, at that known probability. "
-    "cohort.sampling_probability gives one that does not depend on the people.",
+    "A probability that is given does not depend on the people.",
 )
 
 

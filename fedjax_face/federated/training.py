@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -81,6 +82,8 @@ def train_locally(backbone: Backbone, head: Head, local: Local, beside: Beside |
   Raises:
     OptionError: one that needs a margin head beside another head.
   """
+  if isinstance(backbone, type):
+    raise OptionError(f"backbone={backbone.__name__}: expected a module, not its class")
   if beside is not None and beside.needs_margin and head.geometry is None:
     raise OptionError("head: the consensus-aware loss adds to a margin head; expected cosface or "
                       "arcface")
@@ -212,6 +215,9 @@ def _noise(chosen: Aggregator, who: Participation, setting: Setting, own: HParam
     release = backbone_release(chosen, who, {**own, "noise_multiplier": multiplier})
     return _run_event((release, *beside), setting.rounds)
 
+  if math.isinf(own["clip_norm"]):
+    raise OptionError("method.aggregate.clip_norm=inf: the noise is scaled to it; expected a "
+                      "number above 0 and below infinity")
   if setting.privacy.epsilon is not None:
     _check_room(setting, who, beside)
   return {"noise_multiplier": noise_multiplier(

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Protocol
 
 import jax
 
-from fedjax_face.options import at_least, register
+from fedjax_face.options import above, at_least, register
 
 
 class Backbone(Protocol):
@@ -35,3 +35,4 @@ register.kind(Backbone, homes=tuple(f"fedjax_face.models.{module}" for module in
 
 Size = Annotated[int, at_least(1)]
 EmbeddingDim = Size
+Width = Annotated[float, above(0)]  # of the convolutions

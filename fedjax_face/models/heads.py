@@ -16,7 +16,7 @@ known, and bound to their number.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from fedjax_face.models import margins
 from fedjax_face.models.margins import HeadGeometry, Scalar
-from fedjax_face.options import Traced, register
+from fedjax_face.options import Traced, above, register, within
 
 # Standard deviation of the class embeddings of cosine heads at the start, as in InsightFace.
 COSINE_INIT_STD = 0.01
@@ -225,7 +225,8 @@ def normalised() -> Head:
 
 
 @register.head
-def cosface(*, margin: Traced = 0.35, scale: Traced = 16.0) -> Head:
+def cosface(*, margin: Annotated[Traced, within("[0, 2]")] = 0.35,
+            scale: Annotated[Traced, above(0)] = 16.0) -> Head:
   """Large-margin cosine head: s (cos theta_y - m) for the true class; see `CosFace`.
 
   Args:
@@ -238,7 +239,8 @@ def cosface(*, margin: Traced = 0.35, scale: Traced = 16.0) -> Head:
 
 
 @register.head
-def arcface(*, margin: Traced = 0.35, scale: Traced = 16.0) -> Head:
+def arcface(*, margin: Annotated[Traced, within("[0, pi]")] = 0.35,
+            scale: Annotated[Traced, above(0)] = 16.0) -> Head:
   """Additive angular margin head: s cos(theta_y + m) for the true class; see `ArcFace`.
 
   Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
-from fedjax_face.models.backbones import Backbone, EmbeddingDim
+from fedjax_face.models.backbones import Backbone, EmbeddingDim, Width
 from fedjax_face.models.convolution import ConvReluMaxPool
 from fedjax_face.models.dense import Dense
 from fedjax_face.models.embedding import require_images
@@ -38,7 +38,7 @@ class LeNet(nn.Module):
 
 
 @register.backbone
-def lenet(embedding_dim: EmbeddingDim = 128, width: float = 1.0) -> Backbone:
+def lenet(embedding_dim: EmbeddingDim = 128, width: Width = 1.0) -> Backbone:
   """Two 5x5 convolutions and one linear layer; see `LeNet`.
 
   Args:

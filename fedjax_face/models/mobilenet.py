@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
-from fedjax_face.models.backbones import Backbone, EmbeddingDim, Size
+from fedjax_face.models.backbones import Backbone, EmbeddingDim, Size, Width
 from fedjax_face.models.convolution import Conv
 from fedjax_face.models.embedding import require_images
 from fedjax_face.models.normalisation import GroupNorm
@@ -103,7 +103,7 @@ class MobileNetV2(nn.Module):
 
 
 @register.backbone
-def mobilenet_v2(embedding_dim: EmbeddingDim = 128, width: float = 1.0,
+def mobilenet_v2(embedding_dim: EmbeddingDim = 128, width: Width = 1.0,
                  blocks: tuple[tuple[Size, Size, Size], ...] = MOBILENET_V2_BLOCKS,
                  last_channels: Size = 1280) -> Backbone:
   """MobileNetV2 with GroupNorm; see `MobileNetV2`.
@@ -120,7 +120,7 @@ def mobilenet_v2(embedding_dim: EmbeddingDim = 128, width: float = 1.0,
 
 
 @register.backbone
-def mobile_small(embedding_dim: EmbeddingDim = 128, width: float = 1.0) -> Backbone:
+def mobile_small(embedding_dim: EmbeddingDim = 128, width: Width = 1.0) -> Backbone:
   """The first six blocks of MobileNetV2 and a last convolution of 640 channels.
 
   158,720 parameters for 1 input channel and 128 embedding dimensions.

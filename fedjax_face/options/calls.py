@@ -49,7 +49,13 @@ class Part:
     object.__setattr__(self, "_value", value)
 
   def __getattr__(self, name: str) -> Any:
-    return getattr(object.__getattribute__(self, "_value"), name)
+    try:
+      return getattr(object.__getattribute__(self, "_value"), name)
+    except AttributeError:
+      arguments = object.__getattribute__(self, "_call").arguments
+      if name in arguments:
+        return arguments[name]
+      raise
 
   def __setattr__(self, name: str, value: Any) -> None:
     raise AttributeError(f"{self!r} is frozen: options.replace makes another")
@@ -149,9 +155,26 @@ def make(call: Call, path: str | None = None) -> Part:
     raise error.under(path) from error
   except ValueError as error:
     raise placed(f"{path}: {error}") from error
-  value = made(value)  # of a factory that chose another's arguments
+  if isinstance(value, Part):  # of a factory that chose another's arguments
+    _require_own_scalars(Part(Call(call.factory, arguments, call.said), None), value, path)
+    value = made(value)
   call.factory.check_returned(value)
   return Part(Call(call.factory, arguments, call.said), value)
+
+
+def _require_own_scalars(outer: Part, inner: Part, path: str) -> None:
+  """Refuses a factory that returns another's part with scalars that are not its own options.
+
+  The step reads scalars under the names of the options of the part that stands in the method, so
+  those of a part within would be lost.
+  """
+  kind = outer._call.factory.kind
+  own, chosen = kind.traced(outer), kind.traced(inner)
+  for name, value in chosen.items():
+    if name not in own or not _same(own[name], value):
+      raise placed(f"{path}: it returns {inner!r}, whose {name} the step reads from {path}'s own "
+                   f"options, where it is {shown(own.get(name, 'not there'))}: give it an option "
+                   f"{name} and hand that on as it is")
 
 
 def make_all(value: Any, path: str) -> Any:

@@ -129,6 +129,9 @@ class Kind:
 
   def check_annotation(self, returned: Any, factory: Factory) -> None:
     """Raises TypeError where a factory does not say that it returns this kind."""
+    if returned is None:
+      raise TypeError(f"{factory.reference}: expected an annotation of what it returns: "
+                      f"-> {getattr(self.of, '__name__', self.of)}")
     if returned != self.of:
       raise TypeError(f"{factory.reference}: registered as {self.words}, "
                       f"but returns {returned!r}")
@@ -199,6 +202,9 @@ class Registry:
       raise ValueError(f"kind {name!r} or its type {accepted!r} is registered already")
     self.kinds[name] = _KINDS[accepted] = Kind(accepted, name, homes)
     return accepted
+
+  def __dir__(self) -> list[str]:
+    return [*super().__dir__(), *self.kinds]
 
   def __getattr__(self, name: str) -> Callable[[F], F]:
     kinds = self.__dict__.get("kinds", {})

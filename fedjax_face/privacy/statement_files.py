@@ -23,6 +23,9 @@ _SECRETS = File(
 _KEY = File(
     "training_set.key", "guard", "key of the digest of the training set above: who has it and "
     "everybody else's data can tell who is in. Its owner needs it to compute the digest anew")
+_INPUTS = File(
+    "inputs.json", "guard", "digests, under that key, of who trains, who evaluates and who is "
+    "public, by which the folder knows its data again")
 _BUDGET = (
     File("privacy_budget.json", "guard", "which entry of the privacy budget is this run's"),
     File("the file of --privacy_budget, that file's .lock", "guard", "outside this folder; digests "
@@ -58,7 +61,7 @@ def of_run(*, evaluates_training_people: bool, releases_model: bool = True, curv
         if curves else ()),
       *((File("pretrained", "guard", "trained on the public set alone: as public as that set is"),)
         if pretrained else ()),
-      _KEY,
+      _KEY, _INPUTS,
       *(_BUDGET if budget else ()),
       *((_SECRETS,) if secrets else ()))
 

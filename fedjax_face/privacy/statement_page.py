@@ -63,8 +63,9 @@ def _opening(statement: Mapping[str, Any]) -> str:
                 f"{verdict['why']}.")
   if run is not None:
     data = run["data"]
-    said.append(f"Written on {run['written']} by revision {run['revision']}; digest of "
-                f"{data['digest_of']}: {data['digest']}.")
+    digest = (f"; digest of {data['digest_of']}: {data['digest']}" if data["digest"] else
+              "; nothing of the run is kept in files, nor a digest of its data")
+    said.append(f"Written on {run['written']} by revision {run['revision']}{digest}.")
   said.append(f"(The words are {statement['verdicts']}.)")
   return " ".join(said)
 

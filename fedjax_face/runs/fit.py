@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from fedjax_face import method as methods
 from fedjax_face import options
 from fedjax_face.algorithms.sections import in_calls
+from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.decode import SkippedFiles
 from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
@@ -22,17 +23,19 @@ from fedjax_face.method import Budget, Method, Setting
 from fedjax_face.method.algorithm import State
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.budget import Budget as Account
+from fedjax_face.privacy.calibration import require_exactly_one
 from fedjax_face.privacy.ledger import Ledger, is_non_private, non_private
 from fedjax_face.runs import start as starts
 from fedjax_face.runs.run import Run
 from fedjax_face.runs.settings import Compute, Evaluation, budget, compute, protocols
 from fedjax_face.runs.start import Start
 from fedjax_face.training import experiment as experiments
-from fedjax_face.training import loop
+from fedjax_face.training import health, loop
 from fedjax_face.training import run as engine
 from fedjax_face.training.evaluator import Evaluator
-from fedjax_face.training.experiment import Experiment
-from fedjax_face.training.mesh import clients_mesh, gathered
+from fedjax_face.training.experiment import Experiment, Say
+from fedjax_face.training.mesh import clients_mesh, gathered, is_main_process
+from fedjax_face.training.progress import Display
 from fedjax_face.training.run import Callback
 from fedjax_face.training.streams import public_root, secret_root
 
@@ -53,6 +56,8 @@ def from_config(config: Any, given: Mapping[str, Any] | None = None) -> dict[str
   Raises:
     ValueError: anything that no signature takes, in one line with its path; no data are read.
   """
+  given = {path: Data.by_hand(value) if isinstance(value, Sources) else value
+           for path, value in (given or {}).items()}
   return options.arguments(ARGUMENTS, config, given=given)
 
 
@@ -86,17 +91,21 @@ def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
     FileNotFoundError: data that are not there.
   """
   asked = Asked.of(method, data, rounds, seed, start, privacy, evaluation, compute)
+  if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+    raise ValueError(f"callbacks={callbacks!r}: expected a list of functions of (rounds done, "
+                     "metrics)")
+  say = Display(rounds, 0, is_main_process()).say
   if workdir is None:
     if account is not None:
       raise ValueError(f"account={account}: a run that is entered in it needs a workdir")
-    made = asked.experiment(None)
-    last = collections.deque(_in_memory(made, callbacks), maxlen=1)[0]
+    made = asked.experiment(None, say)
+    last = collections.deque(_in_memory(made, callbacks, shown=True), maxlen=1)[0]
     return Run.of_memory(made, last.state, last.ledger, last.rows)
   place = pathlib.Path(workdir).absolute()
   made_once: list[Experiment] = []
 
   def make() -> Experiment:
-    made_once.append(asked.experiment(place))
+    made_once.append(asked.experiment(place, say))
     return made_once[0]
 
   engine.carry_on(asked.record, rounds, place, make, _account(account), callbacks)
@@ -124,7 +133,9 @@ def rounds(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
     ValueError: as `fit`.
   """
   asked = Asked.of(method, data, rounds, seed, start, privacy, protocols(), compute)
-  return _in_memory(asked.experiment(None), ())
+  made = asked.experiment(None)
+  made.ledger.declare_not_covered(engine.LOOKED_AT)
+  return _in_memory(made, ())
 
 
 class Progress(NamedTuple):
@@ -136,6 +147,7 @@ class Progress(NamedTuple):
     ledger: what they have released.
     metrics: of the last round.
     rows: (round, metrics) of every round so far.
+    new: how many of them are of this dispatch.
   """
 
   round: int
@@ -143,10 +155,24 @@ class Progress(NamedTuple):
   ledger: Ledger
   metrics: Mapping[str, float]
   rows: list[tuple[int, dict[str, float]]]
+  new: int
 
 
-def _in_memory(made: Experiment, callbacks: Sequence[Callback]) -> Iterator[Progress]:
+def _in_memory(made: Experiment, callbacks: Sequence[Callback],
+               shown: bool = False) -> Iterator[Progress]:
   """Rounds without a folder: the noise from roots that nobody keeps."""
+  watch = health.watch(made.algorithm, made.config.rounds, made.speak)
+  with Display(made.config.rounds, 0, shown and is_main_process()) as display:
+    for line in watch.before():
+      display.say(line)
+    for progress in _rounds(made, callbacks):
+      for line in watch.after(progress.rows[-progress.new:]):
+        display.say(line)
+      display.update(progress.round, progress.metrics)
+      yield progress
+
+
+def _rounds(made: Experiment, callbacks: Sequence[Callback]) -> Iterator[Progress]:
   options_, ledger = made.config, Ledger.from_json(made.ledger.to_json())
   claims = any(not is_non_private(release.event) for release in made.algorithm.releases)
   participation = secret_root() if claims else public_root(options_.seed)
@@ -166,7 +192,7 @@ def _in_memory(made: Experiment, callbacks: Sequence[Callback]) -> Iterator[Prog
     if stopped or done == options_.rounds or (every and done % every == 0):
       new[-1][1].update(made.evaluator.values(gathered(progress.state, made.mesh)))
     rows += new
-    yield Progress(done, progress.state, ledger, new[-1][1], rows)
+    yield Progress(done, progress.state, ledger, new[-1][1], rows, len(new))
     if stopped:
       return
 
@@ -197,12 +223,18 @@ class Asked(NamedTuple):
     Raises:
       ValueError: a value of another kind.
     """
+    if isinstance(data, FaceDataset):
+      raise ValueError(f"data={data!r}: expected who trains and who evaluates: "
+                       "dataset.split(evaluation=0.1), or Sources(train, evaluation)")
     loaded = Data.by_hand(data) if isinstance(data, Sources) else data
-    if start is not None:
-      start = starts.on_backbone_of(start, method)
     said = {"method": method, "data": loaded, "rounds": rounds, "seed": seed, "start": start,
             "privacy": privacy, "evaluation": evaluation, "compute": compute}
     checked = options.arguments(ARGUMENTS, said)
+    method, loaded = checked["method"], options.made(checked["data"])
+    if checked["start"] is not None:
+      start = checked["start"] = starts.on_backbone_of(checked["start"], method)
+    privacy, evaluation, compute = (
+        options.made(checked[name]) for name in ("privacy", "evaluation", "compute"))
     if rounds < 1 or seed < 0:
       raise ValueError(f"rounds={rounds}, seed={seed}: expected at least 1 round and a seed of at "
                        "least 0")
@@ -210,19 +242,25 @@ class Asked(NamedTuple):
       raise ValueError(f"method={options.call(method)['name']}: fit trains embeddings; "
                        "python -m experiments.train runs the other methods")
     record = {name: options.call(value) for name, value in checked.items()}
-    return cls(method, loaded, start, options.made(privacy), options.made(evaluation),
-               options.made(compute), record)
+    return cls(method, loaded, start, privacy, evaluation, compute, record)
 
-  def experiment(self, workdir: pathlib.Path | None) -> Experiment:
-    """Data loaded, pre-training done, the method bound."""
+  def experiment(self, workdir: pathlib.Path | None, say: Say = lambda line: None) -> Experiment:
+    """Data loaded, pre-training done, the method bound; `say` is told what is worth a line."""
+    _check_noise(self.method, self.privacy)
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", SkippedFiles)  # they are among the notes
       sources = self.data.sources
+    for note in sources.notes:
+      say(note)
     mesh = clients_mesh()
-    stage, backbone = self._started(sources, mesh, workdir)
+    stage, backbone = self._started(sources, mesh, workdir, say)
     algorithm = methods.bind(self.method, sources.train, Setting(
         mesh, self.record["rounds"], self.record["seed"], self.privacy, backbone,
         bool(self.start and self.start.public), sources.public, self.compute.clients_per_chunk))
+    units = dict.fromkeys(release.unit for release in algorithm.releases)
+    if self.privacy.unit not in units:
+      raise ValueError(f"privacy.unit={self.privacy.unit!r}: what {algorithm.name} releases is "
+                       f"accounted for each {' and each '.join(units)}")
     config = self._engine_config()
     ledger = experiments.ledger_before(config, sources, algorithm)
     if self.start is not None and sources.public is not None:
@@ -239,14 +277,15 @@ class Asked(NamedTuple):
         start_words="public start" if self.start.public else "pre-trained start",
         untrained=lambda: starts.untrained(stage))
 
-  def _started(self, sources: Sources, mesh: Mesh, workdir: pathlib.Path | None) -> Any:
+  def _started(self, sources: Sources, mesh: Mesh, workdir: pathlib.Path | None,
+               say: Say) -> Any:
     if self.start is None:
       return None, None
     if sources.public is None:
       raise ValueError("start: pretrain needs a public set, and data have none")
     stage = starts.stage_of(self.start, sources.public, mesh, self.record["seed"],
                             self.record["data"], self.compute)
-    return stage, experiments.carried_out(stage, sources.public, mesh, workdir, lambda line: None)
+    return stage, experiments.carried_out(stage, sources.public, mesh, workdir, say)
 
   def _engine_config(self) -> ConfigDict:
     """What the loop reads, by its own names."""
@@ -255,6 +294,33 @@ class Asked(NamedTuple):
         "privacy": {**self.privacy._asdict(), "noise_seed": None},
         "evaluation": self.evaluation._asdict(),
         "training": {**self.compute._asdict(), "wandb": ""}})
+
+
+def _check_noise(method: Any, privacy: Budget) -> None:
+  """Refuses, before data are read, both or neither of a budget and noise that is said.
+
+  Raises:
+    ValueError: as `method.bind`.
+  """
+  parts = options.record(method).arguments
+  scalars = options.hparams(method)
+  for name, target in (("aggregate", {"privacy.epsilon": privacy.epsilon}), ("exchange", None)):
+    part = parts.get(name)
+    own = _options_of(part)
+    if "noise_multiplier" not in own:
+      continue
+    if name == "exchange":
+      silent = ("dplc_published", "kmeans", "all_rows")
+      if options.call(own["mechanism"]).get("name") in silent or own["rows"] != "prototypes":
+        continue
+      target = {"method.exchange.epsilon": own["epsilon"]}
+    assert target is not None
+    require_exactly_one(target | {
+        f"method.{name}.noise_multiplier": scalars[name].get("noise_multiplier")})
+
+
+def _options_of(part: Any) -> Mapping[str, Any]:
+  return options.record(part).arguments if isinstance(part, options.Part) else {}
 
 
 def _enter_start(ledger: Ledger, start: Start, name: str, algorithm: Any) -> None:

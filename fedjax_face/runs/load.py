@@ -34,4 +34,6 @@ def load(workdir: str | os.PathLike, data: Sources | None = None,
       raise ValueError("data: this run's are recorded; leave data out")
     values["data"] = Data.by_hand(data)
   place = pathlib.Path(workdir).absolute()
+  if said.get("start") and not (place / "pretrained").exists():
+    raise FileNotFoundError(f"{place}/pretrained: what the run started from is gone")
   return Run.of_folder(place, Asked.of_arguments(from_config(said, values)).experiment(place))

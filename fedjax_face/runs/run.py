@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.training import checkpoint, references, summary
+from fedjax_face.training import checkpoint, references, summary, training_set
 from fedjax_face.training import run as engine
 from fedjax_face.training.evaluator import Evaluator, Outcome, on_one_device
 from fedjax_face.training.experiment import Experiment
@@ -54,11 +56,13 @@ class Run:
       FileNotFoundError: there is no checkpoint.
       ValueError: one of another run.
     """
+    training_set.require_same(made.sources, workdir)
     template = jax.eval_shape(made.algorithm.init, jax.random.key(0))
     found = checkpoint.restore(workdir / "checkpoints", template, lambda line: None)
     if found is None:
       raise FileNotFoundError(f"{workdir}/checkpoints: no checkpoint yet")
-    return cls(made, found.state, Ledger.from_json(found.ledger), _read_rows(workdir), workdir)
+    rows = [row for row in _read_rows(workdir) if row[0] <= found.round]
+    return cls(made, found.state, Ledger.from_json(found.ledger), rows, workdir)
 
   @property
   def rounds(self) -> int:
@@ -103,9 +107,17 @@ class Run:
       pairs: rows of `data`, for protocols that need some.
 
     Raises:
-      ValueError: an unknown protocol, or one that needs pairs without any.
+      ValueError: an unknown protocol, or one that needs pairs without any; images of another shape.
     """
-    return self._outcome(protocols, data, pairs).metrics
+    if data is not None and not isinstance(data, FaceDataset):
+      raise ValueError(f"data is {type(data).__name__}; expected a FaceDataset: "
+                       "fedjax_face.faces(images, person)")
+    expected = tuple(self._made.sources.train.images.shape[1:])
+    if data is not None and tuple(data.images.shape[1:]) != expected:
+      raise ValueError(f"data: images are {list(data.images.shape[1:])}; expected "
+                       f"{list(expected)}, as those of the training set")
+    return self._outcome((protocols,) if isinstance(protocols, str) else protocols, data,
+                         pairs).metrics
 
   def _outcome(self, protocols: Any, data: Any, pairs: Any) -> Outcome:
     sources, asked = self._made.sources, dict(self._made.config.evaluation)
@@ -123,7 +135,10 @@ class Run:
     The privacy unit and the adjacency are in `statement`.
     """
     privacy = self._made.config.privacy
-    return self.ledger.epsilon_so_far(privacy.delta, privacy.unit)
+    if privacy.unit not in self.ledger.units:
+      return 0.0  # nothing is released yet
+    best = self.ledger.epsilon(privacy.delta, privacy.unit).best
+    return math.inf if best is None else best
 
   @property
   def statement(self) -> str:

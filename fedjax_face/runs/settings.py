@@ -71,6 +71,9 @@ def protocols(names: tuple[str, ...] = ("recall_all_pairs",), *,
     flip: of each image and its mirror image `sum` adds the embeddings, `concat` joins them.
   """
   from fedjax_face.evaluation.protocols import PROTOCOLS
+  for what, given in (("names", names), ("fars", fars)):
+    if not given:
+      raise ValueError(f"{what}=(): expected at least one")
   for name in names:
     if name not in PROTOCOLS:
       raise ValueError(f"names={name!r}: expected some of {', '.join(PROTOCOLS)}")

@@ -154,7 +154,7 @@ def check_same_run(config: Any, workdir: pathlib.Path) -> None:
       differing.append(f"{name} (there {before!r}, now {now!r})")
   if differing:
     raise ValueError(f"{workdir} belongs to a run with another config: {', '.join(differing)}; "
-                     "only rounds may grow. Choose another --workdir")
+                     "only rounds may grow. Choose another workdir")
 
 
 def record(config: Any, workdir: pathlib.Path) -> None:

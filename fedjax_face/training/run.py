@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from fedjax_face.method.algorithm import State
 from fedjax_face.privacy import budget as budgets
@@ -45,12 +46,14 @@ from fedjax_face.training.records import (
     TensorBoard,
     WeightsAndBiases,
     make_guarded,
+    write_json,
 )
-from fedjax_face.training.streams import Roots, public_root, secret_root
+from fedjax_face.training.streams import Roots, public_root
 
 Values = dict[str, float]
 Callback = Callable[[int, Mapping[str, float]], Any]
 
+ENDED = "ended.json"  # of a run that a callback ended
 LOOKED_AT = ("Code of the user's own was given the metrics of the rounds, some of which are "
              "without noise, and could stop training by them.")
 
@@ -110,12 +113,17 @@ def carry_on(record: Any, rounds: int, workdir: str | os.PathLike,
     return read_json(workdir / "summary.json"), read_json(workdir / "privacy.json")
   say = Display(rounds, 0, is_main_process()).say
   experiment = make()
+  training_set.require_same(experiment.sources, workdir)
+  if callbacks:
+    experiment.ledger.declare_not_covered(LOOKED_AT)
   found = _found(experiment, workdir, say)
   budget_entry.enter(experiment, workdir, budget)
   before, roots = _resume(experiment, found, workdir, say)
   if is_main_process():
     make_guarded(workdir)
     config.record(record, workdir)
+    write_json(workdir / training_set.INPUTS,
+               training_set.inputs(experiment.sources, training_set.key(workdir)))
     if before.round < rounds:
       _write_privacy(experiment, budget_entry.whole(experiment), workdir, budget, "unfinished")
   clock, ledger = _Clock(), Ledger.from_json(before.ledger)
@@ -184,7 +192,7 @@ def _resume(experiment: Experiment, found: Checkpoint | None, workdir: pathlib.P
     say(f"resuming after round {found.round} of {options.rounds}")
   template = jax.eval_shape(algorithm.init, jax.random.key(0))
   found = found._replace(state=shard(found.state, algorithm.sharding(template), experiment.mesh))
-  if found.round == options.rounds:
+  if found.finished and found.round in (options.rounds, _ended_early(workdir, options.rounds)):
     secret_roots.remove(workdir)
     return found, None
   return _begun(experiment, found, workdir)
@@ -229,7 +237,7 @@ def _train(experiment: Experiment, before: Checkpoint, roots: Roots | None, ledg
   if roots is None:
     checkpoint.keep_newest(workdir / "checkpoints", 1)
     state = gathered(state, experiment.mesh)
-    return state, experiment.evaluator.outcome(state), options.rounds
+    return state, experiment.evaluator.outcome(state), before.round
   saved_every, evaluated_every = options.training.checkpoint_every, options.evaluation.every
   with _outputs(experiment, before.round, workdir) as (write, display):
     for unit, adjacency in dict.fromkeys(
@@ -256,14 +264,17 @@ def _train(experiment: Experiment, before: Checkpoint, roots: Roots | None, ledg
       if done == options.rounds or done % saved_every == 0:
         state = gathered(state, experiment.mesh)
       rows = rows_of(progress, ledger, experiment)
-      stopped = ended(callbacks, rows)
-      if stopped and done < options.rounds:
-        state = gathered(state, experiment.mesh)
-      if stopped or done == options.rounds:
+      if done == options.rounds:
         outcome = experiment.evaluator.outcome(state)
         _add(rows[-1][1], outcome.values())
       elif evaluated_every and done % evaluated_every == 0:
         _add(rows[-1][1], experiment.evaluator.values(state))
+      stopped = ended(callbacks, rows)
+      if stopped and done < options.rounds:
+        state = gathered(state, experiment.mesh)
+        outcome = experiment.evaluator.outcome(state)
+        rows[-1][1].update(outcome.values())
+        write_json(workdir / ENDED, {"rounds": done, "asked": options.rounds})
       write(rows)
       for line in watch.after(rows):
         display.say(line)
@@ -281,8 +292,34 @@ def _train(experiment: Experiment, before: Checkpoint, roots: Roots | None, ledg
 
 
 def ended(callbacks: Sequence[Callback], rows: list[tuple[int, Values]]) -> bool:
-  """Whether a callback ends training; every one is called."""
-  return any([callback(*rows[-1]) is True for callback in callbacks])
+  """Whether a callback ends training; every one is called, with a copy of the last row.
+
+  Raises:
+    ValueError: one that returns something else than a truth value or None.
+  """
+  done, values = rows[-1]
+  said = [callback(done, dict(values)) for callback in callbacks]
+  for value in said:
+    if value is not None and not isinstance(value, bool | np.bool_):
+      raise ValueError(f"a callback returned {value!r}: expected True to end training, else False "
+                       "or nothing")
+  return any(bool(value) for value in said)
+
+
+def _ended_early(workdir: pathlib.Path, rounds: int) -> int | None:
+  """Rounds after which a callback ended the run, or None.
+
+  Raises:
+    ValueError: more rounds are asked for now: its noise is over.
+  """
+  path = workdir / ENDED
+  if not path.exists():
+    return None
+  said = read_json(path)
+  if said["asked"] != rounds:
+    raise ValueError(f"{workdir}: a callback ended this run after round {said['rounds']} of "
+                     f"{said['asked']}; it cannot go on to {rounds}: choose another folder")
+  return said["rounds"]
 
 
 def _noise_keys(experiment: Experiment) -> str:
@@ -398,11 +435,12 @@ def _population(experiment: Experiment) -> Mapping[str, int]:
 
 def statement_of(experiment: Experiment, ledger: Ledger) -> dict[str, Any]:
   """What privacy.json would say of a run that writes nothing."""
+  described = training_set.described(experiment.sources.train)
   return summary.privacy_said(
     status="finished", ledger=ledger, delta=experiment.config.privacy.delta,
-    algorithm=experiment.algorithm, noise_keys=_noise_keys(experiment),
-    population=_population(experiment),
-    data=training_set.described(experiment.sources.train, secret_root()),
+    algorithm=experiment.algorithm,
+    noise_keys="none" if _claims_nothing(experiment) else "memory",
+    population=_population(experiment), data=described | {"digest": None},
     evaluated_on=evaluated_on(experiment.sources), files=())
 
 

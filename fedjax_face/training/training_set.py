@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pathlib
 import secrets
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from fedjax_face.training.secret_roots import write_owner_only
 
 KEY = "training_set.key"
+INPUTS = "inputs.json"
 _KEY_BYTES = 32
 _WHOLE_BYTES = 2 << 30   # a larger set enters the digest with the pixels of some images only
 _SOME_IMAGES = 64
@@ -56,6 +58,30 @@ def described(train: Any, key: bytes = b"") -> dict[str, Any]:
   return {"name": train.name, "people": len(np.unique(person[person >= 0])), "images": number,
           "digest": digest, "digest_of": f"people, labels and {which}" + (
               f", under the key in {KEY}: only who has the key can compute it" if key else "")}
+
+
+def inputs(sources: Any, key: bytes) -> dict[str, Any]:
+  """Keyed digests of the sets of a run: who trains, who evaluates, who is public."""
+  sets = {name: getattr(sources, name, None) for name in ("train", "evaluation", "public")}
+  return {name: None if of is None else described(of, key)["digest"] for name, of in sets.items()}
+
+
+def require_same(sources: Any, workdir: pathlib.Path) -> None:
+  """Refuses a folder whose run is on other data; one that has not begun is anybody's.
+
+  The same noise on other data would be a second release, and who evaluates must not train.
+
+  Raises:
+    ValueError: people, labels or pixels of a set are not those of the run.
+  """
+  path = workdir / INPUTS
+  if not path.exists():
+    return
+  recorded, now = json.loads(path.read_text()), inputs(sources, key(workdir))
+  for name, digest in recorded.items():
+    if now.get(name) != digest:
+      raise ValueError(f"{workdir} is of a run on other data: people, labels or pixels of the "
+                       f"{name} set differ; choose another folder")
 
 
 def content(train: Any) -> str:

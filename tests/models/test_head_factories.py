@@ -80,7 +80,7 @@ def test_a_config_names_the_same_head(name):
 
 @pytest.mark.parametrize("given, words", [
     (config("softmax"), "^model.head 'softmax' is not one of arcface, cosface, linear, normalised"),
-    (config("cosface", margin=float("inf")), "^hparams.margin=inf: expected a finite number"),
+    (config("cosface", margin=float("inf")), "^hparams.margin=inf: expected a number in"),
 ])
 def test_a_config_is_refused_by_its_own_keys(given, words):
   with pytest.raises(ValueError, match=words):

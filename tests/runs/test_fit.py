@@ -150,13 +150,22 @@ def test_a_callback_may_end_training_and_the_statement_says_so(tmp_path, where):
 
   def stop(done, metrics):
     seen.append((done, metrics["clients"]))
-    return done >= 2
+    metrics["clients"] = 0.0  # its own copy
+    return np.bool_(done >= 2)
 
   run = fit(callbacks=[stop], workdir=tmp_path / "run" if where == "folder" else None)
   assert run.rounds == 2 and seen == [(2, 2.0)] and run.epsilon < 8.0
+  assert run.metrics["clients"][1:].tolist() == [2.0, 2.0]
   assert "could stop training by them" in run.statement
   if where == "folder":
     assert fit(workdir=tmp_path / "run").rounds == 2  # it has ended
+    (run.workdir / "summary.json").unlink()  # as if killed before the end was written
+    again = fit(workdir=tmp_path / "run")
+    images = sources().evaluation.images
+    np.testing.assert_array_equal(again.embed(images), run.embed(images))
+    assert again.rounds == 2 and "could stop training by them" in again.statement
+    with pytest.raises(ValueError, match="rounds cannot grow|ended this run after round 2"):
+      fit(workdir=tmp_path / "run", rounds=6)
 
 
 def test_a_config_is_the_same_call_written_down(kept):
@@ -196,8 +205,30 @@ def test_a_value_of_another_kind_is_refused():
     fit(rounds=0)
   with pytest.raises(ValueError, match="exactly one of privacy.epsilon and"):
     fit(privacy=ff.budget())
+  with pytest.raises(ValueError, match="privacy.unit='image': what dp_fedemb releases is account"):
+    fit(privacy=ff.budget(epsilon=8.0, delta=1e-3, unit="image"))
+  with pytest.raises(ValueError, match="account=ours.json: .* needs a workdir"):
+    fit(account="ours.json")
   with pytest.raises(ValueError, match="data have none"):
     fit(data=photographs(16).split(0.4), start=ff.pretrain(ff.centralized(), rounds=1))
+
+
+def test_rounds_grow_only_where_no_noise_was_calibrated_to_them(tmp_path):
+  fit(workdir=tmp_path / "calibrated")
+  with pytest.raises(ValueError, match="rounds cannot grow here"):
+    fit(workdir=tmp_path / "calibrated", rounds=6)
+  said = method(aggregate=ff.gaussian(noise_multiplier=5.0))
+  fit(said, workdir=tmp_path / "said", privacy=ff.budget())
+  grown = fit(said, workdir=tmp_path / "said", privacy=ff.budget(), rounds=6)
+  assert grown.rounds == 6 and grown.epsilon > 0
+
+
+def test_an_account_adds_up_over_runs(tmp_path):
+  account = tmp_path / "ours.json"
+  for name in ("one", "two"):
+    run = fit(workdir=tmp_path / name, account=account)
+  assert "2 runs" in run.statement or "two runs" in run.statement or "15.9" in run.statement
+  assert len(json.loads(account.read_text())["runs"]) == 2
 
 
 def test_sets_by_hand_share_nobody():
@@ -215,3 +246,79 @@ def test_programs_that_read_flat_configs_say_who_reads_this_run(kept, capsys):
   from experiments import evaluate
   assert evaluate.main([f"--workdir={kept.workdir}"]) == 2
   assert "is of a run of fedjax_face.fit" in capsys.readouterr().err
+
+
+def test_a_folder_is_of_its_own_data(tmp_path, kept):
+  def stop(done, metrics):
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    fit(workdir=tmp_path / "run", callbacks=[stop])
+  whole = photographs(16)
+  for other, name in ((whole.split(evaluation=0.4, public=photographs(6, seed=2)), "public"),
+                      (photographs(16, seed=7).split(evaluation=0.4), "train")):
+    with pytest.raises(ValueError, match=f"other data: people, labels or pixels of the {name} set|"
+                                         "another config"):
+      fit(data=other, workdir=tmp_path / "run")
+  given = {"method.backbone": OneLayer(), "start.method.backbone": OneLayer()}
+  with pytest.raises(ValueError, match="of the public set differ"):
+    ff.load(kept.workdir, whole.split(evaluation=0.4, public=photographs(6, seed=2)), given)
+  assert "could stop training by them" in fit(workdir=tmp_path / "run").statement
+
+
+def test_a_public_set_is_neither_the_private_one_nor_named_like_it():
+  both = sources()
+  with pytest.raises(ValueError, match="has the images of the training set"):
+    fit(data=both._replace(public=ff.FaceDataset(
+        "other", both.train.images, both.train.label, both.train.person)),
+        start=ff.pretrain(ff.centralized(), rounds=1))
+  run = fit(start=ff.pretrain(ff.centralized(), rounds=1), rounds=1)
+  assert "mine (public)" in run.statement
+  assert "secrets/" not in run.statement and "training_set.key" not in run.statement
+
+
+def test_numbers_of_two_sets_are_not_names():
+  image = np.zeros((3, 4, 4, 1), np.uint8)
+  one, other = (ff.faces(image, [4, 7, 7], name=name) for name in ("a", "b"))
+  assert not one.names and one.label.tolist() == [0, 1, 1]
+  assert one.identities.tolist() == other.identities.tolist()  # of the numbers, not their places
+  assert ff.faces(image[1:], [7, 7], name="a").identities[0] == one.identities[1]
+  with pytest.raises(ValueError, match="no attribute is called gendre"):
+    ff.faces(image, [4, 7, 7], gendre=[0, 0, 0])
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: ff.fit(method(), photographs(8), rounds=1), "dataset.split"),
+    (lambda: ff.fit("dp_fedemb", "nowhere", rounds=1), "no data has this name"),
+    (lambda: fit(start=ff.centralized()), "start=centralized.*expected a start"),
+    (lambda: fit(callbacks=[3]), "expected a list of functions"),
+    (lambda: fit(callbacks=[lambda *_: "yes"]), "a callback returned 'yes'"),
+    (lambda: fit(method(aggregate=ff.gaussian(noise_multiplier=1.0))), "exactly one of privacy.ep"),
+    (lambda: fit(method(aggregate=ff.gaussian(clip_norm=np.inf))), "clip_norm=inf: the noise"),
+    (lambda: fit(method(backbone=OneLayer)), "backbone=OneLayer: expected a module"),
+    (lambda: ff.clusters(epsilon=1.0, noise_multiplier=2.0), "give one"),
+    (lambda: ff.lenet(width=0.0), "width=0.0: expected a number above 0"),
+    (lambda: ff.momentum(momentum=1.5), r"momentum=1.5: expected a number in \[0, 1\)"),
+    (lambda: ff.protocols(fars=()), "fars=.*: expected at least one"),
+    (lambda: ff.synthetic_faces(size=16), r"size=16: expected a whole number in \[28, 227\]"),
+])
+def test_what_cannot_be_meant_is_refused_in_one_line(call, words):
+  with pytest.raises(ValueError, match=words) as found:
+    call()
+  assert "\n" not in str(found.value)
+
+
+def test_a_part_is_read_by_the_names_of_its_options():
+  assert method().aggregate.clip_norm == 0.5 and ff.dp_fedemb().head.margin == 0.35
+  with pytest.raises(AttributeError):
+    _ = ff.gaussian().margin
+  with pytest.raises(AttributeError, match="did you mean dp_fedemb"):
+    _ = ff.dp_fedem
+
+
+def test_what_is_given_for_a_config_may_be_sets(kept):
+  said = ff.from_config(kept.config, given={
+      "data": sources(), "method.backbone": OneLayer(), "start.method.backbone": OneLayer()})
+  assert said["method"].clients.per_round == 2 and said["rounds"] == 4
+
+
