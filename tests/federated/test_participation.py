@@ -6,11 +6,12 @@ import dp_accounting
 import numpy as np
 import pytest
 
+from fedjax_face import options
 from fedjax_face.data import cohorts
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.silos import Silos
 from fedjax_face.draws import Draws, identity_of
-from fedjax_face.federated.sampling import expected_dropped_share
+from fedjax_face.federated.sampling import Sampling, expected_dropped_share
 from fedjax_face.privacy.adjacency import Adjacency
 from tests.federated.schemes import participation, silo_participation
 
@@ -83,7 +84,7 @@ def test_too_many_users_a_round_are_refused():
 
 def test_unknown_scheme_lists_the_names():
   with pytest.raises(ValueError, match="cyclic_fixed, cyclic_poisson, fixed, poisson"):
-    scheme("shuffled")
+    options.kind_of(Sampling).find("shuffled", "clients.sampling")
 
 
 def silos_of(sizes):
