@@ -63,7 +63,9 @@ def described(train: Any, key: bytes = b"") -> dict[str, Any]:
 def inputs(sources: Any, key: bytes) -> dict[str, Any]:
   """Keyed digests of the sets of a run: who trains, who evaluates, who is public."""
   sets = {name: getattr(sources, name, None) for name in ("train", "evaluation", "public")}
-  return {name: None if of is None else described(of, key)["digest"] for name, of in sets.items()}
+  has_rows = lambda of: hasattr(of, "label") or hasattr(of, "regions")
+  return {name: described(of, key)["digest"] if has_rows(of) else None
+          for name, of in sets.items()}
 
 
 def require_same(sources: Any, workdir: pathlib.Path) -> None:
