@@ -58,7 +58,7 @@ def train(config: Any, arguments: Sequence[str], doc: str | None) -> None:
   from fedjax_face import options
   from fedjax_face.runs import figures, fit
   from fedjax_face.training import summary
-  from fedjax_face.training.run import read_json
+  from fedjax_face.training.records import read_json
   changed = options.override(config, fit.ARGUMENTS, own)
   for line in changed.dropped:
     print(f"dropped, as another part took its place: {line}")

@@ -23,12 +23,12 @@ def setting_of(config: Any, mesh: Mesh, public: FaceDataset | None = None, start
     watch: of an audit; None in any run that is not one.
   """
   pretrain = config.get("pretrain") or {}
+  unit = config.privacy.get("unit") or config.get("cohort", {}).get("unit") or "person"
   return Setting(
       mesh=mesh,
       rounds=config.rounds,
       seed=config.seed,
-      privacy=Budget(config.privacy.epsilon, config.privacy.delta,
-                     config.privacy.get("unit", "person")),
+      privacy=Budget(config.privacy.epsilon, config.privacy.delta, unit),
       start=start,
       start_is_public=bool(pretrain.get("public", False)),
       public=public,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedjax_face.algorithms import parts
+from fedjax_face.algorithms import translate
 from fedjax_face.algorithms.hparams import nested
-from fedjax_face.models.registry import BACKBONES
 from fedjax_face.split.accounting import require_mode
 from fedjax_face.split.labels import LabelPolicy
 
@@ -24,7 +23,7 @@ def section(config: Any) -> dict[str, Any]:
   options, own = config.split, nested(config.hparams, clips="activations")
   return {
       "name": "dp_activations",
-      "backbone": _backbone(config.model),
+      "backbone": translate.backbone(config.model),
       "split": {"name": "cut", "after": options.cut, "pooling": options.pooling,
                 "projection": options.projection},
       "activations": {"name": "clipped_noise", **own.get("activations", {})},
@@ -34,15 +33,6 @@ def section(config: Any) -> dict[str, Any]:
                   "batch_size": options.batch_size},
       "server": {"name": "adam", "learning_rate": own["server"]["learning_rate"]},
   }
-
-
-def _backbone(model: Any) -> Any:
-  """A section, or the network itself where no factory makes it."""
-  made = parts.backbone(model)  # with the messages of its options
-  if model.backbone in BACKBONES and not hasattr(BACKBONES[model.backbone], "factory"):
-    return made
-  return {"name": model.backbone, "embedding_dim": model.embedding_dim,
-          **model.get("backbone_options", {})}
 
 
 def _labels(options: Any) -> dict[str, Any]:

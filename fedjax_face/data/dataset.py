@@ -13,7 +13,7 @@ from PIL import Image
 from fedjax_face import draws
 
 # attribute -> (dtype, shape after N; None = any size)
-_ATTRIBUTES: dict[str, tuple[type, tuple[int | None, ...]]] = {
+ATTRIBUTES: dict[str, tuple[type, tuple[int | None, ...]]] = {
     "landmarks": (np.float32, (None, 2)),
     "visible": (np.bool_, (None,)),
     "pose": (np.float32, (3,)),
@@ -87,7 +87,7 @@ class FaceDataset:
       check_array(self.name, field, array, np.int32, (), count)
       names = self.names if field == "label" else self.person_names
       _check_range(self.name, field, array, len(names))
-    for field, (dtype, shape) in _ATTRIBUTES.items():
+    for field, (dtype, shape) in ATTRIBUTES.items():
       if getattr(self, field) is not None:
         check_array(self.name, field, getattr(self, field), dtype, shape, count)
     if (self.landmarks is not None and self.visible is not None
@@ -123,8 +123,8 @@ class FaceDataset:
     Raises:
       ValueError: another probability, or one side would be empty.
     """
-    from fedjax_face.data import sources
-    return sources.split(self, evaluation, public, seed)
+    from fedjax_face.data import by_hand
+    return by_hand.split(self, evaluation, public, seed)
 
   @property
   def num_labels(self) -> int:
@@ -287,7 +287,7 @@ def grayscale(dataset: FaceDataset) -> FaceDataset:
 
 def _present_arrays(dataset: FaceDataset) -> dict[str, np.ndarray]:
   """Every per-image array that the data set has, by field."""
-  fields = ("images", "label", "person", "identity", *_ATTRIBUTES)
+  fields = ("images", "label", "person", "identity", *ATTRIBUTES)
   return {f: getattr(dataset, f) for f in fields if getattr(dataset, f) is not None}
 
 
@@ -372,45 +372,3 @@ def _merged_numbers(datasets):
   return {name: np.concatenate([
       d.attribute(name) if name in d.attributes else np.full(len(d), np.nan) for d in datasets])
       for name in names}
-
-
-def faces(images: Any, person: Any, *, label: Any = None, name: str = "faces",
-          **known: Any) -> FaceDataset:
-  """A data set of one's own.
-
-  Args:
-    images: uint8 [N, H, W, C], C 1 or 3, or [N, H, W].
-    person: [N], who is on each image: names or numbers, in any order. Numbers of two sets of
-      different names are not compared, so whether these share a person is not known.
-    label: [N], what is recognised, where that is not the person; names or numbers.
-    name: where the images come from.
-    **known: further attributes of `FaceDataset`: `landmarks`, `gender`, ...
-
-  Raises:
-    ValueError: an array of another shape or type.
-  """
-  unknown = sorted(set(known) - set(_ATTRIBUTES) - {"attributes", "identity"})
-  if unknown:
-    raise ValueError(f"{name}: no attribute is called {unknown[0]}; expected some of "
-                     f"{', '.join(_ATTRIBUTES)}")
-  pixels = np.asarray(images) if not hasattr(images, "shape") else images
-  if len(pixels.shape) == 3:
-    pixels = pixels[..., None]
-  person_names, persons = _numbered(name, "person", person, len(pixels))
-  if not person_names and "identity" not in known:  # draws follow the numbers that were given
-    known["identity"] = draws.identity_of(np.asarray(person).tolist())
-  if label is None:
-    return FaceDataset(name, pixels, persons, persons, names=person_names, **known)
-  names, labels = _numbered(name, "label", label, len(pixels))
-  return FaceDataset(name, pixels, labels, persons, names=names, person_names=person_names, **known)
-
-
-def _numbered(name: str, what: str, values: Any, count: int) -> tuple[tuple[str, ...], np.ndarray]:
-  """Names in order, none of numbers, and the place int32 [N] of each value among the values."""
-  values = np.asarray(values)
-  if values.shape != (count,):
-    raise ValueError(f"{name}: {what} is {list(values.shape)}; expected [{count}], one for each "
-                     "image")
-  names, numbers = np.unique(values, return_inverse=True)
-  named = () if np.issubdtype(values.dtype, np.integer) else tuple(map(str, names))
-  return named, numbers.astype(np.int32)

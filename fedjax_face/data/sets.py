@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fedjax_face.data import sources
+from fedjax_face.data import by_hand, sources
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.sources import Sources
 from fedjax_face.options import at_least, register, within
@@ -31,7 +31,7 @@ class Data:
   @classmethod
   def by_hand(cls, made: Sources) -> Data:
     """Sets that were made by hand; checked when they are first asked for."""
-    return cls(lambda: sources.checked(made), sources.words(made))
+    return cls(lambda: by_hand.checked(made), sources.words(made))
 
   def __repr__(self) -> str:
     return self._words

@@ -109,7 +109,7 @@ def _synthetic_faces(draws, *, num_people: int, evaluation_people: int, images_p
   evaluation, _ = _whole_synthetic(num_people=evaluation_people, first_person=num_people,
                                    images_per_person=images_per_person, size=size, seed=seed,
                                    grayscale=grayscale, domain=domain)
-  return _disjoint(train, evaluation)
+  return disjoint(train, evaluation)
 
 
 def _femnist(draws, *, path: str | None = None, num_writers: int | None = None,
@@ -119,7 +119,7 @@ def _femnist(draws, *, path: str | None = None, num_writers: int | None = None,
   dataset, notes = _whole_femnist(path=path, num_writers=num_writers)
   unseen = np.unique(dataset.label[dataset.label >= first_unseen_label])
   train, evaluation = split_by_label(dataset, unseen)
-  sources = _disjoint(train, evaluation, what="label", notes=(
+  sources = disjoint(train, evaluation, what="label", notes=(
       *notes, "femnist: evaluation images are unseen characters, by writers that also train"))
   return sources._replace(not_covered=(
       "Evaluation metrics and figures are computed, without noise, on other images of the writers "
@@ -150,7 +150,7 @@ def _lfw(draws, *, root: str | None = None, size: int = 112, grayscale: bool = F
   wanted = [pair for pair in named_pairs if pair.fold in test_folds]
   pairs, left_out = lfw.locate_pairs(
       wanted, dataclasses.replace(report, files=tuple(files)), on_bad="skip")
-  return _disjoint(train, evaluation, pairs=pairs, notes=_notes(report, left_out))
+  return disjoint(train, evaluation, pairs=pairs, notes=_notes(report, left_out))
 
 
 def _folder(draws, *, test_fraction: float, **options) -> Sources:
@@ -297,58 +297,7 @@ def _keywords(name: str, function: Callable) -> tuple[list[str], list[str]]:
 def _by_person(whole: _Whole, test_fraction: float, draws: Draws) -> Sources:
   dataset, notes = whole
   train, evaluation = split_by_person(dataset, test_fraction, draws)
-  return _disjoint(train, evaluation, notes=notes)
-
-
-def split(dataset: FaceDataset, evaluation: float = 0.1, public: FaceDataset | None = None,
-          seed: int = 0) -> Sources:
-  """People who train, and others who evaluate.
-
-  Args:
-    dataset: of both.
-    evaluation: probability with which a person evaluates, drawn from the person's identity alone.
-    public: a set that is declared public.
-    seed: of the draw.
-
-  Raises:
-    ValueError: a probability that is not between 0 and 1, or one side would be empty.
-  """
-  train, judges = split_by_person(dataset, evaluation, Draws.of(seed))
-  return Sources(compact(train), compact(judges), public, known_disjoint=True)
-
-
-def checked(made: Sources) -> Sources:
-  """Sets that were made by hand: people and labels are numbered 0..n-1, and none are in two sets.
-
-  Raises:
-    ValueError: sets that share a person, by name, or differ in the shape of their images.
-  """
-  if made.train.images.shape[1:] != made.evaluation.images.shape[1:]:
-    raise ValueError(f"data: evaluation images are {list(made.evaluation.images.shape[1:])}, "
-                     f"training images {list(made.train.images.shape[1:])}; expected one shape")
-  whole = made if made.known_disjoint else _disjoint(
-      made.train, made.evaluation, pairs=made.pairs, notes=made.notes)
-  whole = whole._replace(
-      not_covered=(*made.not_covered, *whole.not_covered),
-      evaluates_training_people=whole.evaluates_training_people or made.evaluates_training_people)
-  if made.public is None:
-    return whole
-  said = check_public(made.public, made.train, made.evaluation)
-  _refuse_same_images(made.public, made.train)
-  public = compact(made.public)
-  if public.name == whole.train.name:  # the statement names both
-    public = dataclasses.replace(public, name=f"{public.name} (public)")
-  return whole._replace(public=public, notes=(*whole.notes, *said), not_covered=(
-      *whole.not_covered, *(f"{unknown}." for unknown in said[1:])))
-
-
-def _refuse_same_images(public: FaceDataset, train: FaceDataset) -> None:
-  """Raises ValueError for a public set that holds the images of the training set."""
-  ends = [0, len(train) - 1]
-  if (len(public) == len(train) and np.array_equal(public.images[ends], train.images[ends])
-      and np.array_equal(public.images[:], train.images[:])):
-    raise ValueError(f"data: the public set {public.name} has the images of the training set, "
-                     "which are to be protected; expected other people")
+  return disjoint(train, evaluation, notes=notes)
 
 
 def words(made: Sources) -> str:
@@ -359,7 +308,7 @@ def words(made: Sources) -> str:
       for name, of in sets.items() if of is not None) + ")"
 
 
-def _disjoint(train: FaceDataset, evaluation: FaceDataset, what: str = "person",
+def disjoint(train: FaceDataset, evaluation: FaceDataset, what: str = "person",
               pairs: Pairs | None = None, notes: tuple[str, ...] = ()) -> Sources:
   """Both sets with labels and persons 0..n-1, if they share no `what`."""
   unknown = _checked_disjoint(train, evaluation, what)

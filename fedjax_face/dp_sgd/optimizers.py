@@ -92,7 +92,7 @@ def adam(*, learning_rate: Rate = 1e-3, weight_learning_rate_scale: Rate = 300.0
 
 
 @register.averaged_optimizer
-def averaged(of: StepOptimizer = momentum(), *,  # noqa: B008  a frozen part
+def averaged(of: StepOptimizer = momentum(), *,
              decay: Annotated[Traced, within("[0, 1)")] = 0.95) -> AveragedOptimizer:
   """An optimiser, and an exponential average of the parameters that it goes through.
 

@@ -13,7 +13,7 @@ from fedjax_face.dp_sgd.optimizers import AveragedOptimizer
 from fedjax_face.dp_sgd.sampling import UnitSampling
 from fedjax_face.dp_sgd.step import Augment, Descent, Metrics, Params, descent
 from fedjax_face.dp_sgd.units import Units, units_per_person
-from fedjax_face.method import Method, Setting, noise_multiplier, refuse_noise
+from fedjax_face.method import Method, Setting, noise_multiplier, refuse_noise, require_unit
 from fedjax_face.method.algorithm import (
   NO_COMMUNICATION,
   Algorithm,
@@ -84,6 +84,7 @@ def dp_sgd(units: Units, learner: Learner, gradient: Gradient,
 
   def bind(train: Any, setting: Setting, hparams: HParams) -> Algorithm:
     _require_public_start(setting)
+    require_unit(setting, units.name)
     model = learner(train, setting)
     clip = clip_of(units.adjacency, model.tasks)
     _require_parameters(clip, gradient.name, model.fixed)

@@ -21,7 +21,7 @@ from fedjax_face.federated.optimizers import Optimizer
 from fedjax_face.federated.participation import Participation
 from fedjax_face.federated.round import check_divides, federated_round
 from fedjax_face.losses.beside import Beside
-from fedjax_face.method import Method, Setting, noise_multiplier, refuse_noise
+from fedjax_face.method import Method, Setting, noise_multiplier, refuse_noise, require_unit
 from fedjax_face.method.algorithm import Algorithm, HParams, part_of, with_values
 from fedjax_face.models.backbones import Backbone
 from fedjax_face.models.embedding import embedding_dim
@@ -114,6 +114,7 @@ class _Parts(NamedTuple):
 
 
 def _bound(parts: _Parts, train: FaceDataset, setting: Setting, hparams: HParams) -> Algorithm:
+  require_unit(setting, "person")
   who = _participants(parts, train, setting, hparams)
   trained = parts.trained
   model = trained.model(

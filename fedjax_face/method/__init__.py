@@ -14,7 +14,8 @@ from fedjax_face.method.binding import (
     bind,
     noise_multiplier,
     refuse_noise,
+    require_unit,
 )
 
 __all__ = ["Budget", "HParams", "Method", "Progress", "Setting", "Watch", "bind",
-           "noise_multiplier", "refuse_noise"]
+           "noise_multiplier", "refuse_noise", "require_unit"]

@@ -115,6 +115,21 @@ def bind(method: Any, train: Any, setting: Setting) -> Algorithm:
   return dataclasses.replace(bound, method=method)
 
 
+def require_unit(setting: Setting, *units: str) -> None:
+  """Refuses a budget of a unit that the method does not account for.
+
+  Args:
+    setting: of the run.
+    units: that the method protects.
+
+  Raises:
+    OptionError: the budget has an epsilon for another unit.
+  """
+  if setting.privacy.epsilon is not None and setting.privacy.unit not in units:
+    raise OptionError(f"privacy.unit={setting.privacy.unit!r}: {setting.method} accounts for each "
+                      f"{' or '.join(units)}")
+
+
 def noise_multiplier(said: float | None, setting: Setting, adjacency: Adjacency,
                      run_event: Callable[[float], dp_accounting.DpEvent], path: str,
                      largest: float = 10_000.0) -> float:

@@ -12,8 +12,6 @@ from fedjax_face.method import Method
 from fedjax_face.models.task_networks import Network, hyperface_small
 from fedjax_face.options import OptionError, register
 
-# ruff: noqa: B008  defaults are frozen parts
-
 
 @register.method
 def dp_hyperface(*, network: Network = hyperface_small(), tasks: Tasks = uncertainty(),

@@ -35,7 +35,8 @@ _BUDGET = (
 
 def of_run(*, evaluates_training_people: bool, releases_model: bool = True, curves: bool = True,
            secrets: bool = False, pretrained: bool = False, budget: bool = False,
-           silos: bool = False, wandb: bool = False) -> tuple[File, ...]:
+           silos: bool = False, wandb: bool = False, ended_early: bool = False
+           ) -> tuple[File, ...]:
   """The files of a training run.
 
   Args:
@@ -47,6 +48,7 @@ def of_run(*, evaluates_training_people: bool, releases_model: bool = True, curv
     budget: whether it is entered in a privacy budget.
     silos: whether it keeps class embeddings of silos (`figures/overlap.png` compares them).
     wandb: whether metrics go to Weights & Biases as well.
+    ended_early: whether a callback ended it.
   """
   figures = "figures/training.png" + (", figures/overlap.png" if silos else "")
   whom = ("images of people who train or may do so" if evaluates_training_people else
@@ -62,6 +64,8 @@ def of_run(*, evaluates_training_people: bool, releases_model: bool = True, curv
       *((File("pretrained", "guard", "trained on the public set alone: as public as that set is"),)
         if pretrained else ()),
       _KEY, _INPUTS,
+      *((File("ended.json", "guard", "when code that looked at such metrics ended training"),)
+        if ended_early else ()),
       *(_BUDGET if budget else ()),
       *((_SECRETS,) if secrets else ()))
 

@@ -32,11 +32,11 @@ from fedjax_face.runs.start import Start
 from fedjax_face.training import experiment as experiments
 from fedjax_face.training import health, loop
 from fedjax_face.training import run as engine
+from fedjax_face.training.callbacks import LOOKED_AT, Callback, ended
 from fedjax_face.training.evaluator import Evaluator
 from fedjax_face.training.experiment import Experiment, Say
 from fedjax_face.training.mesh import clients_mesh, gathered, is_main_process
 from fedjax_face.training.progress import Display
-from fedjax_face.training.run import Callback
 from fedjax_face.training.streams import public_root, secret_root
 
 ARGUMENTS: Mapping[str, Any] = {
@@ -134,7 +134,7 @@ def rounds(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
   """
   asked = Asked.of(method, data, rounds, seed, start, privacy, protocols(), compute)
   made = asked.experiment(None)
-  made.ledger.declare_not_covered(engine.LOOKED_AT)
+  made.ledger.declare_not_covered(LOOKED_AT)
   return _in_memory(made, ())
 
 
@@ -163,7 +163,7 @@ def _in_memory(made: Experiment, callbacks: Sequence[Callback],
   """Rounds without a folder: the noise from roots that nobody keeps."""
   watch = health.watch(made.algorithm, made.config.rounds, made.speak)
   with Display(made.config.rounds, 0, shown and is_main_process()) as display:
-    for line in watch.before():
+    for line in (*engine.opening_lines(made), *watch.before()):
       display.say(line)
     for progress in _rounds(made, callbacks):
       for line in watch.after(progress.rows[-progress.new:]):
@@ -177,7 +177,7 @@ def _rounds(made: Experiment, callbacks: Sequence[Callback]) -> Iterator[Progres
   claims = any(not is_non_private(release.event) for release in made.algorithm.releases)
   participation = secret_root() if claims else public_root(options_.seed)
   if callbacks:
-    ledger.declare_not_covered(engine.LOOKED_AT)
+    ledger.declare_not_covered(LOOKED_AT)
   state = loop.initial_state(made.algorithm, options_.seed, made.mesh)
   rows = [(0, made.evaluator.values(gathered(state, made.mesh)))]
   for progress in loop.train(
@@ -188,9 +188,13 @@ def _rounds(made: Experiment, callbacks: Sequence[Callback]) -> Iterator[Progres
       mesh=made.mesh):
     new, every = engine.rows_of(progress, ledger, made), options_.evaluation.every
     done = progress.span.stop
-    stopped = engine.ended(callbacks, new)
-    if stopped or done == options_.rounds or (every and done % every == 0):
-      new[-1][1].update(made.evaluator.values(gathered(progress.state, made.mesh)))
+    judge = lambda state: made.evaluator.values(gathered(state, made.mesh))
+    judged = done == options_.rounds or bool(every and done % every == 0)
+    if judged:
+      new[-1][1].update(judge(progress.state))
+    stopped = ended(callbacks, new)
+    if stopped and not judged:
+      new[-1][1].update(judge(progress.state))
     rows += new
     yield Progress(done, progress.state, ledger, new[-1][1], rows, len(new))
     if stopped:
@@ -259,8 +263,8 @@ class Asked(NamedTuple):
         bool(self.start and self.start.public), sources.public, self.compute.clients_per_chunk))
     units = dict.fromkeys(release.unit for release in algorithm.releases)
     if self.privacy.unit not in units:
-      raise ValueError(f"privacy.unit={self.privacy.unit!r}: what {algorithm.name} releases is "
-                       f"accounted for each {' and each '.join(units)}")
+      raise ValueError(f"privacy.unit={self.privacy.unit!r}: {algorithm.name} accounts for each "
+                       f"{' or '.join(units)}")
     config = self._engine_config()
     ledger = experiments.ledger_before(config, sources, algorithm)
     if self.start is not None and sources.public is not None:

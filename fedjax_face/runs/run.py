@@ -18,8 +18,13 @@ import numpy as np
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.training import checkpoint, references, summary, training_set
-from fedjax_face.training import run as engine
+from fedjax_face.training import (
+    checkpoint,
+    references,
+    run_statement,
+    summary,
+    training_set,
+)
 from fedjax_face.training.evaluator import Evaluator, Outcome, on_one_device
 from fedjax_face.training.experiment import Experiment
 from fedjax_face.training.references import Reference
@@ -145,7 +150,7 @@ class Run:
     """The privacy statement, Markdown: PRIVACY.md of the folder, or the same of memory."""
     if self.workdir is not None:
       return (self.workdir / "PRIVACY.md").read_text()
-    return statement.privacy_markdown(engine.statement_of(self._made, self.ledger))
+    return statement.privacy_markdown(run_statement.statement_of(self._made, self.ledger))
 
   def figures(self) -> dict[str, Any]:
     """name -> matplotlib figure: the course of training, and ROC and DET curves where a protocol

@@ -153,3 +153,11 @@ class WeightsAndBiases:
   def close(self) -> None:
     """Marks the run as finished."""
     self._run.finish()
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """What a JSON file of a run says; raises ValueError for one that is not readable."""
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is not a readable JSON file: {error}") from None

@@ -7,7 +7,6 @@ and ends with the result of the uninterrupted run, bit for bit: state, ledger an
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 import statistics
@@ -16,13 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from fedjax_face.method.algorithm import State
-from fedjax_face.privacy import budget as budgets
-from fedjax_face.privacy import statement_files
 from fedjax_face.privacy.budget import Budget
-from fedjax_face.privacy.ledger import Ledger, is_non_private
+from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.privacy.statement import delta_warning
 from fedjax_face.training import (
     budget_entry,
@@ -35,9 +31,17 @@ from fedjax_face.training import (
     summary,
     training_set,
 )
+from fedjax_face.training.callbacks import (
+    ENDED,
+    LOOKED_AT,
+    Callback,
+    ended,
+    ended_early,
+    mark_ended,
+)
 from fedjax_face.training.checkpoint import Checkpoint
 from fedjax_face.training.evaluator import Outcome
-from fedjax_face.training.experiment import Experiment, build, evaluated_on
+from fedjax_face.training.experiment import Experiment, build
 from fedjax_face.training.mesh import gathered, is_main_process, shard
 from fedjax_face.training.progress import Display
 from fedjax_face.training.records import (
@@ -46,16 +50,18 @@ from fedjax_face.training.records import (
     TensorBoard,
     WeightsAndBiases,
     make_guarded,
+    read_json,
     write_json,
+)
+from fedjax_face.training.run_statement import (
+    claims_nothing,
+    is_pinned,
+    population_of,
+    write_privacy,
 )
 from fedjax_face.training.streams import Roots, public_root
 
 Values = dict[str, float]
-Callback = Callable[[int, Mapping[str, float]], Any]
-
-ENDED = "ended.json"  # of a run that a callback ended
-LOOKED_AT = ("Code of the user's own was given the metrics of the rounds, some of which are "
-             "without noise, and could stop training by them.")
 
 
 def run(options: Any, workdir: str | os.PathLike, sources: Any = None,
@@ -125,7 +131,7 @@ def carry_on(record: Any, rounds: int, workdir: str | os.PathLike,
     write_json(workdir / training_set.INPUTS,
                training_set.inputs(experiment.sources, training_set.key(workdir)))
     if before.round < rounds:
-      _write_privacy(experiment, budget_entry.whole(experiment), workdir, budget, "unfinished")
+      write_privacy(experiment, budget_entry.whole(experiment), workdir, budget, "unfinished")
   clock, ledger = _Clock(), Ledger.from_json(before.ledger)
   watch = health.watch(experiment.algorithm, rounds, experiment.speak)
   if callbacks:
@@ -192,7 +198,7 @@ def _resume(experiment: Experiment, found: Checkpoint | None, workdir: pathlib.P
     say(f"resuming after round {found.round} of {options.rounds}")
   template = jax.eval_shape(algorithm.init, jax.random.key(0))
   found = found._replace(state=shard(found.state, algorithm.sharding(template), experiment.mesh))
-  if found.finished and found.round in (options.rounds, _ended_early(workdir, options.rounds)):
+  if found.finished and found.round in (options.rounds, ended_early(workdir, options.rounds)):
     secret_roots.remove(workdir)
     return found, None
   return _begun(experiment, found, workdir)
@@ -205,6 +211,7 @@ def _begun(experiment: Experiment, before: Checkpoint,
   A run that is killed at once must go on with the same noise: other noise on the same rounds would
   be a second release.
   """
+  (workdir / ENDED).unlink(missing_ok=True)  # killed before its end was kept, so it goes on
   roots = _roots(experiment, workdir, must_exist=not before.finished)
   if before.finished:
     before = before._replace(finished=False)
@@ -217,10 +224,10 @@ def _begun(experiment: Experiment, before: Checkpoint,
 def _roots(experiment: Experiment, workdir: pathlib.Path, must_exist: bool) -> Roots:
   """From the operating system, or as public as the config says."""
   options = experiment.config
-  if _is_pinned(options):
+  if is_pinned(options):
     return Roots(public_root(options.privacy.noise_seed), public_root(options.seed))
   roots = secret_roots.obtain(workdir, must_exist)
-  if _claims_nothing(experiment):
+  if claims_nothing(experiment):
     return roots._replace(participation=public_root(options.seed))
   return roots
 
@@ -240,14 +247,7 @@ def _train(experiment: Experiment, before: Checkpoint, roots: Roots | None, ledg
     return state, experiment.evaluator.outcome(state), before.round
   saved_every, evaluated_every = options.training.checkpoint_every, options.evaluation.every
   with _outputs(experiment, before.round, workdir) as (write, display):
-    for unit, adjacency in dict.fromkeys(
-        (release.unit, release.adjacency) for release in experiment.algorithm.releases):
-      display.say(f"epsilon is for each {unit}, {adjacency.value.replace('_', '-')}, "
-                  f"at delta {options.privacy.delta:g}")
-      if warning := delta_warning(options.privacy.delta, unit,
-                                  _population(experiment)[unit]):
-        display.say(f"Warning: {warning}")
-    for line in watch.before():
+    for line in (*opening_lines(experiment), *watch.before()):
       display.say(line)
     if not before.round:
       write([(0, experiment.evaluator.values(gathered(state, experiment.mesh)))])
@@ -274,7 +274,7 @@ def _train(experiment: Experiment, before: Checkpoint, roots: Roots | None, ledg
         state = gathered(state, experiment.mesh)
         outcome = experiment.evaluator.outcome(state)
         rows[-1][1].update(outcome.values())
-        write_json(workdir / ENDED, {"rounds": done, "asked": options.rounds})
+        mark_ended(workdir, done, options.rounds)
       write(rows)
       for line in watch.after(rows):
         display.say(line)
@@ -291,52 +291,16 @@ def _train(experiment: Experiment, before: Checkpoint, roots: Roots | None, ledg
   return state, outcome, done
 
 
-def ended(callbacks: Sequence[Callback], rows: list[tuple[int, Values]]) -> bool:
-  """Whether a callback ends training; every one is called, with a copy of the last row.
-
-  Raises:
-    ValueError: one that returns something else than a truth value or None.
-  """
-  done, values = rows[-1]
-  said = [callback(done, dict(values)) for callback in callbacks]
-  for value in said:
-    if value is not None and not isinstance(value, bool | np.bool_):
-      raise ValueError(f"a callback returned {value!r}: expected True to end training, else False "
-                       "or nothing")
-  return any(bool(value) for value in said)
-
-
-def _ended_early(workdir: pathlib.Path, rounds: int) -> int | None:
-  """Rounds after which a callback ended the run, or None.
-
-  Raises:
-    ValueError: more rounds are asked for now: its noise is over.
-  """
-  path = workdir / ENDED
-  if not path.exists():
-    return None
-  said = read_json(path)
-  if said["asked"] != rounds:
-    raise ValueError(f"{workdir}: a callback ended this run after round {said['rounds']} of "
-                     f"{said['asked']}; it cannot go on to {rounds}: choose another folder")
-  return said["rounds"]
-
-
-def _noise_keys(experiment: Experiment) -> str:
-  """A key of `statement.NOISE_KEYS`."""
-  if _is_pinned(experiment.config):
-    return "pinned"
-  return "none" if _claims_nothing(experiment) else "operating_system"
-
-
-def _claims_nothing(experiment: Experiment) -> bool:
-  """Whether no guarantee rests on secret sampling, so that the seed may decide everything."""
-  return _is_pinned(experiment.config) or all(
-      is_non_private(release.event) for release in experiment.algorithm.releases)
-
-
-def _is_pinned(options: Any) -> bool:
-  return options.privacy.get("noise_seed") is not None
+def opening_lines(experiment: Experiment) -> list[str]:
+  """For whom epsilon is meant, and a warning where delta is too large for their number."""
+  delta, lines = experiment.config.privacy.delta, []
+  for unit, adjacency in dict.fromkeys(
+      (release.unit, release.adjacency) for release in experiment.algorithm.releases):
+    lines.append(f"epsilon is for each {unit}, {adjacency.value.replace('_', '-')}, "
+                 f"at delta {delta:g}")
+    if warning := delta_warning(delta, unit, population_of(experiment)[unit]):
+      lines.append(f"Warning: {warning}")
+  return lines
 
 
 def rows_of(progress: loop.Progress, ledger: Ledger,
@@ -404,7 +368,7 @@ def _finish(experiment: Experiment, state: State, ledger: Ledger, outcome: Outco
             budget: Budget | None, done: int) -> tuple[dict[str, Any], dict[str, Any]]:
   if not is_main_process():
     return {}, {}
-  privacy = _write_privacy(experiment, ledger, workdir, budget, "finished")
+  privacy = write_privacy(experiment, ledger, workdir, budget, "finished")
   written = summary.write_summary(
     workdir, status="finished", rounds=done, asked=experiment.config.rounds,
     experiment=experiment, state=state,
@@ -418,54 +382,10 @@ def _stopped(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
   """What the rounds before the stop released stays on record."""
   if is_main_process():
     shapes = jax.eval_shape(experiment.algorithm.init, jax.random.key(0))
-    _write_privacy(experiment, ledger, workdir, budget, "stopped")
+    write_privacy(experiment, ledger, workdir, budget, "stopped")
     summary.write_summary(
       workdir, status=f"stopped: {error}", rounds=error.done, experiment=experiment,
       state=shapes, seconds=clock.seconds(), warnings=watch.lines)
-
-
-def _population(experiment: Experiment) -> Mapping[str, int]:
-  """Unit -> number of such units that can take part."""
-  algorithm = experiment.algorithm
-  if isinstance(algorithm.population, Mapping):
-    return algorithm.population
-  units = (*(release.unit for release in algorithm.releases), *experiment.ledger.units)
-  return dict.fromkeys(units, algorithm.population)
-
-
-def statement_of(experiment: Experiment, ledger: Ledger) -> dict[str, Any]:
-  """What privacy.json would say of a run that writes nothing."""
-  described = training_set.described(experiment.sources.train)
-  return summary.privacy_said(
-    status="finished", ledger=ledger, delta=experiment.config.privacy.delta,
-    algorithm=experiment.algorithm,
-    noise_keys="none" if _claims_nothing(experiment) else "memory",
-    population=_population(experiment), data=described | {"digest": None},
-    evaluated_on=evaluated_on(experiment.sources), files=())
-
-
-def _write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
-                   budget: Budget | None, status: str) -> dict[str, Any]:
-  options, algorithm, sources = experiment.config, experiment.algorithm, experiment.sources
-  return summary.write_privacy(
-    workdir, status=status, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
-    noise_keys=_noise_keys(experiment), population=_population(experiment),
-    data=training_set.described(sources.train, training_set.key(workdir)),
-    evaluated_on=evaluated_on(sources),
-    files=statement_files.of_run(
-      evaluates_training_people=sources.evaluates_training_people,
-      releases_model=_releases_model(experiment), curves=algorithm.embed is not None,
-      secrets=status != "finished" and not _is_pinned(options),
-      pretrained=experiment.untrained is not None, budget=budget is not None,
-      silos=algorithm.class_embeddings is not None, wandb=bool(options.training.get("wandb"))),
-    budget=None if budget is None else budgets.statement(budget.path))
-
-
-def _releases_model(experiment: Experiment) -> bool:
-  """Whether what is trained leaves through a channel with a guarantee."""
-  return not _is_pinned(experiment.config) and any(
-      release.channel in ("backbone", "model") and not is_non_private(release.event)
-      for release in experiment.algorithm.releases)
 
 
 def _is_finished(workdir: pathlib.Path, rounds: int) -> bool:
@@ -474,11 +394,3 @@ def _is_finished(workdir: pathlib.Path, rounds: int) -> bool:
     return False
   done = read_json(path)
   return done.get("status") == "finished" and done.get("rounds_asked", done.get("rounds")) == rounds
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """What a JSON file of a run says; raises ValueError for one that is not readable."""
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is not a readable JSON file: {error}") from None

@@ -32,24 +32,16 @@ from fedjax_face.split.mechanism import clipped_noise
 from fedjax_face.split.network import merged
 from fedjax_face.training import checkpoint, loop, run, streams
 from fedjax_face.training.classification import ClassificationEvaluator
-from tests.split import tiny_runs
+from tests.split import conftest as shared
 from tests.split.tiny_runs import PEOPLE, SIDE, Tiny, build, config, mesh, system_of
 from tests.training.interruption import Killed, interrupt, undated
 
+sources, tiny = shared.sources, shared.tiny  # fixtures
 ROOT = bytes(range(32))
 COHORTS = streams.public_root(0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-  with pytest.MonkeyPatch.context() as patch:
-    tiny_runs.known(patch)
-    yield
-
-
-@pytest.fixture(scope="module")
-def sources():
-  return closed_set.load(config().data.to_dict(), 0)
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 def epsilon_of(algorithm, unit, rounds, delta=1e-3):

@@ -119,6 +119,7 @@ def test_what_leaves_is_listed_and_no_epsilon_can_be_had():
   algorithm = bound(method())
   release = next(r for r in algorithm.releases if r.channel == "class prototypes")
   assert "without noise" in release.note and release.seen_by == "the server and every silo"
+  assert any("every silo's own head" in sentence for sentence in algorithm.not_covered)
   moved = algorithm.channels["class prototypes"](algorithm.init(jax.random.key(0)))
   assert moved.down == CLASSES * 8 * 4 and moved.up == moved.down + CLASSES * 4
   with pytest.raises(ValueError, match="'class prototypes' has no guarantee"):

@@ -205,8 +205,9 @@ def test_a_value_of_another_kind_is_refused():
     fit(rounds=0)
   with pytest.raises(ValueError, match="exactly one of privacy.epsilon and"):
     fit(privacy=ff.budget())
-  with pytest.raises(ValueError, match="privacy.unit='image': what dp_fedemb releases is account"):
-    fit(privacy=ff.budget(epsilon=8.0, delta=1e-3, unit="image"))
+  for chosen, epsilon in ((method(), 8.0), (method(aggregate=ff.mean()), None)):
+    with pytest.raises(ValueError, match="privacy.unit='image': dp_fedemb accounts for each pers"):
+      fit(chosen, privacy=ff.budget(epsilon=epsilon, delta=1e-3, unit="image"))
   with pytest.raises(ValueError, match="account=ours.json: .* needs a workdir"):
     fit(account="ours.json")
   with pytest.raises(ValueError, match="data have none"):

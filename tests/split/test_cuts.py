@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_face.data import closed_set, pixels
+from fedjax_face.data import pixels
 from fedjax_face.draws import Draws
 from fedjax_face.options import OptionError
 from fedjax_face.split import system as split_system
@@ -15,20 +15,9 @@ from fedjax_face.split.device import frozen, trained_private, trained_published
 from fedjax_face.split.holders import devices
 from fedjax_face.split.labels import LabelPolicy, pseudonym, randomized_response, u_shaped
 from fedjax_face.split.mechanism import ActivationClip, clipped_noise
-from tests.split import tiny_runs
 from tests.split.tiny_runs import PEOPLE, config, system_of
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-  with pytest.MonkeyPatch.context() as patch:
-    tiny_runs.known(patch)
-    yield
-
-
-@pytest.fixture(scope="module")
-def sources():
-  return closed_set.load(config().data.to_dict(), 0)
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.mark.parametrize("cut, projection, dimensions", [

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_face.data import closed_set, pixels
+from fedjax_face.data import pixels
 from fedjax_face.method.algorithm import Data
 from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.split import message, step
 from fedjax_face.split import round as rounds
 from fedjax_face.split.accounting import MODES
 from fedjax_face.training import loop, streams
-from tests.split import tiny_runs
 from tests.split.tiny_runs import (
     PEOPLE,
     RANDOMISED,
@@ -32,16 +31,7 @@ ROOT = bytes(range(32))
 COHORTS = streams.public_root(0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-  with pytest.MonkeyPatch.context() as patch:
-    tiny_runs.known(patch)
-    yield
-
-
-@pytest.fixture(scope="module")
-def sources():
-  return closed_set.load(config().data.to_dict(), 0)
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from fedjax_face.training import (
   config,
   loop,
   run,
+  run_statement,
   secret_roots,
   streams,
   training_set,
@@ -285,8 +286,8 @@ def test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(
   for experiment, nothing in ((with_releases(silent), True),
                               (with_releases(silent, *promising.releases), False),
                               (with_releases(*promising.releases), False)):
-    assert run._claims_nothing(experiment) == nothing
-    assert run._noise_keys(experiment) == ("none" if nothing else "operating_system")
+    assert run_statement.claims_nothing(experiment) == nothing
+    assert run_statement.noise_keys(experiment) == ("none" if nothing else "operating_system")
     roots = run._roots(experiment, tmp_path / str(nothing), False)
     assert (roots.participation == streams.public_root(0)) == nothing
 
