@@ -21,6 +21,7 @@ from fedjax_face.losses.corrections import Correction
 from fedjax_face.models import registry as models
 from fedjax_face.models.backbones import Backbone
 from fedjax_face.models.heads import Head
+from fedjax_face.privacy.calibration import require_exactly_one
 
 Section = dict[str, Any]
 
@@ -202,6 +203,9 @@ def exchange(config: Any) -> Section:
                      "cannot add theirs up; expected client_mean, anchor_table or dp_lloyd")
   own = nested(config.hparams)["exchange"]
   loss = own.pop("loss")
+  if asked.epsilon is not None and "noise_multiplier" in own:
+    require_exactly_one({"exchange.epsilon": asked.epsilon,
+                         "hparams.cluster_noise_multiplier": own["noise_multiplier"]})
   return {"name": "clusters", "mechanism": mechanism, "rows": asked.rows, "every": asked.every,
           "projection": asked.projection, "public_iterations": asked.public_iterations,
           "epsilon": asked.epsilon, **own,
