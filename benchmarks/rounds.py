@@ -46,26 +46,23 @@ def _report(options: argparse.Namespace) -> None:
   from benchmarks.workloads import WORKLOADS
 
   workload = WORKLOADS[options.workload]()
-  variants = {"whole": {}, "without": workload.without}
+  variants = {"whole": workload.method, "without": workload.without}
   samples = _interleaved(
-      {name: _rounds(workload, overrides, options.repeats + 1)
-       for name, overrides in variants.items()}, options.repeats)
+      {name: _rounds(workload, method, options.repeats + 1)
+       for name, method in variants.items()}, options.repeats)
   _print_rounds(workload, options, samples)
   _print_memory(workload)
 
 
-def _rounds(workload: Any, overrides: dict[str, Any], rounds: int) -> Iterator[Any]:
+def _rounds(workload: Any, method: Any, rounds: int) -> Iterator[Any]:
   """The training loop of a workload, one dispatch per round."""
-  from fedjax_face.algorithms import registry
-  from fedjax_face.data.sources import Sources
-  from fedjax_face.training import loop
-  from fedjax_face.training.mesh import clients_mesh
-  from fedjax_face.training.streams import public_root
+  from fedjax_face.method import Setting, bind
+  from fedjax_face.runs import loop
+  from fedjax_face.runs.mesh import clients_mesh
+  from fedjax_face.runs.streams import public_root
 
-  config = workload.config.copy_and_resolve_references()
-  config.update_from_flattened_dict(overrides)
   mesh = clients_mesh()
-  algorithm = registry.build(config, Sources(workload.data, workload.data), mesh)
+  algorithm = bind(method, workload.data, Setting(mesh, rounds))
   return loop.train(algorithm, workload.data.images, rounds=rounds, seed=0,
                     noise_root=public_root(0), cohort_root=public_root(0), mesh=mesh)
 

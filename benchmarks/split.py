@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 GOAL = 1.05
+PASSES = 5  # in a dispatch
 PEOPLE, IMAGES, SIDE, BATCH = 62, 30, 32, 32
 BACKBONES = ("lenet", "mobile_small")
 
@@ -63,30 +64,30 @@ def _passes(cut: str) -> tuple[int, int, Callable[[], Any], Callable[[], Any]]:
   import jax
   import jax.numpy as jnp
 
-  from configs import dp_activations as configs
-  from fedjax_face.algorithms import registry
-  from fedjax_face.data.sources import Sources
+  import fedjax_face as ff
   from fedjax_face.draws import Draws
+  from fedjax_face.method import Setting, bind
   from fedjax_face.method.algorithm import Data
-  from fedjax_face.training.mesh import clients_mesh
-  from fedjax_face.training.streams import BEFORE_ROUNDS, public_root, step_keys
+  from fedjax_face.runs.mesh import clients_mesh
+  from fedjax_face.runs.streams import BEFORE_ROUNDS, public_root, step_keys
+  from fedjax_face.split.holders import devices
 
-  config = configs.synthetic()
-  config.update_from_flattened_dict(configs.CUTS[cut])
-  config.split.batch_size = BATCH
-  config.privacy.epsilon, config.hparams.noise_multiplier, config.pretrain = None, 1.0, {}
+  method = ff.dp_activations(
+      split=ff.splits.cut(after=cut, projection=32 if cut == "bottleneck" else 0),
+      activations=ff.activations.clipped_noise(noise_multiplier=1.0),
+      device=ff.devices.frozen_cached(), clients=devices(batch_size=BATCH))
   train, public = _faces(), _faces(seed=1)
-  algorithm = registry.build(config, Sources(train, train, public=public), clients_mesh())
+  algorithm = bind(method, train, Setting(clients_mesh(), 1, public=public))
   system = algorithm.parts
   assert algorithm.prepare is not None
   data = jax.jit(algorithm.prepare)(Data(jnp.asarray(train.images)), algorithm.hparams,
                                     step_keys(0, public_root(0), BEFORE_ROUNDS))
   cohort = jax.tree.map(jnp.asarray, algorithm.cohort(Draws.of(0), 0))
   state = jax.jit(algorithm.init)(jax.random.key(0))
-  passes = config.training.rounds_per_dispatch
+  passes = PASSES
   split = jax.jit(lambda state, *data: jax.lax.scan(
       lambda state, _: algorithm.step(state, *data), state, length=passes))
-  a_pass = _ordinary(system.split.server, config.hparams.server_learning_rate)
+  a_pass = _ordinary(system.split.server, algorithm.hparams["server"]["learning_rate"])
   ordinary = jax.jit(lambda part, *data: jax.lax.scan(
       lambda part, _: a_pass(part, *data), part, length=passes))
   rows = cohort.examples[0], cohort.mask[0]

@@ -1,4 +1,4 @@
-"""The rounds that are timed: made-up data of fixed sizes, and the config that trains on it."""
+"""The rounds that are timed: made-up data of fixed sizes, and the method that trains on it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs import dp_fedemb, fedgc
+import fedjax_face as ff
 from fedjax_face.data.dataset import FaceDataset
 
-_NOISE = ("clipping and noise", {"privacy.aggregator": "mean", "hparams.noise_multiplier": None})
+_HEAD = {"head": ff.linear(), "aggregate": ff.gaussian(clip_norm=1.0, noise_multiplier=1.0),
+         "server": ff.momentum(learning_rate=0.02)}
 
 
 class Workload(NamedTuple):
@@ -18,64 +19,65 @@ class Workload(NamedTuple):
 
   Attributes:
     name: for the table.
-    config: of a whole run, as `experiments.train` takes it.
+    method: that trains.
     data: the training set.
     asks: what the round is timed with and without.
-    without: the overrides that leave it out.
+    without: the method that leaves it out.
     goal_cpu: CPU seconds a round that are aimed at, on one core.
     goal_wall: wall seconds a round that are aimed at, on two cores.
   """
 
   name: str
-  config: Any
+  method: Any
   data: FaceDataset
   asks: str
-  without: dict[str, Any]
+  without: Any
   goal_cpu: float | None = None
   goal_wall: float | None = None
 
 
 def w1() -> Workload:
   """DP-FedEmb: 8 virtual clients of 4 users, 16 batches of 16 images, LeNet, momentum SGD."""
-  config = _config("dp_fedemb", "lenet", "momentum")
-  config.cohort.update({"virtual_clients": 8, "users_per_client": 4, "batch_size": 16,
-                        "epochs": 1, "max_examples": 256})
-  return Workload("w1: DP-FedEmb, LeNet, 8 x 16 x 16 images", config,
-                  _made_up(np.full(64, 64)), *_NOISE, goal_cpu=1.2, goal_wall=0.6)
+  method = ff.dp_fedemb(
+      **_HEAD, start_head="shared_frame", classes="all",
+      clients=ff.virtual_clients(per_round=8, users_per_client=4, max_examples=256),
+      local=_steps(learning_rate=5e-3, batch_size=16))
+  return Workload("w1: DP-FedEmb, LeNet, 8 x 16 x 16 images", method,
+                  _made_up(np.full(64, 64)), "clipping and noise",
+                  ff.replace(method, aggregate=ff.mean()), goal_cpu=1.2, goal_wall=0.6)
 
 
 def w2() -> Workload:
   """User-level private FedAvg: 50 of 3,400 users, one epoch of batches of 10, a 1.2 M CNN."""
-  config = _config("fedavg", "reddi_cnn", "sgd")
-  config.cohort.update({"virtual_clients": 50, "users_per_client": 1, "batch_size": 10,
-                        "epochs": 1, "max_examples": 100})
-  config.hparams.client_learning_rate = 0.1
+  method = ff.fedavg(
+      **_HEAD, backbone=ff.reddi_cnn(embedding_dim=128),
+      clients=ff.virtual_clients(per_round=50, users_per_client=1, max_examples=100),
+      local=_steps(learning_rate=0.1, batch_size=10, optimizer="sgd"))
   counts = np.random.default_rng(0).integers(20, 100, size=3400, endpoint=True)
-  return Workload("w2: private FedAvg, CNN, 50 of 3,400 users", config, _made_up(counts), *_NOISE,
-                  goal_cpu=2.6, goal_wall=1.25)
+  return Workload("w2: private FedAvg, CNN, 50 of 3,400 users", method, _made_up(counts),
+                  "clipping and noise", ff.replace(method, aggregate=ff.mean()), goal_cpu=2.6,
+                  goal_wall=1.25)
 
 
 def fedgc_round() -> Workload:
   """FedGC: 36 silos of 20 people with 8 images each, 4 batches of 40, LeNet; beside FedPE."""
-  config = fedgc.base()
-  config.cohort.batch_size = 40
-  return Workload("fedgc: LeNet, 36 silos x 160 images, 720 classes", config,
+  shared = {
+      "head": ff.cosface(margin=0.1, scale=16.0), "start_head": "shared_frame",
+      "clients": ff.silos(partition=ff.partitions.random(num_silos=36)),
+      "local": ff.local_steps(learning_rate=0.02, optimizer="momentum", batch_size=40, epochs=1,
+                              head_learning_rate_scale=0.1)}
+  return Workload("fedgc: LeNet, 36 silos x 160 images, 720 classes", ff.fedgc(**shared),
                   _made_up(np.full(720, 8), num_classes=None), "the correction",
-                  {"algorithm": "fedpe"})
+                  ff.fedpe(**shared))
 
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {
     "w1": w1, "w2": w2, "fedgc": fedgc_round}
 
 
-def _config(algorithm: str, backbone: str, optimizer: str) -> Any:
-  config = dp_fedemb.published()
-  config.algorithm = algorithm
-  config.model.backbone = backbone
-  config.local.optimizer = optimizer
-  config.hparams.head_learning_rate_scale = 1.0
-  config.hparams.noise_multiplier = 1.0
-  return config
+def _steps(learning_rate: float, batch_size: int, optimizer: str = "momentum") -> Any:
+  return ff.local_steps(learning_rate=learning_rate, optimizer=optimizer, batch_size=batch_size,
+                        epochs=1)
 
 
 def _made_up(images_per_user: np.ndarray, num_classes: int | None = 62) -> FaceDataset:

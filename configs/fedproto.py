@@ -3,8 +3,10 @@
 python -m experiments.train --config=configs/fedproto.py:VARIANT --workdir=runs/VARIANT
 
 VARIANT is femnist (default) or synthetic. The config is the arguments of `fedjax_face.fit`: what it
-does not say is the default of a signature. `--config.method.prototypes.weight=0` turns the
-prototypes off, `--config.method.head=cosface` takes another head. Not private.
+does not say is the default of a signature. Not private. Overrides:
+
+  no prototypes   --config.method.prototypes.weight=0
+  another head    --config.method.head=cosface
 """
 
 from __future__ import annotations

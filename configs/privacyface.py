@@ -2,15 +2,18 @@ r"""PrivacyFace (Meng et al., ICLR 2022): silos exchange differentially private 
 
 python -m experiments.train --config=configs/privacyface.py:VARIANT --workdir=runs/VARIANT
 
-VARIANT is synthetic (default), silos36, lfw or bupt. What it is held against are overrides:
+VARIANT is synthetic (default), silos36, lfw or bupt. What it is held against are overrides; another
+method keeps what is said of the parts that it takes too:
 
-  FedPE                --config.algorithm=fedpe
-  noiseless clusters   --config.exchange.mechanism=kmeans --config.exchange.epsilon=None
-  all foreign people   --config.exchange.mechanism=all_rows --config.exchange.epsilon=None
-  as published         --config.exchange.mechanism=dplc_published
-  other mechanisms     --config.exchange.mechanism=client_mean (dp_lloyd, exponential_caps)
-  secure aggregation   --config.exchange.pooled=True
-  other epsilon        --config.exchange.epsilon=1
+  FedPE                --config.method=fedpe
+  noiseless clusters   --config.method.exchange.mechanism=kmeans \
+                       --config.method.exchange.epsilon=None
+  all foreign people   --config.method.exchange.mechanism=all_rows \
+                       --config.method.exchange.epsilon=None
+  as published         --config.method.exchange.mechanism=dplc_published
+  other mechanisms     --config.method.exchange.mechanism=client_mean (dp_lloyd, exponential_caps)
+  secure aggregation   --config.method.exchange.mechanism.pooled=True
+  other epsilon        --config.method.exchange.epsilon=1
 
 The epsilon is that of the clusters, over the whole run and for each person, conditional on the
 backbone, whose averaging adds no noise; configs/composed.py noises that too.
@@ -18,8 +21,9 @@ backbone, whose averaging adds no noise; configs/composed.py noises that too.
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_collections
-from ml_collections.config_dict import placeholder
 
 
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
@@ -27,111 +31,10 @@ def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   variants = {"synthetic": synthetic, "silos36": silos36, "lfw": lfw, "bupt": bupt}
   if variant not in variants:
     raise ValueError(f"privacyface has no variant {variant!r}: {', '.join(variants)}")
-  return variants[variant]()
+  return ml_collections.ConfigDict(variants[variant]())
 
 
-def base() -> ml_collections.ConfigDict:
-  """What the variants share."""
-  return ml_collections.ConfigDict({
-      "algorithm": "privacyface",
-      "rounds": 10,
-      "seed": 0,
-      "data": {},
-      "silos": {
-          "by": "attribute",             # random | dirichlet | attribute | file
-          "num_silos": 4,
-          "concentration": 1.0,          # dirichlet
-          "attribute": "skin_tone",
-          "path": "",                    # file: CSV with header person,client
-      },
-      "model": {
-          "backbone": "lenet",
-          "embedding_dim": 128,
-          "backbone_options": {},
-          "head": "cosface",             # cosface | arcface
-          "head_init": "prototypes",     # shared_frame | prototypes
-          "flip": False,
-      },
-      "pretrain": {"public": True, "rounds": 20,
-                   "hparams": {"client_learning_rate": 0.02, "head_learning_rate_scale": 1.0},
-                   "cohort": {"batch_size": 32, "steps": 24, "classes": "all"}},
-      "cohort": {
-          "silos_per_round": 0,          # 0: all
-          "batch_size": 32,
-          "epochs": 1,
-          "max_examples": 512,           # of a silo in a round; 0: all
-          "classes": "own",
-          "steps": 64,                   # centralised: optimiser steps a round
-          "only_silo": 0,                # local_only
-      },
-      "local": {
-          "stages": "joint",
-          "head_steps": 1,
-          "optimizer": "momentum",       # sgd | momentum | adam
-          "drift": "none",               # none | fedprox | scaffold
-      },
-      "exchange": {
-          # client_mean | anchor_table | dp_lloyd | exponential_caps, and without guarantee
-          # dplc_published | kmeans | all_rows
-          "mechanism": "anchor_table",
-          "rows": "prototypes",          # prototypes | class_embeddings (no guarantee)
-          "every": 0,                    # rounds between publications; 0: once, public backbone
-          "clusters": 8,                 # of a silo
-          "candidates": 64,              # exponential_caps: public centres to choose from
-          "angle": 0.8,                  # caps: radians
-          "selection_share": 0.2,        # exponential_caps: of the budget
-          "smallest": 5,                 # dplc_published
-          "iterations": 3,               # dp_lloyd, kmeans
-          "pooled": False,               # secure aggregation over silos
-          "count_weight": 0.5,           # of people counted beside the sums; 0: no counts
-          "significance": 2.0,           # weaker clusters are dropped
-          "projection": 0,               # public principal directions; 0: all dimensions
-          "public_iterations": 20,       # of the clustering of public people
-          "loss": "v0",                  # v0 | v1 | v2 | v3
-          "epsilon": placeholder(float),
-      },
-      "privacy": {
-          "aggregator": "mean",
-          "epsilon": placeholder(float),
-          "delta": 1e-5,
-          "noise_seed": placeholder(int),
-      },
-      "hparams": {
-          "client_learning_rate": 0.02,
-          "client_momentum": 0.9,
-          "head_learning_rate_scale": 0.1,
-          "server_learning_rate": 1.0,
-          "server_momentum": 0.0,
-          "scale": 16.0,
-          "margin": 0.1,
-          "foreign_weight": 0.1,         # of clusters beside a silo's own classes; the paper: 1
-          "cap_angle": 0.2,              # v1, v2: radians
-          "hinge_weight": 1.0,           # v2
-          "anchor_cosine": 0.6,
-          "proximal_weight": 0.01,
-          "clip_norm": 1.0,
-          "noise_multiplier": placeholder(float),
-          "cluster_noise_multiplier": placeholder(float),
-      },
-      "evaluation": {
-          "protocols": ("recall_all_pairs",),   # true accept rate at a false accept rate
-          "fars": (1e-1, 1e-2, 1e-3),
-          "every": 5,
-          "batch_size": 256,
-          "bootstrap": 200,
-          "headline": ("recall_all_pairs@far=0.01", "recall_all_pairs@far=0.1"),
-      },
-      "training": {
-          "rounds_per_dispatch": 5,
-          "clients_per_chunk": 1,
-          "checkpoint_every": 20,
-          "resident": "auto",
-          "wandb": "",
-      },
-  })
-
-
-def synthetic() -> ml_collections.ConfigDict:
+def synthetic() -> dict:
   """4,000 built-in synthetic people, a thousand in each of four silos, cut by skin tone.
 
   python -m experiments.train --config=configs/privacyface.py:synthetic --workdir=runs/privacyface
@@ -139,17 +42,13 @@ def synthetic() -> ml_collections.ConfigDict:
   seeds (FedPE 0.614 [0.580, 0.647]) at epsilon 4 for the clusters (4,000 people,
   add-or-remove-one, delta 1e-5); 80 s on a CPU core after rendering and pre-training.
   """
-  config = base()
-  config.data = {
-      "name": "synthetic_faces", "num_people": 4000, "evaluation_people": 200,
-      "images_per_person": 6, "size": 28, "seed": 3, "grayscale": True,
-      "public": {"name": "synthetic_faces", "num_people": 300, "images_per_person": 8, "size": 28,
-                 "seed": 4, "grayscale": True}}
-  config.exchange.epsilon = 4.0
-  return config
+  return dict(
+      method=_method(
+          partition=dict(name="by_attribute", attribute="skin_tone", num_silos=4)),
+      data=_rendered(people=4000), start=_public_start(), rounds=10, evaluation=_judged())
 
 
-def silos36() -> ml_collections.ConfigDict:
+def silos36() -> dict:
   """720 synthetic people in 36 random silos of 20 on average.
 
   python -m experiments.train --config=configs/privacyface.py:silos36 --workdir=runs/silos36
@@ -157,14 +56,13 @@ def silos36() -> ml_collections.ConfigDict:
   seeds (FedPE 0.564 [0.545, 0.584]) at epsilon 4 for the clusters (720 people, add-or-remove-one,
   delta 1e-5). Measured with silos of exactly 20.
   """
-  config = synthetic()
-  config.data.num_people = 720
-  config.silos.update({"by": "random", "num_silos": 36})
-  config.cohort.update({"batch_size": 8, "max_examples": 48})
-  return config
+  return dict(
+      method=_method(partition=dict(name="random", num_silos=36), max_examples=48,
+                     local=dict(batch_size=8)),
+      data=_rendered(people=720), start=_public_start(), rounds=10, evaluation=_judged())
 
 
-def lfw() -> ml_collections.ConfigDict:
+def lfw() -> dict:
   """LFW people with two or more images, outside View-2 folds 1-2, in four random silos.
 
   Pre-trained on rendered people. Needs the LFW folder of $FEDJAX_FACE_DATA.
@@ -173,40 +71,66 @@ def lfw() -> ml_collections.ConfigDict:
   View-2 accuracy 0.749 [0.740, 0.759] over 3 seeds (FedPE 0.759 [0.724, 0.795]) at epsilon 4 for
   the clusters (add-or-remove-one, delta 1e-5).
   """
-  config = base()
-  config.data = {
-      "name": "lfw", "size": 28, "grayscale": True, "test_folds": (1, 2), "min_images": 2,
-      "public": {"name": "synthetic_faces", "num_people": 300, "images_per_person": 8, "size": 28,
-                 "seed": 4, "grayscale": True}}
-  config.silos.by = "random"
-  config.model.flip = True
-  config.evaluation.update({"protocols": ("lfw_view2", "tar_at_far"),
-                            "headline": ("lfw_view2/accuracy", "tar@far=0.1")})
-  config.exchange.epsilon = 4.0
-  return config
+  return dict(
+      method=_method(partition=dict(name="random", num_silos=4), local=dict(flip=True)),
+      data=dict(name="lfw", size=28, grayscale=True, min_images=2,
+                public=dict(name="synthetic_faces", people=300, domain="street", seed=4)),
+      start=_public_start(local=dict(flip=True)), rounds=10,
+      evaluation=_judged(names=("lfw_view2", "tar_at_far"),
+                         headline=("lfw_view2/accuracy", "tar@far=0.1")))
 
 
-def bupt() -> ml_collections.ConfigDict:
+def bupt() -> dict:
   """BUPT-Balancedface by a list of clients, as in the paper, from an InsightFace .rec folder.
 
-  Not run here. silos.path is a CSV that puts every person into one of the four groups;
-  data.public is CASIA-WebFace, which pre-trains.
+  Not run here. method.clients.partition.path is a CSV that puts every person into one of the four
+  groups; data.path is the folder, data.public.path that of CASIA-WebFace, which pre-trains.
   """
-  config = base()
-  config.data = {"name": "insightface_rec", "path": "", "size": 112, "test_fraction": 0.05,
-                 "grayscale": False,
-                 "public": {"name": "insightface_rec", "path": "", "size": 112,
-                            "grayscale": False}}
-  config.silos.update({"by": "file", "path": ""})
-  config.model.update({"backbone": "iresnet18", "embedding_dim": 512, "flip": True})
-  config.cohort.update({"batch_size": 128, "max_examples": 0})
-  config.exchange.update({"clusters": 16, "candidates": 256, "projection": 64, "epsilon": 4.0})
-  config.hparams.update({"scale": 30.0, "margin": 0.4})
-  return config
+  margins = dict(margin=0.4, scale=30.0)
+  return dict(
+      method=_method(partition=dict(name="by_file", path=""), max_examples=0,
+                     backbone=dict(name="iresnet18", embedding_dim=512), head=margins,
+                     local=dict(batch_size=128, flip=True),
+                     exchange=dict(mechanism=dict(clusters=16), projection=64)),
+      data=dict(name="insightface_rec", path="", evaluation=0.05,
+                public=dict(name="insightface_rec", path="")),
+      start=_public_start(head=margins, local=dict(flip=True)), rounds=10, evaluation=_judged())
+
+
+_HEAD = dict(name="cosface", margin=0.1)
+
+
+def _method(partition: dict, max_examples: int = 512, head: Any = (), local: Any = (),
+            exchange: Any = (), **parts: Any) -> dict:
+  """PrivacyFace with clusters at epsilon 4, and heads that learn ten times as slowly."""
+  return dict(
+      name="privacyface", start_head="public_prototypes",
+      clients=dict(name="silos", partition=partition, max_examples=max_examples),
+      local=dict(learning_rate=0.02, head_learning_rate_scale=0.1, optimizer="momentum", epochs=1,
+                 batch_size=32) | dict(local),
+      head=_HEAD | dict(head), exchange=dict(epsilon=4.0) | dict(exchange), **parts)
+
+
+def _rendered(people: int) -> dict:
+  """Rendered people, and public ones of another world."""
+  return dict(name="synthetic_faces", people=people, evaluation=200, images_per_person=6, seed=3,
+              public=300, public_domain="street", public_seed=4)
+
+
+def _public_start(head: Any = (), local: Any = ()) -> dict:
+  """Centralised pre-training on the public people, with the head of the silos."""
+  return dict(name="pretrain", rounds=20, method=dict(
+      name="centralized", head=_HEAD | dict(head), local=dict(local), steps=24))
+
+
+def _judged(names: tuple[str, ...] = ("recall_all_pairs",), headline: tuple[str, ...] = (
+    "recall_all_pairs@far=0.01", "recall_all_pairs@far=0.1")) -> dict:
+  """True accept rates at false accept rates."""
+  return dict(names=names, every=5, bootstrap=200, headline=headline)
 
 
 PRIVATE = ("client_mean", "anchor_table", "dp_lloyd", "exponential_caps")
-WITHOUT_NOISE = {"exchange.epsilon": None}
+WITHOUT_NOISE = {"method.exchange.epsilon": None}
 
 
 def get_comparison(variant: str) -> dict[str, dict]:
@@ -218,20 +142,20 @@ def get_comparison(variant: str) -> dict[str, dict]:
   if variant not in mechanisms:
     raise ValueError(f"nothing is compared with {variant!r}: {', '.join(mechanisms)}")
   settings: dict[str, dict] = {
-      "fedpe": {"algorithm": "fedpe"},
-      "shared_head": {"algorithm": "fedavg", "cohort.classes": "all",
-                      "model.head_init": "shared_frame"},
-      "all_people": WITHOUT_NOISE | {"exchange.mechanism": "all_rows"},
+      "fedpe": {"method": "fedpe"},
+      "shared_head": {"method": "fedavg", "method.aggregate": "mean",
+                      "method.server": "averaging"},
+      "all_people": WITHOUT_NOISE | {"method.exchange.mechanism": "all_rows"},
       "all_classes_each_round": WITHOUT_NOISE | {
-          "exchange.mechanism": "all_rows", "exchange.rows": "class_embeddings",
-          "exchange.every": 1},
-      "kmeans": WITHOUT_NOISE | {"exchange.mechanism": "kmeans"},
-      "dplc_published": {"exchange.mechanism": "dplc_published"},
+          "method.exchange.mechanism": "all_rows", "method.exchange.rows": "class_embeddings",
+          "method.exchange.every": 1},
+      "kmeans": WITHOUT_NOISE | {"method.exchange.mechanism": "kmeans"},
+      "dplc_published": {"method.exchange.mechanism": "dplc_published"},
   }
   for mechanism in mechanisms[variant]:
     for epsilon in (1.0, 4.0, 8.0):
       settings[f"{mechanism}_{epsilon:g}"] = {
-          "exchange.mechanism": mechanism, "exchange.epsilon": epsilon}
+          "method.exchange.mechanism": mechanism, "method.exchange.epsilon": epsilon}
   return settings
 
 

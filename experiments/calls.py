@@ -1,10 +1,10 @@
-"""Configs that are the arguments of `fedjax_face.fit`, written down: read, overridden, run."""
+"""Configs, which are the arguments of `fedjax_face.fit` written down: read and overridden."""
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import pathlib
+import runpy
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,60 +12,92 @@ from absl import flags
 
 from experiments import command_line
 
+PREFIX = "--config."
 
-def config_of(arguments: Sequence[str]) -> Any | None:
-  """The config that `--config=FILE[:variant]` names, where it is the arguments of `fit`.
+
+def define(values: flags.FlagValues) -> None:
+  """Adds `--config`; its overrides are for `said`."""
+  flags.DEFINE_string("config", None, "FILE[:variant]; --config.x.y=value replaces or adds one "
+                      "value, --config.method.head=arcface a part", flag_values=values)
+  flags.DEFINE_string("options", None, "prints what can be said of a section of the config, with "
+                      "its values, and does nothing else: --options=method.head; all of it: "
+                      "--options=all", flag_values=values)
+
+
+def parse(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -> None:
+  """`command_line.parse` without the overrides.
+
+  Raises:
+    ValueError: as there, or `--config` or `--workdir` is missing.
+  """
+  command_line.parse(values, [a for a in arguments if not a.startswith(PREFIX)], doc)
+  if "options" in values and values.options is not None:
+    from fedjax_face.runs.asked import described
+    raise command_line.HelpAsked(described(said(arguments), values.options))
+  for name in ("config", "workdir"):
+    if values[name].value is None:
+      raise ValueError(f"--{name} is required")
+  command_line.use_devices(values.cpu_devices)
+  command_line.use_compilation_cache(values.compilation_cache)
+
+
+def module_of(path: str) -> tuple[dict[str, Any], list[str]]:
+  """What a config file defines, and its variant, if one is named, as a list of one.
+
+  Args:
+    path: FILE[:variant].
 
   Raises:
     FileNotFoundError: no such file.
+    ValueError: the file cannot be run.
   """
-  said = [a.partition("=")[2] or "".join(arguments[i + 1:i + 2])
-          for i, a in enumerate(arguments) if a.partition("=")[0] in ("--config", "-config")]
-  path, _, variant = said[-1].partition(":") if said else ("", "", "")
-  if not pathlib.Path(path).is_file():
-    return None  # the flag itself says so
-  spec = importlib.util.spec_from_file_location("config_of_a_call", path)
-  assert spec is not None and spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  takes = inspect.signature(module.get_config).parameters
-  config = module.get_config(variant) if variant and takes else module.get_config()
-  return config if "method" in config else None
+  name, _, variant = path.partition(":")
+  if not pathlib.Path(name).is_file():
+    raise FileNotFoundError(f"--config={name}: no such file; expected configs/NAME.py[:variant]")
+  try:
+    return runpy.run_path(name), [variant] if variant else []
+  except Exception as error:  # a config file runs code of its own
+    raise ValueError(f"--config={name}: {type(error).__name__}: {error}") from error
 
 
-def train(config: Any, arguments: Sequence[str], doc: str | None) -> None:
-  """`fit(**from_config(config))` with the overrides and flags of a command line.
-
-  Args:
-    config: of `config_of`.
-    arguments: of the process, its name first.
-    doc: of the program.
+def config_of(arguments: Sequence[str]) -> Any:
+  """The config that `--config=FILE[:variant]` names, as the file says it.
 
   Raises:
-    ValueError: an override or a section that no signature takes, in one line.
+    FileNotFoundError: no such file.
+    ValueError: no `--config`, or the file or variant is refused.
   """
-  values = flags.FlagValues()
-  flags.DEFINE_string("config", None, "FILE[:variant]; --config.x.y=value replaces or adds one "
-                      "value, --config.method.head=arcface a part", flag_values=values)
-  command_line.define_shared(values)
-  command_line.define_budget(values)
-  own = [a for a in arguments if a.startswith("--config.")]
-  command_line.parse(values, [a for a in arguments if a not in own], doc)
-  if values.workdir is None:
-    raise ValueError("--workdir is required")
-  command_line.use_devices(values.cpu_devices)
-  command_line.use_compilation_cache(values.compilation_cache)
-  from fedjax_face import options
-  from fedjax_face.runs import figures, fit
-  from fedjax_face.training import summary
-  from fedjax_face.training.records import read_json
-  changed = options.override(config, fit.ARGUMENTS, own)
+  given = [a.partition("=")[2] or "".join(arguments[i + 1:i + 2])
+           for i, a in enumerate(arguments) if a.partition("=")[0] in ("--config", "-config")]
+  if not given:
+    raise ValueError("--config is required")
+  module, variant = module_of(given[-1])
+  if "get_config" not in module:
+    raise ValueError(f"--config={given[-1]}: the file has no get_config")
+  try:
+    return module["get_config"](*variant)
+  except ValueError:
+    raise
+  except Exception as error:
+    raise ValueError(f"--config={given[-1]}: {type(error).__name__}: {error}") from error
+
+
+def overrides(arguments: Sequence[str]) -> list[str]:
+  """The overrides `--config.KEY=VALUE` among the arguments."""
+  return [a for a in arguments if a.startswith(PREFIX)]
+
+
+def said(arguments: Sequence[str]) -> dict[str, Any]:
+  """The config of a command line with its overrides; says what they dropped.
+
+  Raises:
+    FileNotFoundError, ValueError: as `config_of`, or an override that no signature takes.
+  """
+  from fedjax_face.runs.asked import overridden
+  config = config_of(arguments)
+  if "method" not in config:
+    raise ValueError("the config says no method: it is for another program")
+  changed = overridden(config, overrides(arguments))
   for line in changed.dropped:
-    print(f"dropped, as another part took its place: {line}")
-  asked = fit.from_config(changed.config)
-  fit.fit(**asked, workdir=values.workdir, account=command_line.privacy_budget(values))
-  workdir = pathlib.Path(values.workdir)
-  headline = options.made(asked["evaluation"]).headline if "evaluation" in asked else ()
-  figures.save(workdir, headline)
-  summary.print_results(workdir, read_json(workdir / "summary.json"),
-                        read_json(workdir / "privacy.json"), headline)
+    print(f"dropped, as another part took its place: {line}", file=sys.stderr)
+  return changed.config

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pathlib
-import re
 import sys
 import textwrap
 import traceback
@@ -14,17 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 MISTAKES = (ValueError, OSError, ImportError, flags.Error)
-
-
-def define_config(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-  """Adds `--config=configs/NAME.py[:variant]`, with overrides read from `arguments`."""
-  arguments, _ = _without_unset(arguments)
-  config_flags.DEFINE_config_file(
-    "config", None, "configs/NAME.py[:variant]; --config.x.y=value replaces one value",
-    lock_config=True, flag_values=values, sys_argv=list(arguments))
 
 
 def define_shared(values: flags.FlagValues) -> None:
@@ -54,25 +43,15 @@ def parse(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -
 
   Raises:
     HelpAsked: --help or -h is among the arguments.
-    ValueError: in one line, naming the flag or config key and the nearest one that exists.
+    ValueError: in one line, naming the flag and the nearest one that exists.
   """
   answer_help(values, arguments, doc)
-  _require_config_file(arguments)
-  arguments, unset = _without_unset(arguments)
   try:
     rest = values(list(arguments))[1:]
-    for name in unset:
-      values.config.update_from_flattened_dict({name: None})
-  except AttributeError as error:  # a --config.x.y that the config lacks
-    raise ValueError(_unknown_key(str(error), arguments)) from error
   except flags.Error as error:
     raise ValueError(_innermost(str(error))) from error
-  except Exception as error:  # a config file runs code of its own
-    raise ValueError(f"--config: {type(error).__name__}: {error}") from error
   if rest:
     raise ValueError(f"argument {rest[0]!r} is not a flag: flags start with --")
-  if "overrides" in values and values.overrides and values.config is not None:
-    _override(values, values.overrides, arguments)
 
 
 def answer_help(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -> None:
@@ -82,21 +61,25 @@ def answer_help(values: flags.FlagValues, arguments: Sequence[str], doc: str | N
 
 
 def _help(values: flags.FlagValues, doc: str) -> str:
-  lines = [doc.strip(), "", "Flags:"]
-  for name in sorted(values):
-    flag = values[name]
-    if "." in name:
-      continue
-    default = "" if flag.default in (None, "") else f" (default {flag.default})"
-    lines += [f"  --{name}", *textwrap.wrap(f"{flag.help}{default}", 94, initial_indent="      ",
-                                            subsequent_indent="      ")]
+  lines, grouped = [doc.strip()], {name for names in _GROUPS.values() for name in names}
+  own = {"This program": tuple(name for name in values if name not in grouped)}
+  for title, names in (own | _GROUPS).items():
+    held = [name for name in names if name in values]
+    lines += ["", f"{title}:"] if held else []
+    for name in held:
+      flag = values[name]
+      default = "" if flag.default in (None, "", [], False) else f" (default {flag.default})"
+      lines += [f"  --{name}", *textwrap.wrap(
+          f"{flag.help}{default}", 94, initial_indent="      ", subsequent_indent="      ")]
   return "\n".join(lines)
 
 
-def define_overrides(values: flags.FlagValues) -> None:
-  """Adds `--overrides`, which `parse` applies."""
-  flags.DEFINE_string("overrides", None, "rehearsal.json, whose overrides replace values of the "
-                      "config", flag_values=values)
+_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "What all runs on the same people release":
+        ("privacy_budget", "privacy_budget_limit", "privacy_budget_data"),
+    "Several processes": ("coordinator", "processes", "process"),
+    "This computer": ("compilation_cache", "cpu_devices", "debug")}
+"""Flags that several programs have, by what they are about."""
 
 
 def define_budget(values: flags.FlagValues) -> None:
@@ -131,49 +114,6 @@ def privacy_budget(values: flags.FlagValues) -> Any:
     raise ValueError("--privacy_budget_data=: expected the name of a data set")
   return Budget(pathlib.Path(values.privacy_budget).absolute(), limit,
                 values.privacy_budget_data)
-
-
-def _override(values: flags.FlagValues, path: str, arguments: Sequence[str]) -> None:
-  from fedjax_face.training import config
-  try:
-    overrides = json.loads(pathlib.Path(path).read_text())["overrides"]
-  except (json.JSONDecodeError, KeyError, TypeError) as error:
-    raise ValueError(f"--overrides={path}: not what a rehearsal writes ({error!r})") from None
-  for argument in arguments:
-    name = argument.partition("=")[0].removeprefix("--config.")
-    if name in overrides:
-      raise ValueError(f"{argument}: --overrides={path} gives {name} as well; leave one out")
-  config.override(values.config, overrides)
-
-
-def _without_unset(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-  """The arguments without `--config.x.y=None`, and the keys `x.y` that they unset.
-
-  A number's own flag takes numbers only.
-  """
-  unset = [match[1] for a in arguments if (match := re.fullmatch(r"--config\.(.+)=None", a))]
-  kept = [a for a in arguments if not re.fullmatch(r"--config\.(.+)=None", a)]
-  return kept, unset
-
-
-def _require_config_file(arguments: Sequence[str]) -> None:
-  for i, argument in enumerate(arguments):
-    name, equals, value = argument.partition("=")
-    if name.lstrip("-") == "config":
-      path = (value if equals else "".join(arguments[i + 1:i + 2])).partition(":")[0]
-      if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(
-          f"--config={path}: no such file; expected configs/NAME.py[:variant]")
-
-
-def _unknown_key(message: str, arguments: Sequence[str]) -> str:
-  """"config has no key local.lr (did you mean ...)" from what ml_collections says."""
-  names = re.findall(r'"(\w+)" instead of "(\w+)"', message)
-  missing = names[0][1] if names else re.sub(r"\W", "", message)
-  full = next((a.partition("=")[0] for a in arguments
-               if a.startswith("--config.") and missing in a.partition("=")[0].split(".")), missing)
-  hint = f"; did you mean {names[0][0]!r}?" if names else ""
-  return f"{full}: the config has no key {missing!r}{hint}"
 
 
 def _innermost(message: str) -> str:
@@ -225,16 +165,3 @@ def use_compilation_cache(folder: str | None) -> None:
   jax.config.update("jax_compilation_cache_dir", str(chosen))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def save_roc(roc: Mapping[str, Any] | None, names: Mapping[str, str], folder: pathlib.Path) -> None:
-  """Draws roc.png and det.png; nothing where the protocols gave no curve; see `roc_figures`."""
-  from fedjax_face.figures import figures
-  from fedjax_face.runs.figures import roc_figures
-  for name, figure in roc_figures(roc, names).items():
-    figures.save(figure, folder / f"{name}.png")
-
-
-def curve_names(references: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, str]:
-  """Names of curves for `save_roc`: the model's, and the words of the references."""
-  return {"model": model} | {name: of["words"] for name, of in references.items()}

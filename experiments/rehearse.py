@@ -4,9 +4,9 @@ python -m experiments.rehearse --config=configs/dp_fedemb.py:synthetic --workdir
 python -m experiments.train --config=configs/dp_fedemb.py:synthetic --workdir=runs/rehearsed \
     --overrides=runs/rehearsal/rehearsal.json
 
-Of the people of data.public half pre-train, if the config pre-trains, a fifth judges, the others
-are clients, on whose mean update lies the noise that the run will have. Writes rehearsal.json; with
---overrides the privacy statement says what was chosen on whom.
+Of the people of the public set half pre-train, if the config has a start, a fifth judges, the
+others are clients, on whose mean update lies the noise that the run will have. Writes
+rehearsal.json; with --overrides the privacy statement says what was chosen on whom.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from experiments import command_line
+from experiments import calls, command_line
 
 
-def _flags(arguments: Sequence[str]) -> flags.FlagValues:
+def _flags() -> flags.FlagValues:
   values = flags.FlagValues()
-  command_line.define_config(values, arguments)
+  calls.define(values)
   command_line.define_shared(values)
   flags.DEFINE_integer("candidates", 16, "how many settings are tried, the config's own among "
                        "them", lower_bound=1, flag_values=values)
@@ -35,17 +35,12 @@ def _flags(arguments: Sequence[str]) -> flags.FlagValues:
 
 
 def _rehearse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-  command_line.parse(values, arguments, __doc__)
-  for name in ("config", "workdir"):
-    if values[name].value is None:
-      raise ValueError(f"--{name} is required")
-  command_line.use_devices(values.cpu_devices)
-  command_line.use_compilation_cache(values.compilation_cache)
-  from fedjax_face.training import rehearsal
+  calls.parse(values, arguments, __doc__)
+  from fedjax_face.runs import asked, rehearsal
   record = rehearsal.rehearse(
-    values.config, values.workdir, candidates=values.candidates, repetitions=values.repetitions,
-    rounds=values.rounds, minutes=values.minutes,
-    say=lambda line: print(line, file=sys.stderr, flush=True))
+      **asked.from_config(calls.said(arguments)), workdir=values.workdir,
+      candidates=values.candidates, repetitions=values.repetitions, final_rounds=values.rounds,
+      minutes=values.minutes, say=lambda line: print(line, file=sys.stderr, flush=True))
   _print(record, pathlib.Path(values.workdir) / "rehearsal.json")
 
 
@@ -55,28 +50,25 @@ def _print(record: Mapping, path: pathlib.Path) -> None:
   table = Table(title=f"{record['metric']} on {record['people']['judges']} people of "
                       f"{record['set']}; start {record['start']['score']:.4f}")
   names = list(record["trials"][0]["values"])
-  for column in ("candidate", *(n.rpartition(".")[2] for n in names), "rounds", "score"):
+  for column in ("candidate", *(n.removeprefix("method.") for n in names), "rounds", "score"):
     table.add_column(column, justify="right")
   for trial in record["trials"]:
     marked = "*" * (trial["candidate"] == record["winner"]["candidate"])
-    values = [f"{trial['values'].get(name, math.nan):g}" for name in names]
+    values = [f"{float(trial['values'].get(name, math.nan)):g}" for name in names]
     table.add_row(f"{trial['candidate']}{marked}", *values, str(trial["rounds"]),
                   f"{float(trial['score']):.4f}")
-  Console(width=None if sys.stdout.isatty() else 120).print(table)
+  Console(width=None if sys.stdout.isatty() else 140).print(table)
   for warning in record["warnings"]:
     print(f"Warning: {warning}.")
-  print(" ".join(f"--config.{n}={v}" for n, v in record["overrides"].items() if n in names))
-  if any(n.startswith("pretrain.") for n in record["overrides"]):
-    print("These flags may change pre-training as well; --overrides leaves it as it was.")
+  print(" ".join(f"--config.{name}={value}" for name, value in record["overrides"].items()))
   print(f"With what the privacy statement says of it: --overrides={path}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit status."""
   given = sys.argv if arguments is None else ["rehearse", *arguments]
-  values = _flags(given)
   return command_line.one_line_errors(
-    lambda: _rehearse(values, given), lambda: "--debug" in given)
+      lambda: _rehearse(_flags(), given), lambda: "--debug" in given)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@
 
 Names load what they need when they are first used. Rarer parts stand under their kind:
 `ff.samplings.poisson`, `ff.partitions.dirichlet`, `ff.drifts.scaffold`, `ff.mechanisms.dp_lloyd`,
-`ff.public_sets.lfw`.
+`ff.public_sets.lfw`, `ff.networks.hyperface`, `ff.devices.frozen`. What the programs of
+`experiments/` do is one call each: `fit`, `compare`, `plan`, `rehearse`, `audit`, `attack`,
+`detect`, and `run.evaluate`.
 """
 
 from __future__ import annotations
@@ -18,20 +20,34 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "runs.fit": ("fit", "from_config", "rounds"),
+_PROGRAMS = {
+    "attacks.attack": ("attack",),
+    "attacks.method_audit": ("audit",),
+    "runs.asked": ("from_config",),
+    "runs.compare": ("compare",),
+    "runs.detect": ("detect",),
+    "runs.fit": ("fit", "rounds"),
     "runs.load": ("load",),
+    "runs.plan": ("plan",),
+    "runs.rehearsal": ("rehearse",),
     "runs.run": ("Run",),
-    "runs.settings": ("budget", "compute", "protocols"),
+}
+_HOMES = {
+    "runs.settings": ("budget", "compute", "protocols", "rehearsed"),
     "runs.start": ("pretrain",),
     "options": ("OptionError", "register", "replace"),
     "data.by_hand": ("faces",),
     "data.dataset": ("FaceDataset",),
     "data.sources": ("Sources",),
-    "data.sets": ("femnist", "folder", "insightface_rec", "lfw", "orl", "synthetic_faces", "tfds"),
+    "data.photograph_sets": ("photographs",),
+    "data.region_sources": ("RegionSources",),
+    "data.sets": ("closed_set", "digiface", "femnist", "folder", "insightface_rec", "lfw", "orl",
+                  "synthetic_faces", "tfds"),
     "methods.centralized": ("centralized",),
     "methods.composed": ("composed",),
+    "methods.dp_activations": ("dp_activations",),
     "methods.dp_fedemb": ("dp_fedemb",),
+    "methods.dp_hyperface": ("dp_hyperface", "face_detector", "hyperface"),
     "methods.fedavg": ("fedavg",),
     "methods.fedaws": ("fedaws",),
     "methods.fedgc": ("fedgc",),
@@ -57,11 +73,15 @@ _HOMES = {
     "losses.corrections": ("gradient_correction", "spreadout"),
 }
 _MODULES = {
-    "drifts": "federated.local", "mechanisms": "federated.mechanisms",
-    "partitions": "federated.silos", "public_sets": "data.public_sets",
-    "samplings": "federated.sampling",
+    "activations": "split.mechanism", "devices": "split.device", "drifts": "federated.local",
+    "evaluations": "runs.settings", "gradients": "dp_sgd.gradients", "labels": "split.labels",
+    "mechanisms": "federated.mechanisms", "networks": "models.task_networks",
+    "optimizers": "dp_sgd.optimizers", "partitions": "federated.silos",
+    "photograph_sources": "data.photograph_sets", "proposers": "data.proposers",
+    "public_sets": "data.public_sets", "samplings": "federated.sampling", "splits": "split.cuts",
+    "tasks": "losses.tasks", "units": "dp_sgd.units",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF = {name: home for home, names in (_PROGRAMS | _HOMES).items() for name in names}
 
 __all__ = ["__version__", *sorted(_HOME_OF), *sorted(_MODULES)]
 

@@ -1,7 +1,10 @@
 """Names of the front door: all there, each once, loaded when they are used."""
 
+import pathlib
 import subprocess
 import sys
+
+import pytest
 
 import fedjax_face as ff
 from fedjax_face.federated.aggregates import Aggregate
@@ -11,6 +14,8 @@ from fedjax_face.models.backbones import Backbone
 from fedjax_face.models.heads import Head
 from fedjax_face.options import kind_of
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
 
 def test_every_name_is_there():
   for name in ff.__all__:
@@ -19,7 +24,7 @@ def test_every_name_is_there():
 
 
 def test_no_name_stands_for_two_things():
-  names = [name for names in ff._HOMES.values() for name in names]
+  names = [name for names in (ff._PROGRAMS | ff._HOMES).values() for name in names]
   assert len(names) == len(set(names)) and not set(names) & set(ff._MODULES)
 
 
@@ -27,12 +32,14 @@ def test_what_is_registered_of_the_flat_kinds_has_a_name():
   for kind in (Method, Backbone, Head, Aggregate, Optimizer):
     missing = set(kind_of(kind).names()) - set(ff.__all__)
     assert not {name for name in missing if kind_of(kind).find(name, "").function.__module__.
-                startswith("fedjax_face")} - ff_left_out(), missing
+                startswith("fedjax_face")}, missing
 
 
-def ff_left_out():
-  """Methods that `fit` does not run yet."""
-  return {"dp_activations", "dp_hyperface", "face_detector", "hyperface"}
+@pytest.mark.parametrize("program", sorted({
+    path.stem for path in (ROOT / "experiments").glob("*.py")} - {
+        "__init__", "calls", "command_line", "device", "edge_server", "evaluate", "train"}))
+def test_every_program_is_one_call(program):
+  assert callable(getattr(ff, program))
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -372,6 +372,73 @@ def test_a_replaced_part_drops_what_was_said_for_the_old_one():
   assert overridden("rounds=3").dropped == ()
 
 
+class System(typing.NamedTuple):
+  """A kind whose options are parts, of which others take some too."""
+
+  head: Head
+
+
+toys.register.kind(System, homes=(__name__,), keeps_options=True)
+
+
+@toys.register.system
+def silos(*, head: Head = cosface(), aggregate: Aggregate = gaussian(),
+          local: toys.Local = local_steps(), start: typing.Literal["shared", "own"] = "own",
+          steps: int = 4, weight: float = 0.5,
+          widths: typing.Mapping[str, float] = {}) -> System:  # noqa: B006
+  return System(head)
+
+
+@toys.register.system
+def pooled(*, head: Head = cosface(), aggregate: Aggregate = toys.mean(),
+           local: toys.Local = local_steps(epochs=5),
+           start: typing.Literal["shared", "new"] = "shared",
+           steps: int = 64, weight: Head | None = None,
+           widths: typing.Mapping[str, float] = {}) -> System:  # noqa: B006
+  return System(head)
+
+
+SILOS = {"system": {"name": "silos", "head": {"name": "arcface", "margin": 0.2},
+                    "local": {"drift": {"name": "fedprox", "weight": 0.1}}, "steps": 3,
+                    "widths": {"a": 2.0}}}
+
+
+def replaced(said, *flags):
+  return override({"system": said}, {"system": System}, [
+      "--config.system=pooled", *(f"--config.system.{flag}" for flag in flags)])
+
+
+def test_another_part_of_a_kind_that_keeps_options_leaves_those_that_both_take():
+  changed = replaced(SILOS["system"])
+  assert changed.config == {"system": {**SILOS["system"], "name": "pooled"}}
+  assert changed.dropped == ("system=silos",)
+  assert build(System, changed.config["system"], "system") == pooled(
+      head=arcface(margin=0.2), local=local_steps(epochs=5, drift=fedprox(weight=0.1)), steps=3,
+      widths={"a": 2.0})
+  assert SILOS["system"]["name"] == "silos"
+  assert replaced(SILOS["system"], "head=linear", "steps=default").config["system"] == {
+      "name": "pooled", "head": {"name": "linear"}, "local": SILOS["system"]["local"],
+      "widths": {"a": 2.0}}
+
+
+@pytest.mark.parametrize("said, kept, dropped", [
+    ({"aggregate": {"clip_norm": 2.0}}, {}, ["aggregate.clip_norm=2.0"]),  # the default's, another
+    ({"aggregate": {"name": "gaussian"}}, {"aggregate": {"name": "gaussian"}}, []),
+    ({"aggregate": "gaussian"}, {"aggregate": "gaussian"}, []),
+    ({"aggregate": {"name": "gausian"}}, {}, ["aggregate=gausian"]),  # there is none
+    ({"aggregate": gaussian()}, {"aggregate": gaussian()}, []),
+    ({"start": "own"}, {}, ["start='own'"]),  # not one of the other's
+    ({"start": "shared"}, {"start": "shared"}, []),
+    ({"weight": 0.5}, {}, ["weight=0.5"]),  # of another type
+    ({"unknown": 1}, {}, ["unknown=1"]),
+])
+def test_what_the_other_part_would_take_otherwise_is_dropped(said, kept, dropped):
+  changed = replaced({"name": "silos", **said})
+  assert changed.config == {"system": {"name": "pooled", **kept}}
+  assert [line.replace("'", "") for line in changed.dropped] == [
+      "system=silos", *(f"system.{line}".replace("'", "") for line in dropped)]
+
+
 def test_a_section_that_says_none_can_be_said_again():
   changed = overridden("privacy.epsilon=2", config={"privacy": None})
   assert arguments(ROOT, changed.config) == {"privacy": toys.budget(2.0)}

@@ -114,9 +114,7 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, rece
   Raises:
     ValueError: there is no public set, or a run of another mode or of several devices.
   """
-  if system.schedule.mode != "frozen_cached" or system.devices > 1:
-    raise ValueError(f"split.mode={system.schedule.mode}, split.devices={system.devices}: the "
-                     "suite attacks frozen_cached with one device, where a picture is sent once")
+  require_attacked(system.schedule.mode, system.devices)
   if sources.public is None:
     raise ValueError("the attacks need data.public: the attacker's own pictures")
   key, *keys = jax.random.split(key, 8)
@@ -171,6 +169,21 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, rece
       originals=originals,
       rebuilt=rebuilt,
   )
+
+
+def require_attacked(mode: str, devices: int) -> None:
+  """Refuses runs in which a picture may be sent more than once.
+
+  Args:
+    mode: of the device part.
+    devices: K.
+
+  Raises:
+    ValueError: another mode than `frozen_cached`, or several devices.
+  """
+  if mode != "frozen_cached" or devices > 1:
+    raise ValueError(f"method.device sends as {mode}, method.clients.number={devices}: the suite "
+                     "attacks frozen_cached with one device, where a picture is sent once")
 
 
 def _bound(mu: float) -> Bound:

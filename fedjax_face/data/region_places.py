@@ -61,13 +61,13 @@ def check_public(public: Mapping[str, Mapping[str, Any]],
     for other, theirs in private.items():
       same = _why_same(source, theirs)
       if same:
-        raise ValueError(f"data.public.sources.{key} and data.sources.{other} are both {same}; "
+        raise ValueError(f"data.public.{key} and data.sources.{other} are both {same}; "
                          "expected public photographs of other people")
       if not _is_synthetic(source) and not _is_synthetic(theirs):
         how = ("people are told apart by LFW's names and by their photographs alone"
                if _are_other_people(source, theirs)
                else "whether they share a person cannot be checked")
-        notes.append(f"data.public.sources.{key} ({source.get('name')}) and data.sources.{other} "
+        notes.append(f"data.public.{key} ({source.get('name')}) and data.sources.{other} "
                      f"({theirs.get('name')}): {how}")
   return tuple(notes)
 
@@ -89,8 +89,8 @@ def check_private(private: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
   real = [f"data.sources.{key}" for key, source in private.items() if not _is_synthetic(source)]
   if len(real) < 2:
     return ()
-  return (f"{', '.join(real)}: epsilon assumes that no person (cohort.unit=person) and no "
-          "photograph (cohort.unit=image) is in two of them, which is not known; one that is "
+  return (f"{', '.join(real)}: epsilon assumes that no person (method.units.unit=person) and no "
+          "photograph (method.units.unit=image) is in two of them, which is not known; one that is "
           "counts once in each, and may be on both sides of the split.",)
 
 
@@ -114,7 +114,7 @@ def check_copies(public: Mapping[str, Photographs], private: Mapping[str, Photog
     _refuse_copies(own, held, "every photograph once, as one in two of them would count twice")
     held |= own
   for key, photographs in public.items():
-    _refuse_copies(_digests(f"data.public.sources.{key}", photographs), held,
+    _refuse_copies(_digests(f"data.public.{key}", photographs), held,
                    "public photographs of other people")
 
 

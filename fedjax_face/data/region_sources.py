@@ -88,8 +88,8 @@ class RegionSet(NamedTuple):
     """
     unknown = [source.name for source in self.photographs if not source.persons_known]
     if unit == "person" and unknown:
-      raise ValueError(f"cohort.unit=person: {', '.join(unknown)} does not say which faces are of "
-                       "one person; expected image or region, or sources that do")
+      raise ValueError(f"method.units.unit=person: {', '.join(unknown)} does not say which faces "
+                       "are of one person; expected image or region, or sources that do")
     return units_of(self.regions, unit)
 
   def unit_identities(self, unit: str) -> np.ndarray:

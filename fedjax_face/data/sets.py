@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fedjax_face.data import by_hand, sources
-from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.data.sources import Sources
+from fedjax_face.data import closed_set as known_people
+from fedjax_face.data.region_sources import RegionSources
 from fedjax_face.options import at_least, register, within
 
 Count = Annotated[int, at_least(1)]
@@ -20,41 +20,50 @@ Fraction = Annotated[float, within("(0, 1)")]
 class Data:
   """The sets of a run, loaded when they are first asked for.
 
+  Attributes:
+    feeds: what they train and judge: "embeddings", "face_tasks" or "classes".
+
   Args:
-    load: () -> Sources.
+    load: () -> Sources, or the RegionSources of face tasks.
     words: what they are, where they were made by hand.
+    feeds: see above.
+    public: () -> the public set, where it can be had without the private one.
   """
 
-  def __init__(self, load: Callable[[], Sources], words: str = "Data") -> None:
-    self._load, self._words = load, words
+  def __init__(self, load: Callable[[], Any], words: str = "Data", feeds: str = "embeddings",
+               public: Callable[[], Any] | None = None) -> None:
+    self._load, self._words, self.feeds, self._public = load, words, feeds, public
 
   @classmethod
-  def by_hand(cls, made: Sources) -> Data:
+  def by_hand(cls, made: Any) -> Data:
     """Sets that were made by hand; checked when they are first asked for."""
-    return cls(lambda: by_hand.checked(made), sources.words(made))
+    if isinstance(made, RegionSources):
+      return cls(lambda: made, f"RegionSources({made.train.name!r})", "face_tasks")
+    return cls(lambda: by_hand.checked(made), sources.words(made),
+               "classes" if made.evaluates_training_people else "embeddings")
 
   def __repr__(self) -> str:
     return self._words
 
   @functools.cached_property
-  def sources(self) -> Sources:
-    """All sets."""
+  def sources(self) -> Any:
+    """All sets: `Sources`, or `RegionSources` of face tasks."""
     return self._load()
 
   @property
-  def train(self) -> FaceDataset:
+  def train(self) -> Any:
     """The private training set."""
     return self.sources.train
 
   @property
-  def evaluation(self) -> FaceDataset:
-    """People who do not train."""
+  def evaluation(self) -> Any:
+    """People who do not train, or other images of those who do."""
     return self.sources.evaluation
 
-  @property
-  def public(self) -> FaceDataset | None:
+  @functools.cached_property
+  def public(self) -> Any:
     """Outside the guarantee, or None."""
-    return self.sources.public
+    return self.sources.public if self._public is None else self._public()
 
 
 class PublicSet:
@@ -68,7 +77,7 @@ class PublicSet:
     self.section = section
 
 
-register.kind(Data, homes=("fedjax_face.data.sets",))
+register.kind(Data, homes=("fedjax_face.data.sets", "fedjax_face.data.photograph_sets"))
 register.kind(PublicSet, name="public_set", homes=("fedjax_face.data.public_sets",))
 
 
@@ -81,7 +90,8 @@ def _data(section: dict[str, Any], seed: int, public: PublicSet | None = None) -
 @register.data
 def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size: Side = 28,
                     evaluation: Count = 100, public: NotNegative = 0,
-                    public_images_per_person: Count = 8, grayscale: bool = True,
+                    public_images_per_person: Count = 8,
+                    public_domain: Literal["studio", "street"] = "studio", grayscale: bool = True,
                     on_demand: bool = False, seed: int = 0, public_seed: int = 2) -> Data:
   """Rendered people, without any download: snapshots train, portraits of others are public.
 
@@ -90,8 +100,10 @@ def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size:
     images_per_person: of those who train or evaluate.
     size: pixels, height and width, 28 to 227.
     evaluation: further people, who evaluate.
-    public: people of another world, photographed in a studio; 0 for none.
+    public: people of another world; 0 for none.
     public_images_per_person: of these.
+    public_domain: what their photographs are like: portraits of a studio, or snapshots like those
+      of who trains.
     grayscale: one channel, else three.
     on_demand: renders a training image when a round asks for it, so that memory does not grow with
       the number of people.
@@ -105,7 +117,8 @@ def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size:
   if public:
     section["public"] = {
         "name": "synthetic_faces", "num_people": public, "size": size, "seed": public_seed,
-        "images_per_person": public_images_per_person, "grayscale": grayscale, "domain": "studio"}
+        "images_per_person": public_images_per_person, "grayscale": grayscale,
+        "domain": public_domain}
   return _data(section, seed)
 
 
@@ -224,3 +237,41 @@ def tfds(dataset: str, *, size: Count = 112, split: str = "train", data_dir: str
   return _data({"name": "tfds", "dataset": dataset, "size": size, "split": split,
                 "data_dir": data_dir, "test_fraction": evaluation, "grayscale": grayscale,
                 "limit": limit, "image": image, "label": label, "person": person}, seed, public)
+
+
+@register.data
+def digiface(data_dir: str, *, manual_dir: str | None = None, size: Count = 112,
+             evaluation: Fraction = 0.1, grayscale: bool = False, limit: Count | None = None,
+             public: PublicSet | None = None, seed: int = 0) -> Data:
+  """DigiFace-1M: 10,000 rendered identities of 72 images (Bae et al., WACV 2023).
+
+  Args:
+    data_dir: where TFDS prepares it.
+    manual_dir: of the downloaded archives, where it is not prepared yet.
+    size: pixels, height and width.
+    evaluation: probability with which a person evaluates instead of training.
+    grayscale: one channel, else three.
+    limit: most images; None: all.
+    public: a set that is declared public.
+    seed: of who evaluates.
+  """
+  return _data({"name": "digiface", "data_dir": data_dir, "manual_dir": manual_dir,
+                "size": size, "test_fraction": evaluation, "grayscale": grayscale,
+                "limit": limit}, seed, public)
+
+
+@register.data
+def closed_set(people: PublicSet, *, evaluation: Fraction = 0.25, public: PublicSet | None = None,
+               seed: int = 0) -> Data:
+  """Classification of known people: of every person some images train and the others evaluate.
+
+  Args:
+    people: a whole set; here it is private.
+    evaluation: share of every person's images that evaluate.
+    public: a set that is declared public.
+    seed: of which images evaluate.
+  """
+  section = {**people.section, "test_fraction": evaluation}
+  if public is not None:
+    section["public"] = public.section
+  return Data(lambda: known_people.load(section, seed), feeds="classes")

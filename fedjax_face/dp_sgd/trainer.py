@@ -110,7 +110,7 @@ def dp_sgd(units: Units, learner: Learner, gradient: Gradient,
         {"clip norm C": hparams["gradient"]["clip_norm"], "sensitivity / C": clip.sensitivity,
          "noise stddev / C": multiplier * clip.sensitivity})
 
-  return Method(bind, data="face_tasks")
+  return Method(bind, data="face_tasks", unit=units.name)
 
 
 def sgd(units: Units, learner: Learner, gradient: Gradient,
@@ -136,7 +136,7 @@ def sgd(units: Units, learner: Learner, gradient: Gradient,
         non_private("model", units.name, units.adjacency, "everyone", "training without noise"),
         {})
 
-  return Method(bind, data="face_tasks")
+  return Method(bind, data="face_tasks", unit=units.name)
 
 
 def _algorithm(
@@ -168,7 +168,7 @@ def _algorithm(
 
 def _require_public_start(setting: Setting) -> None:
   if setting.start is not None and not setting.start_is_public:
-    raise ValueError("pretrain.public=False: pre-training on private regions would release them "
+    raise ValueError("start.public=False: pre-training on private regions would release them "
                      "without accounting; pre-train on a public set and say so, or not at all")
 
 

@@ -118,7 +118,7 @@ def private(init_table: InitHead, where: ClassPlaces, exchange: Exchange = SILEN
   Args:
     init_table: key -> head parameters with the class embeddings of all silos, without padding.
     prototypes: replaces a silo's rows by the means of its own images when it trains first; a class
-      that has no image in that first pass (`cohort.max_examples`) keeps the row that it was drawn.
+      that has no image in that first pass (`clients.max_examples`) keeps the row that it was drawn.
     where: places of the silos' classes.
     exchange: what silos tell each other of them; default nothing.
   """
@@ -221,7 +221,7 @@ def _only_class_embeddings(head: Any) -> jax.Array:
   names = set(head["params"])
   if names != {"class_embeddings"}:
     raise ValueError(f"a head with parameters {', '.join(sorted(names))} cannot be kept in a table "
-                     "of class embeddings: use model.head=linear, cosface or arcface")
+                     "of class embeddings: use method.head=linear, cosface or arcface")
   return head["params"]["class_embeddings"]
 
 

@@ -84,7 +84,7 @@ def public_people(setting: Setting) -> FaceDataset:
   """
   if setting.public is None or setting.start is None or not setting.start_is_public:
     raise ValueError(f"{setting.method} starts from public people: it needs a public set of the "
-                     "data, and a start that was trained on it alone (pretrain, public=True)")
+                     "data, and a start that was trained on it alone (fedjax_face.pretrain)")
   return setting.public
 
 

@@ -251,7 +251,7 @@ def _sum_in_chunks(run: Callable[..., tuple[Any, Any]], xs: Any, chunk: int) -> 
   length = jax.tree.leaves(xs)[0].shape[0]
   if length % chunk:
     raise ValueError(
-        f"training.clients_per_chunk={chunk} must divide the {length} clients of one device "
+        f"compute.clients_per_chunk={chunk} must divide the {length} clients of one device "
         f"(accepted: {', '.join(str(n) for n in range(1, length + 1) if length % n == 0)})")
 
   def one_chunk(total, x):
@@ -276,4 +276,4 @@ def check_divides(clients: int, mesh: Mesh) -> None:
   devices = math.prod(mesh.devices.shape)
   if clients % devices:
     raise ValueError(
-        f"cohort.virtual_clients={clients} must be a multiple of the {devices} devices in use")
+        f"method.clients.per_round={clients} must be a multiple of the {devices} devices in use")

@@ -88,6 +88,25 @@ def with_values(hparams: HParams, values: HParams) -> dict[str, Any]:
   return whole
 
 
+def flattened(hparams: HParams, path: str = "") -> dict[str, Any]:
+  """The scalars of nested hparams by their paths: "local.learning_rate"."""
+  found: dict[str, Any] = {}
+  for name, value in hparams.items():
+    found |= flattened(value, f"{path}{name}.") if isinstance(value, Mapping) else {
+        path + name: value}
+  return found
+
+
+def at_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+  """The other way round."""
+  whole: dict[str, Any] = {}
+  for path, value in values.items():
+    for name in reversed(path.split(".")):
+      value = {name: value}
+    whole = with_values(whole, value)
+  return whole
+
+
 def always(moved: Communication) -> Callable[[State], Communication]:
   """A channel whose bytes do not depend on the state."""
   return lambda state: moved
@@ -136,13 +155,13 @@ class Algorithm:
   """A training method: pure functions, its default hyperparameters, and what it reveals.
 
   Attributes:
-    name: one of `algorithms.registry`.
+    name: of the method.
     init: key -> State, a pytree of arrays.
     cohort: (draws of the participation root, round) -> Cohort of static shapes; every draw about a
       unit from its identity.
     step: (State, Data, Cohort, HParams, StepKeys) -> (State, Metrics); pure, may be jitted,
       scanned over rounds, and vmapped over hparams.
-    hparams: scalars of the step, nested as its parts are (`algorithms.hparams`); a change of value
+    hparams: scalars of the step, nested as its parts are; a change of value
       never recompiles.
     releases: what ONE step reveals, for the ledger.
     channels: everything that leaves a client or the trainer, or comes to it: name -> (State (or

@@ -42,12 +42,14 @@ class Budget(NamedTuple):
     epsilon: the total of a unit over the whole run, above 0; None: the method says its own noise,
       or adds none.
     delta: in (0, 1).
-    unit: of which epsilon is meant, "person" unless the method protects another.
+    unit: of which epsilon is meant; None: `Method.unit`.
+    noise_seed: of noise that anybody can draw again; None outside tests.
   """
 
   epsilon: float | None = None
   delta: float = 1e-5
-  unit: str = "person"
+  unit: str | None = None
+  noise_seed: int | None = None
 
 
 class Setting(NamedTuple):
@@ -87,15 +89,18 @@ class Method(NamedTuple):
     bind: (training set, Setting, hparams) -> Algorithm; the hparams are nested like the call that
       made the method, without those that are still open.
     data: what it is fed with and judged by: "embeddings", "face_tasks" or "classes".
+    unit: whose epsilon a budget means that says no unit.
   """
 
   bind: Callable[[Any, Setting, HParams], Algorithm]
   data: str = "embeddings"
+  unit: str = "person"
 
 
-register.kind(Method, homes=tuple(f"fedjax_face.methods.{module}" for module in (
-    "centralized", "composed", "dp_activations", "dp_fedemb", "dp_hyperface", "fedavg", "fedaws",
-    "fedgc", "fedpe", "fedproto", "local_only", "privacyface")))
+register.kind(Method, keeps_options=True, homes=tuple(
+    f"fedjax_face.methods.{module}" for module in (
+        "centralized", "composed", "dp_activations", "dp_fedemb", "dp_hyperface", "fedavg",
+        "fedaws", "fedgc", "fedpe", "fedproto", "local_only", "privacyface")))
 
 
 def bind(method: Any, train: Any, setting: Setting) -> Algorithm:
@@ -110,8 +115,9 @@ def bind(method: Any, train: Any, setting: Setting) -> Algorithm:
     ValueError: parts, data and setting that do not go together, in one line that names the option
       ("method.clients.per_round=0: ...").
   """
-  bound = method.bind(train, setting._replace(method=options.call(method)["name"]),
-                      options.hparams(method))
+  privacy = setting.privacy._replace(unit=setting.privacy.unit or method.unit)
+  bound = method.bind(train, setting._replace(
+      method=options.call(method)["name"], privacy=privacy), options.hparams(method))
   return dataclasses.replace(bound, method=method)
 
 

@@ -55,8 +55,9 @@ with the path: `method.head.margin=2: expected a number in [0, 1)`.
   arguments that were given, `argument(part, name)` is one of them, `replace(part, ...)`
   calls again.
 * `register.kind(Head, homes=("fedjax_face.losses.heads",))` names the modules to import when a name
-  is looked for. A kind of functions is a Protocol with `__call__`, a second kind of one class a
-  NewType. A name is taken once in a kind.
+  is looked for. `keeps_options=True`: a command line that names another part of the kind keeps what
+  is said of options that both take. A kind of functions is a Protocol with `__call__`, a second
+  kind of one class a NewType. A name is taken once in a kind.
 
 Files: `types`, `ranges`: what an annotation accepts; `factories`, `kinds`: the registry; `calls`:
 parts; `sections`: configs to parts; `overrides`: the command line; `traced`: hparams; `describe`:

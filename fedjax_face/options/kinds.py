@@ -25,13 +25,16 @@ class Kind:
     of: the type that is annotated.
     name: of the decorator `register.NAME`.
     homes: modules that register factories of this kind, imported when a name is looked for.
+    keeps_options: see `Registry.kind`.
     words: "a head".
     type: what a section of this kind accepts.
     factories: those registered so far, by name.
   """
 
-  def __init__(self, accepted: Any, name: str, homes: Sequence[str] = ()) -> None:
+  def __init__(self, accepted: Any, name: str, homes: Sequence[str] = (),
+               keeps_options: bool = False) -> None:
     self.of, self.name, self.homes = accepted, name, tuple(homes)
+    self.keeps_options = keeps_options
     self.words = f"{_article(name)} {name.replace('_', ' ')}"
     self.factories: dict[str, Factory] = {}
     self.type = Type(self.words, self.read, traced=self.traced, section=self)
@@ -180,7 +183,8 @@ class Registry:
   def __init__(self) -> None:
     self.kinds: dict[str, Kind] = {}
 
-  def kind(self, accepted: T, *, name: str | None = None, homes: Sequence[str] = ()) -> T:
+  def kind(self, accepted: T, *, name: str | None = None, homes: Sequence[str] = (),
+           keeps_options: bool = False) -> T:
     """Makes a type a kind.
 
     Args:
@@ -188,6 +192,9 @@ class Registry:
         NewType.
       name: of the decorator; by default the type's own, `UserSampling` as `user_sampling`.
       homes: modules that register factories of it and are imported when a name is looked for.
+      keeps_options: whether a command line that names another of these parts keeps what is said of
+        options that both take: of a method, whose options are parts themselves, but not of a head,
+        whose margin means something else in another.
 
     Returns:
       The type.
@@ -200,7 +207,7 @@ class Registry:
     name = name or _snake(accepted.__name__)  # type: ignore[attr-defined]
     if name in self.kinds or hasattr(type(self), name) or kind_of(accepted) is not None:
       raise ValueError(f"kind {name!r} or its type {accepted!r} is registered already")
-    self.kinds[name] = _KINDS[accepted] = Kind(accepted, name, homes)
+    self.kinds[name] = _KINDS[accepted] = Kind(accepted, name, homes, keeps_options)
     return accepted
 
   def __dir__(self) -> list[str]:

@@ -31,10 +31,11 @@ def override(config: Any, root: Root, flags: Sequence[str]) -> Overridden:
   """Merges `--config.KEY=VALUE` into what a config says, typed by the signatures.
 
   A key may be said or not. A name in the place of a section replaces the part and drops what was
-  said for the old one, unless it is of that name already. `default` unsays a key; `None` is a
-  value; "a,b" is a tuple, or a mapping of parts of these names; an entry of a mapping has its own
-  name as key. Of several values for one key the last wins. The order of different keys does not
-  matter: a part is replaced before its options are set.
+  said for the old one, unless it is of that name already; where the kind keeps options, as methods
+  do, what is said of those that both take stays. `default` unsays a key; `None` is a value; "a,b"
+  is a tuple, or a mapping of parts of these names; an entry of a mapping has its own name as key.
+  Of several values for one key the last wins. The order of different keys does not matter: a part
+  is replaced before its options are set.
 
   Args:
     config: what is said: dicts or a ConfigDict.
@@ -122,17 +123,43 @@ class _Override(NamedTuple):
       said[name] = call(option.type.read(value, path, option.default))
       return [] if kind is None else _lines(self.key, old)
     said[name], dropped = _replaced(kind, old, self.text, path, option.default)
-    return _lines(self.key, old) if dropped else []
+    return _lines(self.key, dropped)
 
 
-def _replaced(kind: Kind, old: Any, name: str, path: str, default: Any) -> tuple[Any, bool]:
-  """The section of a part that was named, and whether what was said before is dropped."""
-  factory, section = kind.find(name, path), _section(old)
+def _replaced(kind: Kind, old: Any, name: str, path: str, default: Any) -> tuple[Any, Any]:
+  """The section of a part that was named, and what of that before is dropped."""
+  new, section = kind.find(name, path), _section(old)
+  if not section:
+    return {"name": name}, old
   try:
-    same = bool(section) and kind.choose(section, path, default)[0] is factory
+    before = kind.choose(section, path, default)[0]
   except OptionError:  # a name that there is not, which is replaced
-    same = False
-  return ({**section, "name": name}, False) if same else ({"name": name}, True)
+    return {"name": name}, old
+  if before is new:
+    return {**section, "name": name}, ABSENT
+  kept = {option: value for option, value in section.items()
+          if kind.keeps_options and option != "name" and _stays(value, option, before, new, path)}
+  return {"name": name, **kept}, {o: value for o, value in section.items() if o not in kept}
+
+
+def _stays(value: Any, option: str, before: Signature, new: Signature, path: str) -> bool:
+  """Whether what is said of an option of one factory means the same to another.
+
+  What a section without a name changes is the default part, so both need one of the same name.
+  """
+  if option not in before.parameters or option not in new.parameters:
+    return False
+  (old, default), (accepted, own) = before.parameters[option], new.parameters[option]
+  kind = accepted.section
+  if kind is not old.section:
+    return False
+  try:
+    if kind is None or not isinstance(value, dict):
+      accepted.read(value, path, own)
+      return True
+    return kind.choose(value, path, default)[0] is kind.choose(value, path, own)[0]
+  except OptionError:
+    return False
 
 
 def _section(said: Any) -> dict[str, Any]:

@@ -189,8 +189,8 @@ def noise_norm_warning(ratio: float) -> str | None:
   if not ratio > 1:
     return None
   return (f"noise on the mean has norm {ratio:.3g} times the clip norm: longer than any client's "
-          "update; more cohort.virtual_clients at the same hparams.noise_multiplier (a larger "
-          "population, or a larger privacy.epsilon) or fewer trained parameters shorten it")
+          "update; more method.clients.per_round at the same method.aggregate.noise_multiplier (a "
+          "larger population, or a larger privacy.epsilon) or fewer trained parameters shorten it")
 
 
 def _noise_multiplier(simulation: Simulation, virtual_clients: int) -> float:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtr, ndtri
 
 from fedjax_face.figures import figures, silo_figures
-from fedjax_face.training import comparison
+from fedjax_face.runs import comparison
 
 
 def of_run(workdir: str | os.PathLike, headline: Sequence[str] = ()) -> dict[str, Figure]:
@@ -50,6 +50,13 @@ def save(workdir: str | os.PathLike, headline: Sequence[str] = ()) -> None:
   """Draws a finished run into its folder `figures`, as PNG."""
   for name, figure in of_run(workdir, headline).items():
     figures.save(figure, pathlib.Path(workdir) / f"figures/{name}.png")
+
+
+def save_roc(roc: Mapping[str, Any] | None, names: Mapping[str, str],
+             folder: pathlib.Path) -> None:
+  """Draws roc.png and det.png; nothing where the protocols gave no curve; see `roc_figures`."""
+  for name, figure in roc_figures(roc, names).items():
+    figures.save(figure, folder / f"{name}.png")
 
 
 def roc_figures(roc: Mapping[str, Any] | None, names: Mapping[str, str]) -> dict[str, Figure]:

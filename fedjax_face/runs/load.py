@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
-from fedjax_face.runs.fit import Asked, from_config
+from fedjax_face.runs import edge
+from fedjax_face.runs.asked import Asked
+from fedjax_face.runs.experiment import Experiment
 from fedjax_face.runs.run import Run, recorded
 
 
 def load(workdir: str | os.PathLike, data: Sources | None = None,
          given: Mapping[str, Any] | None = None) -> Run:
-  """The run that `fit` left in a folder.
+  """The run that `fit`, or an edge server, left in a folder.
 
   Args:
     workdir: of the run.
@@ -25,7 +28,7 @@ def load(workdir: str | os.PathLike, data: Sources | None = None,
 
   Raises:
     FileNotFoundError: no run is kept there, or its data are gone.
-    ValueError: of a run that no `fit` made, or a value made by hand that is not given.
+    ValueError: of a run of another program, or a value made by hand that is not given.
   """
   said = recorded(workdir)
   values = dict(given or {})
@@ -34,6 +37,23 @@ def load(workdir: str | os.PathLike, data: Sources | None = None,
       raise ValueError("data: this run's are recorded; leave data out")
     values["data"] = Data.by_hand(data)
   place = pathlib.Path(workdir).absolute()
-  if said.get("start") and not (place / "pretrained").exists():
+  server = (place / "devices.json").is_file()  # which pre-trains for itself
+  if said.get("start") and not server and not (place / "pretrained").exists():
     raise FileNotFoundError(f"{place}/pretrained: what the run started from is gone")
-  return Run.of_folder(place, Asked.of_arguments(from_config(said, values)).experiment(place))
+  made = Asked.of_config(said, values).priced().experiment(None if server else place)
+  if server:
+    return _of_server(place, made)
+  return Run.of_folder(place, made)
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr)
+
+
+def _of_server(place: pathlib.Path, made: Experiment) -> Run:
+  """The run of an edge server, whose device parts are frozen and built again."""
+  found = edge.restored_state(made.algorithm, place, _say)
+  if found is None:
+    raise FileNotFoundError(f"{place}/checkpoints: no checkpoint yet")
+  done, state, ledger = found
+  return Run(made, state, ledger, [(done, {})], place)

@@ -8,26 +8,30 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_face import options
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.training import (
+from fedjax_face.runs import (
     checkpoint,
     references,
     run_statement,
     summary,
     training_set,
 )
-from fedjax_face.training.evaluator import Evaluator, Outcome, on_one_device
-from fedjax_face.training.experiment import Experiment
-from fedjax_face.training.references import Reference
+from fedjax_face.runs.evaluator import Outcome, on_one_device
+from fedjax_face.runs.evaluators import evaluator_of
+from fedjax_face.runs.experiment import Experiment
+from fedjax_face.runs.references import Reference
+from fedjax_face.runs.settings import Evaluation
 
 _BATCH = 256
 
@@ -46,7 +50,7 @@ class Run:
                workdir: pathlib.Path | None = None) -> None:
     self._made, self._rows = made, list(rows)
     self._state = jax.tree.map(jnp.asarray, on_one_device(state))
-    self.ledger, self.workdir, self.config = ledger, workdir, made.said
+    self.ledger, self.workdir, self.config = ledger, workdir, made.record
 
   @classmethod
   def of_memory(cls, made: Experiment, state: Any, ledger: Ledger, rows: Any) -> Run:
@@ -70,6 +74,26 @@ class Run:
     return cls(made, found.state, Ledger.from_json(found.ledger), rows, workdir)
 
   @property
+  def method(self) -> str:
+    """Name of what was trained."""
+    return self._made.algorithm.name
+
+  @property
+  def embeds(self) -> bool:
+    """Whether it embeds images."""
+    return self._made.algorithm.embed is not None
+
+  @property
+  def sources(self) -> Any:
+    """The sets of the run."""
+    return self._made.sources
+
+  @property
+  def asked(self) -> Mapping[str, Any]:
+    """How the run is judged, by name."""
+    return dict(self._made.config.evaluation)
+
+  @property
   def rounds(self) -> int:
     """Rounds done."""
     return self._rows[-1][0] if self._rows else 0
@@ -89,49 +113,92 @@ class Run:
     """Unit embeddings float32 [N, D] of images uint8 [N, H, W, C] of the training set's size.
 
     Raises:
-      ValueError: images of another shape or type.
+      ValueError: images of another shape or type, or a method that trains no embeddings.
     """
+    self._require_embeddings()
+    assert self._made.algorithm.embed is not None
+    blocks = self._blocks(self._made.algorithm.embed, images)
+    return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
+
+  def predict(self, images: Any) -> Any:
+    """What the network says of images uint8 [N, H, W, C] of the training set's size.
+
+    Returns:
+      A pytree of arrays [N, ...]: `TaskOutputs` of face tasks.
+
+    Raises:
+      ValueError: images of another shape or type, none of them, or a method of embeddings or of
+        split learning.
+    """
+    if self._made.algorithm.predict is None:
+      raise ValueError(f"{self._made.algorithm.name} predicts nothing by itself: a method of "
+                       "embeddings has `embed`, split learning `evaluate`")
+    blocks = self._blocks(self._made.algorithm.predict, images)
+    if not blocks:
+      raise ValueError("images: expected at least one")
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *blocks)
+
+  def _blocks(self, function: Callable[[Any, Any], Any], images: Any) -> list[Any]:
     images = np.asarray(images)
     expected = tuple(self._made.sources.train.images.shape[1:])
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
       raise ValueError(f"images are {images.dtype} {list(images.shape)}; expected uint8 "
                        f"[N, {', '.join(map(str, expected))}]")
-    assert self._made.algorithm.embed is not None
-    run = jax.jit(self._made.algorithm.embed)
-    blocks = [np.asarray(run(self._state, images[i:i + _BATCH]))
-              for i in range(0, len(images), _BATCH)]
-    return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
+    run = jax.jit(function)
+    return [jax.tree.map(np.asarray, run(self._state, images[i:i + _BATCH]))
+            for i in range(0, len(images), _BATCH)]
 
-  def evaluate(self, protocols: Sequence[str] | None = None, data: Any = None,
+  def evaluate(self, protocols: Any = None, data: Any = None,
                pairs: Any = None) -> dict[str, Any]:
     """Metrics with 95 % intervals: name -> `Metric` with `value`, `low`, `high`.
 
     Args:
-      protocols: of `evaluation.protocols`; None: those of the run.
+      protocols: names of `evaluation.protocols`, or how the run is judged, as
+        `fedjax_face.protocols(...)`; None: as the run was.
       data: a FaceDataset of other people; None: those of the run.
       pairs: rows of `data`, for protocols that need some.
 
     Raises:
       ValueError: an unknown protocol, or one that needs pairs without any; images of another shape.
     """
+    asked = options.made(protocols)
+    if isinstance(asked, Evaluation):
+      if asked.feeds != options.made(self._made.algorithm.method).data:
+        raise ValueError(f"protocols: {self.method} is not judged so: expected names of protocols, "
+                         "or fedjax_face.protocols(...)")
+      return self.outcome(asked.section(), data, pairs).metrics
+    names = (asked,) if isinstance(asked, str) else asked
+    return self.outcome({} if names is None else {"protocols": tuple(names)}, data, pairs).metrics
+
+  def outcome(self, changed: Mapping[str, Any] = types.MappingProxyType({}), data: Any = None,
+              pairs: Any = None) -> Outcome:
+    """Metrics and the ROC curve.
+
+    Args:
+      changed: of how the run is judged: protocols, fars, bootstrap, flip, ...
+      data, pairs: as of `evaluate`.
+
+    Raises:
+      ValueError: as `evaluate`, or other people or protocols for a run that embeds nothing.
+    """
+    made, asked = self._made, {**self._made.config.evaluation, **changed}
+    if data is not None or "protocols" in changed:
+      self._require_embeddings()
     if data is not None and not isinstance(data, FaceDataset):
       raise ValueError(f"data is {type(data).__name__}; expected a FaceDataset: "
                        "fedjax_face.faces(images, person)")
-    expected = tuple(self._made.sources.train.images.shape[1:])
+    expected = tuple(made.sources.train.images.shape[1:])
     if data is not None and tuple(data.images.shape[1:]) != expected:
       raise ValueError(f"data: images are {list(data.images.shape[1:])}; expected "
                        f"{list(expected)}, as those of the training set")
-    return self._outcome((protocols,) if isinstance(protocols, str) else protocols, data,
-                         pairs).metrics
+    sources = made.sources if data is None else made.sources._replace(evaluation=data, pairs=pairs)
+    judged = Evaluation(options.made(made.algorithm.method).data, 0, 0, 0, (), asked)
+    return evaluator_of(judged, made.algorithm, sources, made.config.seed).outcome(self._state)
 
-  def _outcome(self, protocols: Any, data: Any, pairs: Any) -> Outcome:
-    sources, asked = self._made.sources, dict(self._made.config.evaluation)
-    if protocols is not None:
-      asked["protocols"] = tuple(protocols)
-    return Evaluator(self._made.algorithm, asked,
-                     sources.evaluation if data is None else data,
-                     sources.pairs if data is None else pairs,
-                     self._made.config.seed).outcome(self._state)
+  def _require_embeddings(self) -> None:
+    if self._made.algorithm.embed is None:
+      raise ValueError(f"{self._made.algorithm.name} trains no embeddings: it is judged on its own "
+                       "people by its own metrics, and `predict` says what its network says")
 
   @property
   def epsilon(self) -> float:
@@ -141,7 +208,7 @@ class Run:
     """
     privacy = self._made.config.privacy
     if privacy.unit not in self.ledger.units:
-      return 0.0  # nothing is released yet
+      return math.inf if self.rounds else 0.0  # before the first round nothing is released
     best = self.ledger.epsilon(privacy.delta, privacy.unit).best
     return math.inf if best is None else best
 
@@ -160,7 +227,7 @@ class Run:
     headline = self._made.config.evaluation.headline
     if self.workdir is not None:
       return run_figures.of_run(self.workdir, headline)
-    outcome = self._outcome(None, None, None)
+    outcome = self.outcome()
     return run_figures.drawn(self.metrics, {
         "algorithm": self._made.algorithm.name, "metrics": summary.metrics_json(outcome),
         "references": {name: {"words": words, "metrics": summary.metrics_json(of)}
@@ -199,13 +266,12 @@ def recorded(workdir: str | os.PathLike) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: there is none.
-    ValueError: of a run that no `fit` made.
+    ValueError: of a run of another program.
   """
   path = pathlib.Path(workdir) / "config.json"
   if not path.exists():
     raise FileNotFoundError(f"{path}: no run is kept there")
   said = json.loads(path.read_text())
   if "method" not in said:
-    raise ValueError(f"{path} is of a run of python -m experiments.train: python -m "
-                     "experiments.evaluate reads it")
+    raise ValueError(f"{path} is not of a run of this version: it says no method")
   return said

@@ -16,10 +16,12 @@ from fedjax_face import options
 from fedjax_face.method import Method, Setting
 from fedjax_face.method.algorithm import Algorithm
 from fedjax_face.options import at_least, register
+from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.ledger import Ledger, non_private
+from fedjax_face.runs import loop
+from fedjax_face.runs.experiment import Stage
+from fedjax_face.runs.mesh import clients_mesh
 from fedjax_face.runs.settings import Compute
-from fedjax_face.training import loop
-from fedjax_face.training.experiment import Stage
-from fedjax_face.training.mesh import clients_mesh
 
 
 class Start(NamedTuple):
@@ -58,17 +60,23 @@ def pretrain(method: Method, *, rounds: Annotated[int, at_least(1)] = 40,
   return Start(method, rounds, seed, public)
 
 
-def on_backbone_of(start: Any, method: Any) -> Any:
-  """The start, whose method takes the backbone of the run's method where it says none itself."""
+def on_network_of(start: Any, method: Any) -> Any:
+  """The start, whose method takes the network of the run's method where it says none itself.
+
+  That of face tasks is trained whole before some of its layers are frozen.
+  """
   stage, of_run = options.argument(start, "method"), options.record(method).arguments
   takes = options.record(stage).factory.parameters
-  if "backbone" not in takes or "backbone" not in of_run or "backbone" in options.said(stage):
-    return start
-  return options.replace(start, method=options.replace(stage, backbone=of_run["backbone"]))
+  for name in ("backbone", "network"):
+    if name in takes and name in of_run and name not in options.said(stage):
+      network = of_run[name]
+      if isinstance(network, options.Part) and "frozen" in options.record(network).arguments:
+        network = options.replace(network, frozen=())
+      return options.replace(start, method=options.replace(stage, **{name: network}))
+  return start
 
 
-def stage_of(start: Any, public: Any, mesh: Mesh, seed: int, data: Any,
-             compute: Compute) -> Stage:
+def stage_of(start: Any, public: Any, mesh: Mesh, seed: int, compute: Compute) -> Stage:
   """The stage, bound to the public set.
 
   Args:
@@ -76,14 +84,13 @@ def stage_of(start: Any, public: Any, mesh: Mesh, seed: int, data: Any,
     public: the public set of the run.
     mesh: devices.
     seed: of the run.
-    data: what config.json says of the data.
     compute: of the run.
   """
   chosen = options.argument(start, "method")
   own = seed if start.seed is None else start.seed
   algorithm = methods.bind(chosen, public, Setting(mesh, start.rounds, own))
-  identity = json.dumps({"method": options.call(chosen), "seed": own, "data": data,
-                         "rounds": start.rounds}, sort_keys=True)
+  identity = json.dumps({"method": options.call(chosen), "seed": own, "rounds": start.rounds},
+                        sort_keys=True)
   return Stage(algorithm, start.rounds, own, hashlib.sha256(identity.encode()).hexdigest(),
                ConfigDict(compute._asdict()))
 
@@ -93,3 +100,14 @@ def untrained(stage: Stage) -> tuple[Algorithm, Any]:
   mesh = clients_mesh(jax.local_devices()[:1])
   state = loop.initial_state(stage.algorithm, stage.seed, mesh)
   return stage.algorithm, jax.tree.map(np.asarray, state)
+
+
+def enter(ledger: Ledger, start: Start, name: str, algorithm: Any) -> None:
+  """A declared public set is named as public; any other is a release without a guarantee."""
+  if start.public:
+    ledger.declare_public(name)
+    return
+  adjacency = next((r.adjacency for r in algorithm.releases if r.unit == "person"),
+                   Adjacency.ADD_OR_REMOVE_ONE)
+  ledger.record(non_private("pre-trained backbone", "person", adjacency, "everyone",
+                            f"pre-training on {name}, which is not declared public, adds no noise"))

@@ -48,7 +48,7 @@ def split_learning(clients: Devices, cut: Cut, activations: Activations, labels:
     server: own hparams -> optimiser of the server part.
   """
   parts = SplitParts(clients, cut, activations, labels, device, server)
-  return Method(functools.partial(_bound, parts), data="classes")
+  return Method(functools.partial(_bound, parts), data="classes", unit="image")
 
 
 class _Noise(NamedTuple):

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_face.algorithms import registry
 from fedjax_face.draws import Draws
 from fedjax_face.method.algorithm import Communication, Data, StepKeys
 from fedjax_face.privacy.adjacency import Adjacency
 from tests.algorithms import tiny
+from tests.flat import registry
 
 
 def build(**overrides):

@@ -6,21 +6,20 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import composed
-from fedjax_face.algorithms import registry
 from fedjax_face.data import closed_set, region_sources
 from fedjax_face.data import sources as data_sources
 from fedjax_face.draws import Draws
 from fedjax_face.method.algorithm import Data
 from fedjax_face.models import registry as models
-from fedjax_face.training import streams
+from fedjax_face.runs import streams
 from tests.algorithms import (
-    test_algorithms,
-    test_privacyface,
-    test_silos,
-    tiny,
-    tiny_faces,
+  test_algorithms,
+  test_privacyface,
+  test_silos,
+  tiny,
+  tiny_faces,
 )
+from tests.flat import composed, registry
 from tests.split import tiny_runs
 
 

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import composed
-from fedjax_face.algorithms.hparams import CLIPS, PATHS, flat, nested, replaced, with_values
 from fedjax_face.data import closed_set
 from fedjax_face.data import sources as data_sources
 from fedjax_face.dp_sgd.optimizers import averaged, momentum
@@ -24,7 +22,7 @@ from fedjax_face.models.margins import cosface_margin, geometry
 from fedjax_face.privacy import noise
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
-from fedjax_face.training import streams
+from fedjax_face.runs import streams
 from tests.algorithms import (
   test_algorithms,
   test_channels,
@@ -32,7 +30,9 @@ from tests.algorithms import (
   test_silos,
   tiny,
 )
-from tests.configs.test_configs import EVERY, load
+from tests.flat import composed
+from tests.flat.hparams import CLIPS, PATHS, flat, nested, replaced, with_values
+from tests.flat.variants import EVERY, load
 from tests.split import tiny_runs
 
 PARTS = {path.split(".")[0] for path in PATHS.values()} - {"CLIPS"} | set(CLIPS)

@@ -9,8 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from configs import composed, privacyface
-from fedjax_face.algorithms import parts, registry
 from fedjax_face.draws import Draws
 from fedjax_face.federated import aggregators, exchange
 from fedjax_face.federated.prototypes import prototypes
@@ -22,9 +20,10 @@ from fedjax_face.privacy import accounting
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
 from fedjax_face.privacy.ledger import Ledger, is_non_private
-from fedjax_face.training import loop, streams
+from fedjax_face.runs import loop, streams
 from tests.algorithms import tiny
 from tests.federated import toys
+from tests.flat import composed, parts, privacyface, registry
 
 TINY = {"rounds": 4, "model.embedding_dim": 8, "model.backbone": "one_layer",
         "silos.num_silos": 3, "silos.by": "random",
@@ -379,7 +378,7 @@ def test_every_use_of_a_round_has_its_own_noise_key():
     ({"exchange.mechanism": "dplc_published", "hparams.cluster_noise_multiplier": None,
       "exchange.loss": "v0"}, "exchange.epsilon=None: dplc_published sets its noise"),
     ({"model.head": "linear"}, "model.head: the consensus-aware loss"),
-    ({"pretrain.public": False}, "public=True"),
+    ({"pretrain.public": False}, "fedjax_face.pretrain"),
     ({"exchange.projection": 9}, "dims must be in 1..6"),
     ({"privacy.epsilon": 8.0}, "privacy.epsilon=8.0 cannot be had with"),
 ])
@@ -389,7 +388,7 @@ def test_what_is_refused(overrides, words):
 
 
 def test_without_a_public_backbone_nothing_can_be_published():
-  with pytest.raises(ValueError, match="public=True"):
+  with pytest.raises(ValueError, match="fedjax_face.pretrain"):
     build(start="random")
 
 
@@ -412,7 +411,7 @@ def test_pooled_clusters_cannot_be_anchors_of_the_correction():
 
 def test_publishing_from_the_current_backbone_needs_all_images_on_the_device():
   algorithm = build(**{"exchange.every": 1})
-  with pytest.raises(ValueError, match="training.resident=true"):
+  with pytest.raises(ValueError, match="compute.resident=true"):
     next(loop.train(algorithm, tiny.people().images, rounds=1, seed=0, resident=False,
                     noise_root=streams.public_root(0),
                     cohort_root=streams.public_root(0), mesh=tiny.one_device()))

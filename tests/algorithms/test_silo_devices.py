@@ -9,11 +9,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 PROGRAM = """
 import jax, numpy as np
-from configs import fedgc
-from fedjax_face.algorithms import registry
+from tests.flat import fedgc
+from tests.flat import registry
 from fedjax_face.models import registry as models
-from fedjax_face.training import loop, streams
-from fedjax_face.training.mesh import clients_mesh, gathered
+from fedjax_face.runs import loop, streams
+from fedjax_face.runs.mesh import clients_mesh, gathered
 from tests.algorithms import test_privacyface as privacyface_tests
 from tests.algorithms import tiny
 from tests.algorithms.test_silos import TINY

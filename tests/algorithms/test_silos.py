@@ -6,9 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from configs import fedgc
-from fedjax_face.algorithms import parts, registry
-from fedjax_face.algorithms.hparams import replaced
 from fedjax_face.data.dataset import compact
 from fedjax_face.data.silos import class_rows
 from fedjax_face.draws import Draws
@@ -17,6 +14,8 @@ from fedjax_face.federated.head_life import SERVER_SEES_CLASSES
 from fedjax_face.method.algorithm import Data, StepKeys
 from fedjax_face.privacy.ledger import is_non_private
 from tests.algorithms import tiny
+from tests.flat import fedgc, parts, registry
+from tests.flat.hparams import replaced
 
 TINY = {"rounds": 2, "model.embedding_dim": 8, "silos.num_silos": 3, "cohort.batch_size": 4,
         "correction.block": 5}

@@ -4,10 +4,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from configs import dp_fedemb
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.sources import Sources
-from fedjax_face.training.mesh import clients_mesh
+from fedjax_face.runs.mesh import clients_mesh
+from tests.flat import dp_fedemb
 
 
 def config(**overrides):

@@ -6,11 +6,12 @@ import flax.linen as nn
 import numpy as np
 import pytest
 
-from configs import dp_hyperface
 from fedjax_face.data import region_sources
 from fedjax_face.data.photographs import Photographs
-from fedjax_face.models import registry
 from fedjax_face.models.hyperface import TaskOutputs
+from fedjax_face.models.task_networks import Network
+from fedjax_face.options import register
+from tests.flat import dp_hyperface
 
 LANDMARKS = 21
 
@@ -30,6 +31,12 @@ class Tiny(nn.Module):
     outputs = TaskOutputs(*(nn.Dense(size, use_bias=False, name=task)(x)
                             for task, size in sizes._asdict().items()))
     return outputs._replace(landmarks=outputs.landmarks.reshape(-1, self.landmarks, 2))
+
+
+@register.network
+def tiny(*, frozen: tuple[str, ...] = ()) -> Network:
+  """As `Tiny`."""
+  return Network(Tiny, frozen)
 
 
 def photographs(count, people_each=1, size=48, seed=0, known=(True,) * 5, photographs_each=1):
@@ -61,10 +68,9 @@ def made(*, count, people_each=1, seed=0, photographs_each=1):
 
 @contextlib.contextmanager
 def registered():
-  """The source `made` and the network `tiny` can be named in configs."""
+  """The source `made` can be named in configs."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(region_sources.SOURCES, "made", made)
-    patch.setitem(registry.TASK_NETWORKS, "tiny", Tiny)
     yield
 
 
@@ -75,7 +81,7 @@ def config(**overrides):
   chosen.data.public = {"sources": {"other": {"name": "made", "count": 6, "seed": 1}}}
   chosen.update_from_flattened_dict({
       "rounds": 2, "data.regions.size": 16, "data.proposer.count": 10,
-      "model.network": "tiny", "pretrain.rounds": 1,
+      "model.network": "tests.algorithms.tiny_faces:tiny", "pretrain.rounds": 1,
       "pretrain.cohort.batch_size": 4, "pretrain.cohort.capacity": 6, "cohort.batch_size": 4,
       "cohort.capacity": 6, "cohort.units_at_once": 3, "privacy.delta": 1e-3,
       "privacy.noise_seed": 5, "hparams.noise_multiplier": 1.0, "evaluation.every": 2,

@@ -5,10 +5,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from configs import dp_hyperface
 from fedjax_face.data import region_places, region_sources
 from fedjax_face.data.tfds_photographs import EncodedImages
 from tests.data.test_photographs import make_photographs
+from tests.flat import dp_hyperface
 
 
 def check(public, private):
@@ -53,7 +53,7 @@ def test_a_public_source_that_is_private_is_refused(tmp_path, monkeypatch, publi
   with pytest.raises(ValueError) as refusal:
     check(public, private)
   said = str(refusal.value)
-  assert f"data.public.sources.p and data.sources.q are both {both}" in said
+  assert f"data.public.p and data.sources.q are both {both}" in said
   assert "\n" not in said
 
 
@@ -73,7 +73,7 @@ def test_it_is_said_that_nobody_is_in_two_private_sources():
   real = {"a": {"name": "lfw_originals"}, "b": {"name": "celeb_a"}}
   said, = region_places.check_private(real | {"made": scenes(3)})
   assert said.startswith("data.sources.a, data.sources.b: epsilon assumes that no person")
-  assert "cohort.unit=person" in said and "cohort.unit=image" in said
+  assert "method.units.unit=person" in said and "method.units.unit=image" in said
   for known in ({"a": real["a"]}, {"a": scenes(3), "b": scenes(4)},
                 {"a": scenes(3), "b": real["b"]}):
     assert region_places.check_private(known) == ()
@@ -92,7 +92,7 @@ def numbered(*numbers):
 
 
 def test_a_photograph_in_two_sources_is_refused():
-  with pytest.raises(ValueError, match="photograph 1 of data.public.sources.p is photograph 0 of "
+  with pytest.raises(ValueError, match="photograph 1 of data.public.p is photograph 0 of "
                                        "data.sources.b, pixel for pixel; expected public"):
     region_places.check_copies({"p": numbered(7, 3)}, {"a": numbered(1, 2), "b": numbered(3, 4)})
   with pytest.raises(ValueError, match="photograph 0 of data.sources.b is photograph 1 of "

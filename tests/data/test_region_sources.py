@@ -122,7 +122,7 @@ def test_a_public_set_is_whole_and_said_to_be_public():
   loaded = region_sources.load(section(public=public), 0)
   assert loaded.public.name == "ungendered" and numbers(loaded.public) == set(range(100, 105))
   note, unchecked = loaded.notes
-  assert unchecked == ("data.public.sources.others (ungendered) and data.sources.one (pairs): "
+  assert unchecked == ("data.public.others (ungendered) and data.sources.one (pairs): "
                        "whether they share a person cannot be checked")
   assert f"ungendered: {len(loaded.public.images)} regions are taken as public" in note
   alone, notes, sentences = region_sources.load_public(section(public=public))
@@ -135,7 +135,7 @@ def test_a_public_set_is_whole_and_said_to_be_public():
 def test_the_statement_says_that_public_people_may_be_private():
   public = {"sources": {"others": {"name": "ungendered"}}}
   _, sentence = region_sources.load(section(public=public), 0).not_covered
-  assert sentence == ("data.public.sources.others (ungendered) and data.sources.one (pairs): "
+  assert sentence == ("data.public.others (ungendered) and data.sources.one (pairs): "
                       "whether they share a person cannot be checked; whoever is in both is not "
                       "protected on public photographs.")
 
@@ -143,7 +143,7 @@ def test_the_statement_says_that_public_people_may_be_private():
 def test_a_public_photograph_that_is_private_is_refused():
   public = {"sources": {"fine": {"name": "ungendered"},
                         "others": {"name": "ungendered", "first": 10, "count": 3}}}
-  with pytest.raises(ValueError, match="photograph 0 of data.public.sources.others is photograph "
+  with pytest.raises(ValueError, match="photograph 0 of data.public.others is photograph "
                                        "10 of data.sources.one, pixel for pixel"):
     region_sources.load(section(public=public), 0)
   region_sources.load_public(section(public=public))  # of private sources it reads nothing
@@ -167,7 +167,7 @@ def test_a_private_set_is_not_public_whatever_it_is_called(tmp_path, monkeypatch
   both = section(sources={"mine": {"name": "aflw2000"}},
                  public={"sources": {"theirs": {"name": "aflw2000", "limit": 3}}})
   for load in (region_sources.load_public, lambda given: region_sources.load(given, 0)):
-    with pytest.raises(ValueError, match="data.public.sources.theirs and data.sources.mine are "
+    with pytest.raises(ValueError, match="data.public.theirs and data.sources.mine are "
                                          "both aflw2000 in "):
       load(both)
 
@@ -191,7 +191,7 @@ def test_it_is_said_where_evaluation_may_show_people_who_train(monkeypatch):
   assert by_person.not_covered[1].startswith("strangers: evaluation photographs may show people")
   assert not by_person.train.persons_known and by_person.evaluates_training_people
   assert len(by_person.train.units("image")) == len(by_person.train.images)
-  with pytest.raises(ValueError, match="cohort.unit=person: strangers does not say"):
+  with pytest.raises(ValueError, match="method.units.unit=person: strangers does not say"):
     by_person.train.units("person")
 
 

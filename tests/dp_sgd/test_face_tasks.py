@@ -17,7 +17,7 @@ from fedjax_face.models.task_networks import Network
 from fedjax_face.options import OptionError
 from fedjax_face.privacy import per_example
 from fedjax_face.privacy.adjacency import Adjacency
-from fedjax_face.training.mesh import clients_mesh
+from fedjax_face.runs.mesh import clients_mesh
 from tests.algorithms import tiny_faces
 
 ADD = Adjacency.ADD_OR_REMOVE_ONE

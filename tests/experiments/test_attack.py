@@ -27,10 +27,12 @@ def test_recovers_more_with_a_correction_than_without(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("given, words", [
-    ([CONFIG, "--config.attack=guess"], "'guess' is not one of activations, leak_back"),
+    ([CONFIG, "--config.attack=guess"], "attack='guess' is not one of activations, leak_back"),
     ([CONFIG, "--config.server.forms=('paper',)"], "form 'paper': expected one of"),
     ([CONFIG, "--config.population.targets=400"], "targets 400: expected 1 to the 300 classes"),
     ([CONFIG, "--config.populatoin.dim=3"], "populatoin"),
+    ([CONFIG, "--config.population.clasess=3"], "population: 'clasess' is missing or unknown"),
+    ([CONFIG, "--config.server.margin=wide"], "server.margin='wide': expected a number"),
     ([f"{CONFIG}:none"], "'none'"),
 ])
 def test_mistakes_are_one_line(given, words, tmp_path, capfd):

@@ -2,40 +2,78 @@
 
 import json
 import math
-import pathlib
 
 import numpy as np
 import pytest
 
-from experiments import audit, audit_games, train
-from fedjax_face.attacks import cluster_audit
-from fedjax_face.attacks.audit import Audit
+from experiments import audit, train
+from fedjax_face.attacks import audit_records, cluster_audit, method_audit, user_game
+from fedjax_face.data import public_sets
+from fedjax_face.data.sets import closed_set, synthetic_faces
 from fedjax_face.federated import aggregators
+from fedjax_face.methods.dp_activations import dp_activations
+from fedjax_face.methods.dp_fedemb import dp_fedemb
 from fedjax_face.privacy import budget as budgets
 from fedjax_face.privacy import clustering
 
-TINY = str(pathlib.Path(__file__).with_name("tiny_config.py"))
-SILOS = """
-import ml_collections
-
+TINY = """
 def get_config():
-  return ml_collections.ConfigDict({
-      "seed": 0, "silos": {"by": "random"}, "cohort": {"silos_per_round": 0},
-      "privacy": {"aggregator": "mean"}, "hparams": {"clip_norm": 0.5},
-      "exchange": {"mechanism": "client_mean"}})
+  return dict(
+      method=dict(name="dp_fedemb", start_head="shared_frame", classes="all", head="linear",
+                  backbone=dict(name="lenet", embedding_dim=8),
+                  clients=dict(per_round=4, users_per_client=2, max_examples=8),
+                  local=dict(learning_rate=0.05, batch_size=4),
+                  aggregate=dict(clip_norm=1.0, noise_multiplier=2.0),
+                  server=dict(learning_rate=0.01)),
+      data=dict(name="synthetic_faces", people=8, evaluation=6),
+      privacy=dict(delta=1e-3, noise_seed=7),
+      evaluation=dict(fars=(0.1,), batch_size=16, bootstrap=20),
+      compute=dict(rounds_per_dispatch=2), rounds=6)
+"""
+SILOS = """
+def get_config(name="composed"):
+  clusters = dict(exchange=dict(mechanism="client_mean")) if name == "composed" else {}
+  return dict(method=dict(name=name, aggregate="mean", **clusters), data="synthetic_faces",
+              rounds=1)
+"""
+UNITS = """
+def get_config():
+  return dict(
+      method=dict(name="dp_hyperface", units=dict(batch_size=32),
+                  gradient=dict(name="grouped", weights_share=0.1, form="vmapped")),
+      data=dict(name="photographs", sources=dict(scenes=dict(name="synthetic_scenes"))), rounds=1)
+"""
+DEVICES = """
+def get_config():
+  return dict(
+      method=dict(name="dp_activations", device="frozen_cached",
+                  labels=dict(name="randomized_response", epsilon=0.5)),
+      data=dict(name="closed_set", people="synthetic_faces"), rounds=1)
 """
 
 
-def command(workdir, *overrides):
-  return [f"--config={TINY}", f"--workdir={workdir}", "--trials=400", "--rounds=1",
+@pytest.fixture
+def tiny(tmp_path):
+  return written(tmp_path, TINY)
+
+
+def written(folder, config):
+  path = folder / "config.py"
+  path.write_text(config)
+  return f"--config={path}"
+
+
+def command(config, workdir, *overrides):
+  return [config, f"--workdir={workdir}", "--trials=400", "--game_rounds=1",
           "--compilation_cache=off", *overrides]
 
 
-def test_real_mechanism_holds_and_the_report_is_complete(tmp_path, capfd):
-  assert audit.main(command(tmp_path)) == 0
+def test_real_mechanism_holds_and_the_report_is_complete(tiny, tmp_path, capfd):
+  assert audit.main(command(tiny, tmp_path)) == 0
   record = json.loads((tmp_path / "audit.json").read_text())
   assert (record["unit"], record["adjacency"], record["delta"], record["confidence"]) == (
       "person", "replace_one", 1e-2, 0.99)
+  assert (record["rounds"], record["sampling"], record["aggregator"]) == (1, "fixed", "gaussian")
   games = record["games"]
   assert [game["broken"] for game in games] == [False, False, False, True, True]
   assert not any(game["violated"] for game in games[:3])
@@ -54,10 +92,12 @@ def test_real_mechanism_holds_and_the_report_is_complete(tmp_path, capfd):
   assert "epsilon for each person at delta 0.01, replace-one" in said and "holds" in said
 
 
-def test_correlated_noise_is_audited_with_its_turns(tmp_path):
+def test_correlated_noise_is_audited_with_its_turns(tiny, tmp_path):
   assert audit.main(command(
-      tmp_path, "--rounds=2", "--epsilon=3.5", "--config.cohort.sampling=cyclic_fixed",
-      "--config.cohort.min_separation=2", "--config.privacy.aggregator=correlated")) == 0
+      tiny, tmp_path, "--game_rounds=2", "--epsilon=3.5",
+      "--config.method.clients.sampling=cyclic_fixed",
+      "--config.method.clients.sampling.min_separation=2",
+      "--config.method.aggregate=correlated")) == 0
   games = json.loads((tmp_path / "audit.json").read_text())["games"]
   everyone, last, sampled, halved, small, unenforced = games
   assert [game["users"] for game in games] == [16, 16, 32, 16, 16, 16]
@@ -68,7 +108,7 @@ def test_correlated_noise_is_audited_with_its_turns(tmp_path):
   assert "not in one of 2" in unenforced["mechanism"]
 
 
-def test_a_violated_claim_is_exit_status_1(tmp_path, monkeypatch, capfd):
+def test_a_violated_claim_is_exit_status_1(tiny, tmp_path, monkeypatch, capfd):
   """The aggregator adds an eighth of the noise that its event claims."""
   honest = aggregators.noised_mean
 
@@ -78,7 +118,7 @@ def test_a_violated_claim_is_exit_status_1(tmp_path, monkeypatch, capfd):
         sums, state, hparams | {"noise_multiplier": hparams["noise_multiplier"] / 8}, key))
 
   monkeypatch.setattr(aggregators, "noised_mean", quiet)
-  assert audit.main(command(tmp_path)) == 1
+  assert audit.main(command(tiny, tmp_path)) == 1
   assert "VIOLATED" in capfd.readouterr().out
 
 
@@ -99,9 +139,7 @@ def few_games(monkeypatch):
 
 @pytest.fixture
 def silos(tmp_path):
-  path = tmp_path / "silos.py"
-  path.write_text(SILOS)
-  return [f"--config={path}", f"--workdir={tmp_path}/w", "--cluster_trials=4000",
+  return [written(tmp_path, SILOS), f"--workdir={tmp_path}/w", "--cluster_trials=4000",
           "--compilation_cache=off"]
 
 
@@ -117,7 +155,7 @@ def test_silos_that_exchange_clusters_are_audited_for_these(tmp_path, silos, few
       ("half the noise: client mean", True, True)]
   assert record["games"][1]["measured_epsilon"] <= record["largest_measurable_epsilon"]
   said = capfd.readouterr().out
-  assert "the noised sum is not audited: privacy.aggregator=mean adds no noise" in said
+  assert "the noised sum is not audited: method.aggregate=mean adds no noise" in said
   assert "clusters: epsilon for each person at delta 0.01, add-or-remove-one" in said
 
 
@@ -128,25 +166,10 @@ def test_a_violated_claim_about_clusters_is_exit_status_1(silos, monkeypatch, ca
   assert "VIOLATED" in capfd.readouterr().out
 
 
-def test_a_noised_backbone_is_audited_beside_the_clusters(tmp_path, few_games, monkeypatch):
-  """DP-FedEmb's aggregator and sampling with an exchange."""
-  played = audit_games.Played("canaries", False, 8, Audit(2.5, 2.0, 1e-2, 0.99, 400, 0.1))
-  monkeypatch.setattr(audit_games.CanaryGame, "play", lambda self, noise: [played])
-  path = tmp_path / "composed.py"
-  path.write_text(pathlib.Path(TINY).read_text().replace(
-      '"rounds": 6,', '"rounds": 6, "exchange": {"mechanism": "client_mean"},'))
-  assert audit.main([f"--config={path}", *command(tmp_path / "w", "--cluster_trials=4000")[1:]]
-                    ) == 0
-  records = [json.loads((tmp_path / "w" / name).read_text())
-             for name in ("audit.json", "audit_clusters.json")]
-  assert [record["channel"] for record in records] == ["backbone", "clusters"]
-
-
 def test_the_noised_backbone_of_silos_is_audited_beside_their_clusters(
     tmp_path, silos, few_games, capfd):
   """As `composed` runs: people of silos, a noised backbone, an exchange."""
-  assert audit.main([*silos, "--config.privacy.aggregator=gaussian", "--trials=1500",
-                     "--rounds=2"]) == 0
+  assert audit.main([*silos, "--config.method.aggregate=gaussian", "--trials=1500"]) == 0
   assert {path.name for path in (tmp_path / "w").iterdir()} >= {
       "audit.json", "audit_clusters.json"}
   record = json.loads((tmp_path / "w" / "audit.json").read_text())
@@ -160,25 +183,12 @@ def test_the_noised_backbone_of_silos_is_audited_beside_their_clusters(
   assert halved["measured_epsilon"] > first["measured_epsilon"]
 
 
-UNITS = """
-import ml_collections
-
-def get_config():
-  return ml_collections.ConfigDict({
-      "algorithm": "dp_hyperface", "seed": 0, "cohort": {"unit": "image", "batch_size": 32},
-      "privacy": {"clip": "grouped", "weights_share": 0.1, "form": "vmapped"},
-      "model": {"task_weights": "uncertainty"}})
-"""
-
-
 def test_dp_sgd_on_units_is_audited_with_the_clip_of_the_config(tmp_path, capfd):
-  path = tmp_path / "units.py"
-  path.write_text(UNITS)
-  assert audit.main([f"--config={path}", f"--workdir={tmp_path}/w", "--trials=3000", "--rounds=1",
-                     "--compilation_cache=off"]) == 0
+  assert audit.main([*command(written(tmp_path, UNITS), tmp_path / "w"), "--trials=3000"]) == 0
   record = json.loads((tmp_path / "w" / "audit.json").read_text())
   assert (record["channel"], record["unit"], record["adjacency"]) == (
       "model", "image", "add_or_remove_one")
+  assert record["clip"] == "grouped"
   games = record["games"]
   assert [game["broken"] for game in games] == [False] * 4 + [True] * 2
   assert "the first image removed" in games[0]["mechanism"]
@@ -188,19 +198,8 @@ def test_dp_sgd_on_units_is_audited_with_the_clip_of_the_config(tmp_path, capfd)
 
 
 def test_the_messages_of_a_device_are_audited_with_its_mode_and_labels(tmp_path):
-  path = tmp_path / "split.py"
-  path.write_text("""
-import ml_collections
-
-def get_config():
-  return ml_collections.ConfigDict({
-      "algorithm": "dp_activations", "seed": 0, "privacy": {"unit": "image",
-      "gradient_noise_ratio": 1.0}, "split": {"mode": "frozen_cached", "labels":
-      "randomized_response", "label_epsilon": 0.5, "label_noise_multiplier": 0.0,
-      "labels_in_clear": False}})
-""")
-  assert audit.main([f"--config={path}", f"--workdir={tmp_path}/w", "--trials=4000", "--rounds=4",
-                     "--compilation_cache=off"]) == 0
+  assert audit.main([*command(written(tmp_path, DEVICES), tmp_path / "w"), "--trials=4000",
+                     "--game_rounds=4"]) == 0
   record = json.loads((tmp_path / "w" / "audit.json").read_text())
   assert (record["unit"], record["adjacency"], record["mode"], record["labels"]) == (
       "image", "replace_one", "frozen_cached", "randomized_response")
@@ -211,14 +210,15 @@ def get_config():
   assert all(game["violated"] for game in games[3:])
 
 
-def one_run(workdir, *overrides):
-  return [f"--config={TINY}", f"--workdir={workdir}", "--one_run", "--canaries=64",
-          "--compilation_cache=off", "--config.rounds=2", "--config.hparams.noise_multiplier=60.0",
+def one_run(config, workdir, *overrides):
+  return [config, f"--workdir={workdir}", "--one_run", "--canaries=64",
+          "--compilation_cache=off", "--config.rounds=2",
+          "--config.method.aggregate.noise_multiplier=60",
           "--config.privacy.noise_seed=None", "--config.privacy.delta=1e-6", *overrides]
 
 
-def test_a_run_is_audited_while_it_trains(tmp_path, capfd):
-  assert audit.main(one_run(tmp_path / "w")) == 0
+def test_a_run_is_audited_while_it_trains(tiny, tmp_path, capfd):
+  assert audit.main(one_run(tiny, tmp_path / "w")) == 0
   record = json.loads((tmp_path / "w" / "audit_one_run.json").read_text())
   [game] = record["games"]
   assert (record["channel"], record["unit"], record["delta"], record["trials"]) == (
@@ -232,25 +232,25 @@ def test_a_run_is_audited_while_it_trains(tmp_path, capfd):
 
 def test_a_bound_that_cannot_reach_the_claim_does_not_say_that_it_holds():
   game = {"broken": False, "violated": False, "claimed_epsilon": 2.0}
-  assert audit._verdict(game, {}) == "holds"
-  assert audit._verdict(game, {"largest_measurable_epsilon": 3.0}) == "holds"
-  said = audit._verdict(game, {"largest_measurable_epsilon": 1.0})
+  assert audit_records.verdict(game, {}) == "holds"
+  assert audit_records.verdict(game, {"largest_measurable_epsilon": 3.0}) == "holds"
+  said = audit_records.verdict(game, {"largest_measurable_epsilon": 1.0})
   assert said == "not violated; the bound cannot reach it"
 
 
-def test_a_run_without_its_noise_is_caught_in_one_run(tmp_path, monkeypatch, capfd):
+def test_a_run_without_its_noise_is_caught_in_one_run(tiny, tmp_path, monkeypatch, capfd):
   silent = aggregators.noise_mechanisms.gaussian()._replace(
       add=lambda total, state, stddev, key: (total, state))
   monkeypatch.setattr(aggregators.noise_mechanisms, "gaussian", lambda: silent)
-  assert audit.main(one_run(tmp_path / "w")) == 1
+  assert audit.main(one_run(tiny, tmp_path / "w")) == 1
   assert "VIOLATED" in capfd.readouterr().out
 
 
-def test_each_audit_of_a_run_is_a_release_that_a_budget_counts(tmp_path, capfd):
+def test_each_audit_of_a_run_is_a_release_that_a_budget_counts(tiny, tmp_path, capfd):
   """Also in the folder of a run, whose own entry stays, and with a pinned seed that it ignores."""
   budget, workdir = tmp_path / "budget.json", tmp_path / "w"
   held = lambda: json.loads(budget.read_text())["runs"]
-  arguments = one_run(workdir, f"--privacy_budget={budget}")
+  arguments = one_run(tiny, workdir, f"--privacy_budget={budget}")
   training = [flag for flag in arguments if flag != "--one_run" and "canaries" not in flag]
   assert train.main(training) == 0
   first = held()
@@ -261,40 +261,62 @@ def test_each_audit_of_a_run_is_a_release_that_a_budget_counts(tmp_path, capfd):
              for n in range(3))
   assert train.main(training) == 0 and len(held()) == 3  # the finished run is still known
   capfd.readouterr()
-  assert audit.main(one_run(workdir)) == 0
+  assert audit.main(one_run(tiny, workdir)) == 0
   assert "counted in no budget" in " ".join(capfd.readouterr().err.split())
   assert len(held()) == 3
-  games = [f"--config={TINY}", f"--workdir={workdir}", f"--privacy_budget={budget}"]
+  games = [tiny, f"--workdir={workdir}", f"--privacy_budget={budget}"]
   assert audit.main(games) == 2
-  assert "without --one_run nothing is" in capfd.readouterr().err
+  assert "without one_run nothing is" in capfd.readouterr().err
 
 
 def test_one_run_needs_a_noised_sum(tmp_path, capfd):
-  assert audit.main(one_run(tmp_path / "w", "--config.privacy.aggregator=mean",
-                            "--config.hparams.noise_multiplier=None")) == 2
+  config = TINY.replace("aggregate=dict(clip_norm=1.0, noise_multiplier=2.0)", 'aggregate="mean"')
+  assert config != TINY
+  given = one_run(written(tmp_path, config), tmp_path / "w")
+  assert audit.main([flag for flag in given if "noise_multiplier" not in flag]) == 2
   said = capfd.readouterr().err.strip().splitlines()
-  assert len(said) == 1 and "releases no noised sum of updates or gradients" in said[0]
+  assert len(said) == 1
+  assert "method=dp_fedemb releases no noised sum of updates or gradients" in said[0]
   assert not (tmp_path / "w").exists()
 
 
 def test_nothing_to_audit_is_one_line(tmp_path, silos, capfd):
-  assert audit.main([*silos, "--config.exchange.mechanism=none"]) == 2
+  assert audit.main([f"{silos[0]}:fedpe", *silos[1:]]) == 2
   said = capfd.readouterr().err.strip().splitlines()
-  assert len(said) == 1 and "privacy.aggregator=mean adds no noise" in said[0]
-  assert "exchange.mechanism is none" in said[0]
+  assert len(said) == 1 and "method.aggregate=mean adds no noise" in said[0]
+  assert "it has no method.exchange" in said[0]
   assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.parametrize("overrides, message", [
-    (["--config.privacy.aggregator=mean"], "privacy.aggregator=mean adds no noise"),
-    (["--config.cohort.sampling=all"], "cohort.sampling='all'"),
-    (["--config.cohort.sampling=cyclic_fixed", "--config.cohort.min_separation=3"],
-     "--rounds=1: cohort.min_separation=3 needs as many"),
-    (["--delta=2"], "delta"),
-    (["--trials=1"], "trials"),
+    (["--config.method=centralized"], "method=centralized has no aggregate"),
+    (["--config.method.clients.sampling=all"], "--config.method.clients.sampling="),
+    (["--config.method.clients.sampling=cyclic_fixed",
+      "--config.method.clients.sampling.min_separation=3"],
+     "game_rounds=1: method.clients.sampling.min_separation=3 needs as many"),
+    (["--config.method.aggregate=correlated"], "method.aggregate=correlated needs"),
+    (["--config.rounds=default"], "the config says no rounds"),
+    (["--delta=2"], "delta=2.0: expected"),
+    (["--epsilon=0"], "epsilon=0.0: expected"),
+    (["--trials=1"], "trials=1: expected at least 100"),
 ])
-def test_mistakes_are_one_line(tmp_path, overrides, message, capfd):
-  assert audit.main(command(tmp_path / "w", *overrides)) == 2
-  said = capfd.readouterr().err.strip().splitlines()
+def test_mistakes_are_one_line(tiny, tmp_path, overrides, message, capfd):
+  assert audit.main(command(tiny, tmp_path / "w", *overrides)) == 2
+  said = [line for line in capfd.readouterr().err.strip().splitlines()
+          if not line.startswith("dropped, ")]
   assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
   assert not (tmp_path / "w").exists()
+
+
+def test_a_sampling_that_the_game_does_not_know_is_refused(monkeypatch):
+  monkeypatch.setattr(user_game, "_KNOWN", ("poisson", "cyclic_poisson"))
+  with pytest.raises(ValueError, match="method.clients.sampling=fixed: the game knows poisson and"):
+    method_audit.audit(dp_fedemb(), synthetic_faces(), rounds=1)
+
+
+def test_from_python_nothing_is_written_without_a_workdir(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  data = closed_set(public_sets.synthetic_faces())
+  records = method_audit.audit(dp_activations(), data, rounds=1, trials=100, game_rounds=1)
+  assert list(records) == ["audit"] and records["audit"]["unit"] == "image"
+  assert records["audit"]["labels"] == "pseudonym" and not list(tmp_path.iterdir())

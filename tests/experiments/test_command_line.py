@@ -7,40 +7,24 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import command_line
+from experiments import calls, command_line, train
 from fedjax_face.figures import figures
 from fedjax_face.runs import figures as run_figures
 
 
 def parsed(*overrides, variant="femnist"):
-  arguments = ["train", f"--config=configs/dp_fedemb.py:{variant}", *overrides]
-  values = flags.FlagValues()
-  command_line.define_config(values, arguments)
-  command_line.parse(values, arguments, "about")
-  return values.config
+  return calls.said(["train", f"--config=configs/dp_fedemb.py:{variant}", *overrides])
 
 
-def test_a_number_can_be_set_and_unset():
-  config = parsed("--config.privacy.epsilon=None", "--config.hparams.noise_multiplier=0.5")
-  assert config.privacy.epsilon is None
-  assert config.hparams.noise_multiplier == 0.5
-  assert parsed().privacy.epsilon == 8.0
-
-
-@pytest.mark.parametrize("overrides", [
-    ("--config.privacy.aggregator=mean", "--config.privacy.epsilon=None"),
-    ("--config.algorithm=fedavg", "--config.cohort.classes=all",
-     "--config.model.head_init=shared_frame"),
-    ("--config.algorithm=centralized", "--config.privacy.epsilon=None",
-     "--config.local.optimizer=momentum", "--config.hparams.client_learning_rate=0.005"),
-])
-def test_the_overrides_that_the_config_file_advertises_are_accepted(overrides):
-  config = parsed(*overrides, variant="lfw")
-  for override in overrides:
-    path, value = override.removeprefix("--config.").split("=")
-    section, _, name = path.rpartition(".")
-    holder = config[section] if section else config
-    assert str(holder[name]) == value
+def test_a_number_can_be_set_and_unset_and_the_last_wins():
+  config = parsed("--config.privacy.epsilon=None", "--config.method.aggregate.noise_multiplier=0.5")
+  assert config["privacy"]["epsilon"] is None
+  assert config["method"]["aggregate"]["noise_multiplier"] == 0.5
+  assert parsed()["privacy"]["epsilon"] == 8.0
+  last = parsed("--config.privacy.epsilon=None", "--config.privacy.epsilon=4")
+  assert last["privacy"]["epsilon"] == 4.0
+  assert parsed("--config.privacy.epsilon=4", "--config.privacy.epsilon=None")["privacy"][
+      "epsilon"] is None
 
 
 @pytest.mark.parametrize("program", [
@@ -54,6 +38,21 @@ def test_every_program_answers_for_help_with_its_text_and_its_flags(program, cap
   assert f"python -m experiments.{program} " in said.out
   assert re.search(r"^  --workdir$", said.out, re.M) and "--debug" in said.out
   assert max(map(len, said.out.splitlines())) <= 110
+
+
+def test_what_can_be_said_of_a_section_is_printed_with_its_values(capfd):
+  config = "--config=configs/dp_fedemb.py:lfw"
+  assert train.main([config, "--options=method.head", "--config.method.head=arcface"]) == 0
+  said = capfd.readouterr().out
+  assert said.startswith("method.head=arcface (or cosface, ") and "margin " in said
+  assert train.main([config, "--options=all"]) == 0
+  said = capfd.readouterr().out
+  for line in ("method=dp_fedemb", "data=lfw", "privacy=budget", "evaluation=protocols",
+               "method.aggregate=gaussian"):
+    assert f"{line}\n" in said or f"{line} (or " in said, line
+  assert "learning_rate          a number, at least 0, traced [0.002]" in said
+  assert train.main([config, "--options=method.hed"]) == 2
+  assert "--options=method.hed: no section; there are" in capfd.readouterr().err
 
 
 def test_devices_are_made_of_the_processor_where_asked(monkeypatch):
@@ -77,8 +76,7 @@ def test_curves_are_drawn_with_names_a_band_for_the_model_and_no_far_below_what_
   for name in ("roc", "det"):
     monkeypatch.setattr(figures, name, lambda curves, name=name, **axis: drawn.update(
         {name: (curves, axis)}) or figures.contact_sheet(np.zeros((1, 2, 2, 1), np.uint8)))
-  names = command_line.curve_names({"start": {"words": "public start"}}, "dp_fedemb")
-  command_line.save_roc(ROC, names, tmp_path)
+  run_figures.save_roc(ROC, {"model": "dp_fedemb", "start": "public start"}, tmp_path)
   assert {path.name for path in tmp_path.iterdir()} == {"roc.png", "det.png"}
   curves, axis = drawn["roc"]
   assert list(curves) == ["dp_fedemb", "public start"] and curves["public start"].low is None
@@ -109,9 +107,9 @@ def test_a_band_rises_and_holds_the_curve_also_where_that_is_zero_or_one(tar, lo
 
 
 def test_without_a_curve_nothing_is_drawn(tmp_path):
-  command_line.save_roc(None, {}, tmp_path)
+  run_figures.save_roc(None, {}, tmp_path)
   older = {"far": [0.1, 1.0], "tar": [0.5, 1.0]}  # as a version before wrote it
-  command_line.save_roc(older, {}, tmp_path)
+  run_figures.save_roc(older, {}, tmp_path)
   assert not list(tmp_path.iterdir())
 
 

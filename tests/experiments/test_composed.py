@@ -6,13 +6,13 @@ from configs import composed
 from experiments import train
 
 
-def test_a_composed_run_ends_with_one_epsilon_over_all_its_channels(tmp_path, monkeypatch):
+def test_a_composed_run_ends_with_one_epsilon_over_all_its_channels(tmp_path):
   tiny = {
-      "rounds": 2, "pretrain.rounds": 1, "pretrain.cohort.steps": 1, "silos.num_silos": 2,
-      "data.num_people": 6, "data.evaluation_people": 4, "data.images_per_person": 2,
-      "data.public.num_people": 6, "data.public.images_per_person": 2, "cohort.batch_size": 4,
-      "exchange.clusters": 2, "evaluation.bootstrap": 10, "evaluation.every": 0,
-      "model.embedding_dim": 8}
+      "rounds": 2, "start.rounds": 1, "start.method.steps": 1, "start.method.local.batch_size": 4,
+      "method.clients.partition.num_silos": 2, "data.people": 6, "data.evaluation": 4,
+      "data.images_per_person": 2, "data.public": 6, "data.public_images_per_person": 2,
+      "method.local.batch_size": 4, "method.exchange.mechanism.clusters": 2,
+      "evaluation.bootstrap": 10, "evaluation.every": 0, "method.backbone.embedding_dim": 8}
   flags = [f"--config.{name}={value}" for name, value in tiny.items()]
   workdir = tmp_path / "run"
   assert train.main([f"--config={composed.__file__}", f"--workdir={workdir}", *flags]) == 0

@@ -1,8 +1,6 @@
 """Files in, JSON and pictures out, with a network that finds bright squares."""
 
 import json
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -12,6 +10,9 @@ from experiments import detect
 from fedjax_face.data.proposals import grid_proposer
 from fedjax_face.evaluation.detection import DetectionOptions, eyes_rule
 from fedjax_face.models.hyperface import TaskOutputs
+from fedjax_face.runs import detect as detection
+from fedjax_face.runs import detector
+from fedjax_face.runs.face_tasks import Detector
 
 OPTIONS = DetectionOptions(size=16, batch_size=8, refinements=0)
 PROPOSER = grid_proposer((.5,), stride=1.)
@@ -39,9 +40,8 @@ class BrightSquares:
 def squares(monkeypatch):
   """Replaces the network of a run; gives the one that was loaded."""
   network = BrightSquares()
-  module = types.SimpleNamespace(load_detector=lambda workdir: types.SimpleNamespace(
-      predict=network, proposer=PROPOSER, box_rule=BOX_RULE, options=OPTIONS))
-  monkeypatch.setitem(sys.modules, "fedjax_face.training.face_tasks", module)
+  monkeypatch.setattr(detector, "load_detector",
+                      lambda workdir: Detector(network, PROPOSER, BOX_RULE, OPTIONS))
   return network
 
 
@@ -100,6 +100,17 @@ def test_flags_may_follow_and_several_things_keep_apart(tmp_path, squares):
   assert run(tmp_path, tmp_path / "one", tmp_path / "two", f"--out={out}") == 0
   assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.json")) == [
       "one/x.png.json", "two/x.png.json"]
+
+
+def test_python_is_given_what_was_found(tmp_path, squares):
+  photo, said, wrong = write(tmp_path / "photo.png", (1, 0)), [], []
+  (tmp_path / "junk.jpg").write_bytes(b"junk")
+  found = detection.detect(tmp_path / "run", [photo, tmp_path / "junk.jpg"], tmp_path / "out",
+                           say=said.append, complain=wrong.append)
+  (face,) = found.faces.pop(photo)
+  np.testing.assert_allclose(face.box, [32, 0, 32, 32], atol=1e-4)
+  assert not found.faces and len(said) == 1 and wrong == [f"error: {found.mistakes[0]}"]
+  assert (tmp_path / "out/photo.png.json").exists() and not (tmp_path / "run").exists()
 
 
 def test_bad_images_are_named_and_do_not_stop_the_others(tmp_path, squares, capsys):
@@ -162,10 +173,10 @@ def test_photographs_are_turned_as_the_camera_says(tmp_path, orientation):
   exif = Image.Exif()
   exif[ExifTags.Base.Orientation] = orientation
   Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "turned.png", exif=exif)
-  np.testing.assert_array_equal(detect.read_upright(tmp_path / "turned.png", 16), upright)
+  np.testing.assert_array_equal(detection.read_upright(tmp_path / "turned.png", 16), upright)
 
 
 def test_a_broken_orientation_leaves_the_photograph_as_it_is(tmp_path):
   pixels = np.zeros((16, 24, 3), np.uint8)
   Image.fromarray(pixels).save(tmp_path / "photo.jpg", exif=b"Exif\x00\x00junk that is no TIFF")
-  assert detect.read_upright(tmp_path / "photo.jpg", 16).shape == (16, 24, 3)
+  assert detection.read_upright(tmp_path / "photo.jpg", 16).shape == (16, 24, 3)

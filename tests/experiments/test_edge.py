@@ -13,23 +13,30 @@ import numpy as np
 import pytest
 
 from experiments import device, edge_server
+from fedjax_face.runs import checkpoint, edge, edge_device
+from fedjax_face.runs.asked import Asked
+from fedjax_face.runs.edge_journal import Journal
+from fedjax_face.runs.edge_server import ServerFiles
 from fedjax_face.split.edge_device import device_part
 from fedjax_face.split.edge_parts import DeviceData, server_part
 from fedjax_face.split.edge_record import read_transcript
-from fedjax_face.training import checkpoint, edge
 from tests.split.edge_toys import Call
 from tests.split.tiny_edge import data, make_parts
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOISE_ROOT = bytes(range(32))
-CONFIG = [f"--config={ROOT}/configs/dp_activations.py", "--compilation_cache=off"]
+CONFIG = [f"--config={pathlib.Path(__file__).parent}/edge_call.py", "--compilation_cache=off"]
 
 
 @pytest.fixture
 def parts(monkeypatch):
-  """What every config is built into; `set` changes it."""
+  """What every config is built into; its `parts` may be changed."""
   held = types.SimpleNamespace(parts=make_parts())
-  monkeypatch.setattr(edge, "build", lambda config, device=None: held.parts)
+
+  def build(asked, device=None):
+    assert isinstance(asked, Asked)
+    return held.parts
+
+  monkeypatch.setattr(edge, "build", build)
   return held
 
 
@@ -90,6 +97,9 @@ def test_two_devices_and_what_they_leave(parts, port, tmp_path, capsys):
   known = json.loads((server / "devices.json").read_text())
   assert sorted(known) == ["0", "1"] and known["0"] != known["1"]
   assert edge.server_record(server).public == parts.parts.public_digest()
+  call = json.loads((server / "config.json").read_text())
+  assert call["method"]["name"] == "dp_activations" and call["rounds"] == 30
+  assert call == json.loads((tmp_path / "device_0/config.json").read_text())
   own = (tmp_path / "device_1/PRIVACY.md").read_text()
   assert "Written by device 1 from its own" in own and "a sentence" in own
   assert json.loads((tmp_path / "device_1/privacy.json").read_text())["units"] == privacy["units"]
@@ -160,7 +170,7 @@ def test_a_lost_noise_root_is_refused(parts, port, tmp_path, monkeypatch, capfd)
     raise OSError("no screen")
 
   with monkeypatch.context() as patch:
-    patch.setattr(device._Lines, "show", broken)
+    patch.setattr(edge_device.Lines, "show", broken)
     assert take_part(tmp_path, port, 0).result() == 2
   noise = tmp_path / "device_0/noise.json"
   kept = noise.read_text()
@@ -176,34 +186,34 @@ def test_a_lost_noise_root_is_refused(parts, port, tmp_path, monkeypatch, capfd)
 
 
 def test_a_server_that_was_restarted_knows_the_noise_of_its_devices(tmp_path):
-  run = edge_server._Run(tmp_path, make_parts(), "digest")
+  run = ServerFiles(tmp_path, make_parts(), "digest")
   assert run.first_noise(0, "aa" * 32) == "aa" * 32
-  again = edge_server._Run(tmp_path, make_parts(), "digest")
+  again = ServerFiles(tmp_path, make_parts(), "digest")
   assert again.first_noise(0, "bb" * 32) == "aa" * 32
   assert again.first_noise(1, "bb" * 32) == "bb" * 32
 
 
 def test_a_server_counts_what_devices_may_have_sent_in_its_lives(tmp_path):
   parts = make_parts("frozen_fresh")  # two passes of two messages
-  run = edge_server._Run(tmp_path, parts, "digest")
+  run = ServerFiles(tmp_path, parts, "digest")
   counts = [parts.ledger(run.steps_begun).entries[0][1]]
   for step in (1, 2, 3):
     run.finished_step(step, server_part(parts), {"loss": 0.0})
     counts.append(parts.ledger(run.steps_begun).entries[0][1])
   assert counts == [1, 1, 2, 2] and run.steps_begun == 4
   shutil.rmtree(tmp_path / "checkpoints")
-  again = edge_server._Run(tmp_path, parts, "digest")
+  again = ServerFiles(tmp_path, parts, "digest")
   assert again.step == 0 and parts.ledger(again.steps_begun).entries[0][1] == 2
 
 
 def test_a_server_goes_on_with_the_public_parts_of_its_run_only(tmp_path):
   parts = make_parts()
-  run = edge_server._Run(tmp_path, parts, "digest")
+  run = ServerFiles(tmp_path, parts, "digest")
   run.finished_step(1, server_part(parts), {"loss": 0.0})
   with pytest.raises(ValueError, match="public parts .* are not those of its run"):
-    edge_server._Run(tmp_path, dataclasses.replace(parts, clip_norm=1.5), "digest")
+    ServerFiles(tmp_path, dataclasses.replace(parts, clip_norm=1.5), "digest")
   (tmp_path / "server.json").unlink()  # a run of before there was one
-  edge_server._Run(tmp_path, parts, "digest")
+  ServerFiles(tmp_path, parts, "digest")
   assert edge.server_record(tmp_path) == edge.ServerRecord(None, 2)
 
 
@@ -231,7 +241,7 @@ def test_a_device_that_stops_between_passes_counts_those_that_it_began(begun, pa
                                                                        tmp_path, capfd):
   parts.parts = make_parts("frozen_fresh", devices=1)
   (tmp_path / "device_0").mkdir(mode=0o700)
-  journal = device.Journal(tmp_path / "device_0/noise.json", 0, lambda: NOISE_ROOT)
+  journal = Journal(tmp_path / "device_0/noise.json", 0, lambda: NOISE_ROOT)
   assert [journal.claim("send", step) for step in range(begun)] == [True] * begun
   assert take_part(tmp_path, port, 0, "--patience=0.2").result() == 2
   assert steps_on_the_statement(tmp_path / "device_0") == {passes}
@@ -261,8 +271,8 @@ def test_noise_never_meets_other_values(parts, port, tmp_path, capfd):
 
 
 def test_what_stands_for_the_noise_root_does_not_reveal_it(tmp_path):
-  journals = [device.Journal(tmp_path / f"{k}.json", k, lambda: NOISE_ROOT) for k in (0, 1)]
-  other = device.Journal(tmp_path / "2.json", 0, lambda: bytes(32))
+  journals = [Journal(tmp_path / f"{k}.json", k, lambda: NOISE_ROOT) for k in (0, 1)]
+  other = Journal(tmp_path / "2.json", 0, lambda: bytes(32))
   shown = [journals[0].shown("ab"), journals[0].shown("cd"), journals[1].shown("ab"),
            other.shown("ab")]
   assert len(set(shown)) == 4 and shown[0] == journals[0].shown("ab")
@@ -287,7 +297,7 @@ def test_another_config_is_refused(parts, port, tmp_path, capfd):
     (edge_server, ["--certificate=a", "--key=b", "--authority=c"], "TLS file b: No such file"),
     (device, ["--device=-1"], "device"),
     (edge_server, ["--token_file=absent"], "absent"),
-    (edge_server, ["--config.split.cutt=first"], "cutt")])
+    (edge_server, ["--config.method.split.aftr=first"], "takes no aftr")])
 def test_mistakes_are_one_line(program, given, words, parts, tmp_path, capfd):
   assert program.main([*CONFIG, f"--workdir={tmp_path}/w", *given]) == 2
   said = capfd.readouterr().err.strip().splitlines()
@@ -296,15 +306,15 @@ def test_mistakes_are_one_line(program, given, words, parts, tmp_path, capfd):
 
 def test_the_journal_claims_a_step_once_and_for_all(tmp_path):
   path = tmp_path / "noise.json"
-  first = device.Journal(path, 1, lambda: NOISE_ROOT)
+  first = Journal(path, 1, lambda: NOISE_ROOT)
   assert [first.claim("send", step) for step in (0, 2, 2, 1)] == [True, True, False, False]
   assert [first.claim("update", step) for step in (1, 1)] == [True, False]
-  again = device.Journal(path, 1, lambda: pytest.fail("drawn again"))
+  again = Journal(path, 1, lambda: pytest.fail("drawn again"))
   assert again.root == NOISE_ROOT and again.steps_begun == 3
   assert [again.claim("send", step) for step in (2, 3)] == [False, True]
   assert [again.claim("update", step) for step in (1, 2)] == [False, True]
   with pytest.raises(ValueError, match="is of device 1, not 0"):
-    device.Journal(path, 0, lambda: NOISE_ROOT)
+    Journal(path, 0, lambda: NOISE_ROOT)
   path.write_text(path.read_text()[:-9])
   with pytest.raises(ValueError, match="is damaged.*the run cannot go on"):
-    device.Journal(path, 1, lambda: NOISE_ROOT)
+    Journal(path, 1, lambda: NOISE_ROOT)

@@ -1,12 +1,15 @@
 import json
+import math
 
 import pytest
 
+import fedjax_face as ff
 from experiments import evaluate, train
-from fedjax_face.training import config as configs
-from fedjax_face.training import edge, experiment
+from fedjax_face.runs import config as configs
+from fedjax_face.runs import edge
+from fedjax_face.runs.asked import Asked
 from tests.experiments.test_train import cache, command  # noqa: F401  (a fixture)
-from tests.split.test_edge_build import save_server, tiny, tiny_config  # noqa: F401  (a fixture)
+from tests.split.test_edge_build import save_server
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +48,9 @@ def test_on_its_own_set_what_the_run_is_compared_with_stands_beside(trained, cap
 
 def test_another_set_protocol_and_far(trained):
   assert evaluate.main([
-      f"--workdir={trained}", "--data=synthetic_faces", "--data_option=num_people=6",
+      f"--workdir={trained}", "--data=synthetic_faces", "--data_option=people=6",
       "--data_option=images_per_person=4", "--data_option=size=28", "--data_option=seed=5",
-      "--data_option=grayscale=true", "--protocols=identification,retrieval",
+      "--data_option=grayscale=True", "--protocols=identification,retrieval",
       "--fars=0.2", "--bootstrap=5"]) == 0
   assert result(trained, "synthetic_faces")["references"] == {}
   names = result(trained, "synthetic_faces")["metrics"]
@@ -59,12 +62,12 @@ def test_another_set_protocol_and_far(trained):
 @pytest.mark.parametrize("arguments, message", [
     (["--protocols=nothing"], "unknown protocol 'nothing'"),
     (["--fars=a"], "--fars: 'a' is not a number"),
-    (["--data=nothing"], "data.public.name is 'nothing'"),
+    (["--data=nothing"], "data=nothing: no public set has this name"),
     (["--data_option=size=2"], "--data_option needs --data"),
     (["--data=folder", "--data_option=path"], "expected key=value"),
     # the people of the training set itself
-    (["--data=synthetic_faces", "--data_option=num_people=6", "--data_option=images_per_person=4",
-      "--data_option=size=28", "--data_option=grayscale=true"], "share"),
+    (["--data=synthetic_faces", "--data_option=people=6", "--data_option=images_per_person=4",
+      "--data_option=domain=street", "--data_option=seed=0"], "share"),
 ])
 def test_mistakes_are_one_line(trained, arguments, message, capfd):
   assert evaluate.main([f"--workdir={trained}", *arguments]) == 2
@@ -72,14 +75,23 @@ def test_mistakes_are_one_line(trained, arguments, message, capfd):
   assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
 
 
+PEOPLE = {"name": "synthetic_faces", "people": 4, "images_per_person": 5}
+SERVER = {
+    "method": {"name": "dp_activations", "backbone": {"name": "lenet_small", "embedding_dim": 8},
+               "split": {"projection": 3}, "activations": {"noise_multiplier": 1.0},
+               "clients": {"number": 2, "batch_size": 3}},
+    "data": {"name": "closed_set", "people": PEOPLE, "evaluation": 0.2,
+             "public": PEOPLE | {"seed": 7}},
+    "rounds": 2, "evaluation": {"name": "classification", "bootstrap": 10, "batch_size": 8}}
+
+
 def test_the_run_of_an_edge_server_needs_its_own_public_parts(tmp_path, capfd):
-  config = tiny_config()
-  config.update_from_flattened_dict({"evaluation.bootstrap": 10, "evaluation.batch_size": 8})
-  configs.record(config, tmp_path)
+  asked = Asked.of_config(SERVER)
+  configs.record(asked.record, tmp_path)
   (tmp_path / "devices.json").write_text("{}")
-  save_server(experiment.build(config, say=lambda line: None).algorithm, tmp_path)
+  save_server(asked.experiment().algorithm, tmp_path)
   command = [f"--workdir={tmp_path}", "--compilation_cache=off"]
-  public = edge.build(config).public_digest()
+  public = edge.build(asked).public_digest()
   edge.write_server_record(tmp_path, edge.ServerRecord(f"{'0' * 12}{public[12:]}", 3))
   assert evaluate.main(command) == 2
   said = capfd.readouterr().err.strip().splitlines()
@@ -89,6 +101,8 @@ def test_the_run_of_an_edge_server_needs_its_own_public_parts(tmp_path, capfd):
   assert evaluate.main(command) == 0
   assert "no digest" not in capfd.readouterr().err
   assert result(tmp_path, "own")["rounds"] == 3
+  run = ff.load(tmp_path)
+  assert run.ledger.entries and 0 < run.epsilon < math.inf  # of three steps, not of none
   (tmp_path / "server.json").unlink()
   assert evaluate.main(command) == 0
   assert "no digest of the public parts" in capfd.readouterr().err
@@ -96,4 +110,4 @@ def test_the_run_of_an_edge_server_needs_its_own_public_parts(tmp_path, capfd):
 
 def test_a_folder_without_a_run_is_named(tmp_path, capfd):
   assert evaluate.main([f"--workdir={tmp_path}"]) == 2
-  assert "config.json: no such file" in capfd.readouterr().err
+  assert "config.json: no run is kept there" in capfd.readouterr().err

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from experiments import plan
+from fedjax_face.runs import plan as planned
 
 ARGUMENTS = {
     "population": "2000", "target_epsilon": "6", "delta": "1e-5", "rounds": "3",
@@ -16,8 +17,8 @@ ARGUMENTS = {
 
 @pytest.fixture(autouse=True)
 def few_populations(monkeypatch):
-  monkeypatch.setattr(plan, "_TABLE", (1.,))
-  monkeypatch.setattr(plan, "_FIGURE", (1., 4.))
+  monkeypatch.setattr(planned, "_TABLE", (1.,))
+  monkeypatch.setattr(planned, "_FIGURE", (1., 4.))
 
 
 def run(tmp_path, **changes):
@@ -52,18 +53,18 @@ def test_noise_on_mean_is_the_same_question(tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"noise_on_mean": "0.1"}, "exactly one of --noise_multiplier and --noise_on_mean"),
-    ({"noise_multiplier": None}, "exactly one of --noise_multiplier and --noise_on_mean, got none"),
+    ({"noise_on_mean": "0.1"}, "exactly one of noise_multiplier and noise_on_mean"),
+    ({"noise_multiplier": None}, "exactly one of noise_multiplier and noise_on_mean, got none"),
     ({"population": "20"}, "need 32 users, population=20"),
-    ({"delta": "2"}, "--delta=2.0: expected a number in (0, 1)"),
-    ({"target_epsilon": "0"}, "--target_epsilon=0.0: expected a finite number above 0"),
-    ({"clip_norm": "0"}, "--clip_norm=0.0: expected a finite number above 0"),
-    ({"parameters": "0"}, "--parameters=0: expected at least 1"),
+    ({"delta": "2"}, "delta=2.0: expected a number in (0, 1)"),
+    ({"target_epsilon": "0"}, "target_epsilon=0.0: expected a finite number above 0"),
+    ({"clip_norm": "0"}, "clip_norm=0.0: expected a finite number above 0"),
+    ({"parameters": "0"}, "parameters=0: expected at least 1"),
     ({"rounds": "0"}, "rounds must be positive"),
     ({"rounds": "1" + 400 * "0"}, "rounds must be between 1 and 1e+12"),
     ({"population": "1" + 400 * "0"}, "population must be between 1 and 1e+12"),
-    ({"target_epsilon": "inf"}, "--target_epsilon=inf: expected"),
-    ({"clip_norm": "inf"}, "--clip_norm=inf: expected"),
+    ({"target_epsilon": "inf"}, "target_epsilon=inf: expected"),
+    ({"clip_norm": "inf"}, "clip_norm=inf: expected"),
     ({"noise_multiplier": "inf"}, "noise_multiplier must be between 0.0001 and 1e+06, got inf"),
     ({"noise_multiplier": "1e-300"}, "noise_multiplier must be between 0.0001 and 1e+06"),
     ({"noise_multiplier": "1e300"}, "noise_multiplier must be between 0.0001 and 1e+06")])
@@ -77,12 +78,12 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, changes, mes
 @pytest.mark.parametrize("occupied", ["plan", "plan/plan.json/x"])
 def test_the_output_folder_is_tried_before_anything_is_computed(
     tmp_path, capsys, monkeypatch, occupied):
-  monkeypatch.setattr(plan.planning, "smallest_cohort", lambda *_: pytest.fail("computed"))
+  monkeypatch.setattr(planned.planning, "smallest_cohort", lambda *_: pytest.fail("computed"))
   (tmp_path / occupied).parent.mkdir(parents=True, exist_ok=True)
   (tmp_path / occupied).write_text("")
   assert run(tmp_path) == 2
   error = capsys.readouterr().err
-  assert "plan: --output_dir=" in error and "expected a f" in error and error.count("\n") == 1
+  assert "plan: workdir=" in error and "expected a f" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("noise", ["1e-4", "1e6"])

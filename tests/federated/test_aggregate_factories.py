@@ -7,14 +7,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from fedjax_face import options
-from fedjax_face.algorithms import parts
-from fedjax_face.algorithms.hparams import flat
 from fedjax_face.federated import aggregates, aggregators
 from fedjax_face.federated.aggregates import Aggregate
 from fedjax_face.federated.training import backbone_release
 from fedjax_face.privacy import noise
 from fedjax_face.privacy.clipping import UpdateClip
 from tests.federated.test_participation import scheme
+from tests.flat import parts
+from tests.flat.hparams import flat
 
 ROUNDS = 6
 OWN = {"clip_norm": 0.3, "noise_multiplier": 0.15}

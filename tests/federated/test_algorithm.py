@@ -8,8 +8,8 @@ import pytest
 from fedjax_face.method.algorithm import Communication, Measure, joined
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import non_private
-from fedjax_face.training import loop, streams
-from tests.training.toys import IMAGES, toy_algorithm
+from fedjax_face.runs import loop, streams
+from tests.runs.toys import IMAGES, toy_algorithm
 
 PROTOTYPES = {"prototypes": lambda state: Communication.equal(0, 4000)}
 

@@ -7,13 +7,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from fedjax_face import options
-from fedjax_face.algorithms import sections, translate
-from fedjax_face.algorithms.hparams import flat
 from fedjax_face.federated import client, local
 from fedjax_face.federated import scaffold as control_variates
 from fedjax_face.federated.local import Drift, Local
 from tests.federated.test_client import IMAGES, batches, loss, params
 from tests.federated.test_participation import scheme
+from tests.flat import sections, translate
+from tests.flat.hparams import flat
 
 RATES = {"learning_rate": 0.05, "momentum": 0.7, "head_learning_rate_scale": 2.0}
 DRIFTS = {"none": {}, "fedprox": {"weight": 0.5}, "scaffold": {}}

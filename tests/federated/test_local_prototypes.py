@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_face.algorithms import parts, registry
-from fedjax_face.algorithms.hparams import nested
 from fedjax_face.data.users import Users
 from fedjax_face.draws import Draws
 from fedjax_face.federated.client import Batch, ClientBatches
 from fedjax_face.federated.local_prototypes import LINEAR_SCALE, prototype_head
 from fedjax_face.models.heads import COSINE_INIT_STD
-from fedjax_face.training.loop import initial_state
-from fedjax_face.training.streams import public_root, step_keys
+from fedjax_face.runs.loop import initial_state
+from fedjax_face.runs.streams import public_root, step_keys
 from tests.algorithms import tiny
+from tests.flat import parts, registry
+from tests.flat.hparams import nested
 
 LENGTH = COSINE_INIT_STD * np.sqrt(2)
 IMAGES = jnp.array([[3, 0], [0, 5], [0, 2], [7, 0], [4, 4]], jnp.uint8).reshape(5, 1, 2, 1)

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from fedjax_face import options
-from fedjax_face.algorithms.hparams import flat
 from fedjax_face.federated import optimizers
 from fedjax_face.federated.optimizers import Optimizer
+from tests.flat.hparams import flat
 
 CASES = {
     "momentum": ({"learning_rate": 0.2, "momentum": 0.8}, optax.sgd(0.2, momentum=0.8)),

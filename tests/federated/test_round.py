@@ -185,5 +185,5 @@ def test_clients_that_devices_cannot_share_are_refused():
   class FourDevices:
     devices = np.zeros(4)
 
-  with pytest.raises(ValueError, match="virtual_clients=6 must be a multiple of the 4 devices"):
+  with pytest.raises(ValueError, match="clients.per_round=6 must be a multiple of the 4 devices"):
     check_divides(6, FourDevices())

@@ -7,7 +7,7 @@ import numpy as np
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.federated import heads
 from fedjax_face.federated.client import ClientResult, Totals, forgetful
-from fedjax_face.training.mesh import clients_mesh
+from fedjax_face.runs.mesh import clients_mesh
 
 
 def one_device():

@@ -10,10 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from configs import dp_activations as configs
 from fedjax_face import method as methods
 from fedjax_face import options
-from fedjax_face.algorithms import translate_split
 from fedjax_face.data import closed_set, pixels
 from fedjax_face.draws import Draws
 from fedjax_face.federated.optimizers import adam, momentum
@@ -21,6 +19,8 @@ from fedjax_face.methods.dp_activations import dp_activations
 from fedjax_face.models.lenet import lenet
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger, is_non_private
+from fedjax_face.runs import checkpoint, loop, streams
+from fedjax_face.runs.classification import ClassificationEvaluator
 from fedjax_face.split import round as rounds
 from fedjax_face.split import system as split_system
 from fedjax_face.split.accounting import MODES
@@ -30,11 +30,11 @@ from fedjax_face.split.holders import devices
 from fedjax_face.split.labels import randomized_response, u_shaped
 from fedjax_face.split.mechanism import clipped_noise
 from fedjax_face.split.network import merged
-from fedjax_face.training import checkpoint, loop, run, streams
-from fedjax_face.training.classification import ClassificationEvaluator
+from tests.flat import calls, translate_split
+from tests.flat import dp_activations as configs
+from tests.runs.interruption import Killed, interrupt, undated
 from tests.split import conftest as shared
 from tests.split.tiny_runs import PEOPLE, SIDE, Tiny, build, config, mesh, system_of
-from tests.training.interruption import Killed, interrupt, undated
 
 sources, tiny = shared.sources, shared.tiny  # fixtures
 ROOT = bytes(range(32))
@@ -324,7 +324,7 @@ def others(sources):
 def evaluator(chosen, sources, multiplier):
   own = chosen.copy_and_resolve_references()
   own.hparams.noise_multiplier = multiplier
-  return ClassificationEvaluator(build(own, sources), own, sources)
+  return ClassificationEvaluator(build(own, sources), calls.judged(own), sources, own.seed)
 
 
 def test_accuracy_is_of_whole_devices_and_of_noised_activations(able, others):
@@ -389,7 +389,7 @@ def whole():
 def finished(tmp_path_factory):
   """A run of four passes: its folder, summary.json and privacy.json."""
   folder = tmp_path_factory.mktemp("runs") / "whole"
-  return folder, *run.run(whole(), folder)
+  return folder, *calls.run(whole(), folder)
 
 
 def test_accuracies_stand_beside_the_ceiling(finished):
@@ -430,8 +430,8 @@ def test_a_run_that_stopped_goes_on_bit_for_bit(finished, tmp_path, monkeypatch)
   with monkeypatch.context() as patch:
     interrupt(patch, checkpoint, "save", 3, before=False)  # the first is of round 0
     with pytest.raises(Killed):
-      run.run(whole(), tmp_path)
-  run.run(whole(), tmp_path)
+      calls.run(whole(), tmp_path)
+  calls.run(whole(), tmp_path)
   for name in ("metrics.csv", "privacy.json"):
     assert undated(tmp_path / name) == undated(finished[0] / name), name
   metrics = [json.loads((folder / "summary.json").read_text())["metrics"]

@@ -13,11 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import configs.dp_hyperface
 from experiments import detect
 from fedjax_face import options
-from fedjax_face.algorithms import registry, translate_hyperface
-from fedjax_face.algorithms.hparams import replaced
 from fedjax_face.data import region_sources
 from fedjax_face.dp_sgd import gradients
 from fedjax_face.dp_sgd.optimizers import adam, averaged, momentum
@@ -32,10 +29,13 @@ from fedjax_face.models.task_networks import Network, hyperface_small
 from fedjax_face.privacy import accounting, noise
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import is_non_private
-from fedjax_face.training import checkpoint, experiment, face_tasks, run
-from fedjax_face.training.mesh import clients_mesh
+from fedjax_face.runs import checkpoint, face_tasks
+from fedjax_face.runs.detector import load_detector
+from fedjax_face.runs.mesh import clients_mesh
 from tests.algorithms import tiny_faces
-from tests.training.interruption import Killed, interrupt, undated
+from tests.flat import calls, dp_hyperface, registry, translate_hyperface
+from tests.flat.hparams import replaced
+from tests.runs.interruption import Killed, interrupt, undated
 
 ADD = Adjacency.ADD_OR_REMOVE_ONE
 KEYS = StepKeys(jax.random.key(1), jax.random.key(2))
@@ -219,7 +219,8 @@ def test_intervals_do_not_part_people():
   config.data.sources = {"made": {"name": "made", "count": 24, "photographs_each": 3}}
   sources = region_sources.load(config.data.to_dict(), 0)
   algorithm = build(config, sources)
-  metrics = face_tasks.FaceTaskEvaluator(algorithm, config, sources).outcome(
+  metrics = face_tasks.FaceTaskEvaluator(
+      algorithm, calls.judged(config), sources, config.seed).outcome(
       started(algorithm)).metrics
   people = len(np.unique(sources.evaluation.photographs[0].person))
   assert len(sources.evaluation.photographs[0]) == 3 * people
@@ -228,7 +229,7 @@ def test_intervals_do_not_part_people():
 
 def test_public_photographs_may_show_several_people_whatever_the_unit():
   config = tiny_faces.config(**{"cohort.unit": "person"})
-  assert experiment._pretraining_config(config).cohort.unit == "image"
+  assert calls.pretraining(config).cohort.unit == "image"
 
 
 # ---- what is refused ----
@@ -278,7 +279,7 @@ def test_an_option_is_refused_by_the_key_of_the_config(sources, overrides, words
 def test_a_start_from_a_private_set_is_refused_where_privacy_is_promised(sources, private):
   start = started(private).params["network"]
   config = tiny_faces.config(**{"pretrain.public": False})
-  with pytest.raises(ValueError, match="^pretrain.public=False: pre-training on private regions"):
+  with pytest.raises(ValueError, match="^start.public=False: pre-training on private regions"):
     build(config, sources, start)
   plain = tiny_faces.config(**{"pretrain.public": False, "algorithm": "hyperface",
                                "hparams.noise_multiplier": None})
@@ -296,8 +297,8 @@ def test_a_method_from_python_is_that_of_a_config():
       gradient=gradients.joint(clip_norm=.5, form="scanned", units_at_once=32),
       optimizer=averaged(momentum(learning_rate=.01, momentum=.9,
                                   weight_learning_rate_scale=200.0), decay=.95))
-  assert by_hand == method_of(configs.dp_hyperface.base())
-  config = configs.dp_hyperface.base()
+  assert by_hand == method_of(dp_hyperface.base())
+  config = dp_hyperface.base()
   config.update_from_flattened_dict({
       "algorithm": "face_detector", "model.optimizer": "adam", "model.flip": False,
       "cohort.views": 2, "cohort.unit": "region"})
@@ -306,7 +307,7 @@ def test_a_method_from_python_is_that_of_a_config():
       units=poisson_units(unit="region"), gradient=gradients.unclipped(views=2),
       optimizer=averaged(adam(learning_rate=.01, weight_learning_rate_scale=200.0)))
   assert other == method_of(config) and other != by_hand
-  assert method_of(configs.dp_hyperface.get_config("aflw")).data == "face_tasks"
+  assert method_of(dp_hyperface.get_config("aflw")).data == "face_tasks"
 
 
 @pytest.mark.parametrize("name", ["dp_hyperface", "hyperface", "face_detector"])
@@ -377,7 +378,7 @@ def test_a_target_epsilon_calibrates_the_noise_of_the_whole_run(sources):
 def finished(tmp_path_factory):
   """A run of two rounds: its folder, summary.json and privacy.json."""
   folder = tmp_path_factory.mktemp("runs") / "whole"
-  return folder, *run.run(tiny_faces.config(), folder)
+  return folder, *calls.run(tiny_faces.config(), folder)
 
 
 def test_scores_stand_beside_the_constant_predictor(finished):
@@ -397,7 +398,7 @@ def test_the_statement_says_whose_epsilon_and_what_is_not_covered(finished):
   unit, = privacy["units"]
   assert unit["unit"] == "image" and unit["adjacency"] == "add_or_remove_one"
   ledger = checkpoint.restore(folder / "checkpoints", jax.eval_shape(
-      experiment.build(tiny_faces.config(), folder, lambda line: None).algorithm.init,
+      calls.build(tiny_faces.config(), folder, lambda line: None).algorithm.init,
       jax.random.key(0)), pytest.fail).ledger
   assert sum(entry["times"] for entry in ledger["entries"]) == 2
   with open(folder / "metrics.csv", newline="") as file:
@@ -416,8 +417,8 @@ def test_a_run_that_stopped_goes_on_bit_for_bit(finished, tmp_path, monkeypatch)
   with monkeypatch.context() as patch:
     interrupt(patch, checkpoint, "save", 3, before=False)  # of pre-training, of round 0, of round 1
     with pytest.raises(Killed):
-      run.run(tiny_faces.config(), tmp_path / "cut")
-  run.run(tiny_faces.config(), tmp_path / "cut")
+      calls.run(tiny_faces.config(), tmp_path / "cut")
+  calls.run(tiny_faces.config(), tmp_path / "cut")
   for name in ("metrics.csv", "privacy.json"):
     assert undated(tmp_path / "cut" / name) == undated(whole / name), name
   metrics = [json.loads((folder / "summary.json").read_text())["metrics"]
@@ -442,7 +443,7 @@ def test_a_finished_run_finds_faces_without_its_private_data(finished, tmp_path,
   assert detect.main([f"--workdir={folder}", str(photo), f"--out={tmp_path / 'out'}"]) == 0
   assert [options["seed"] for options in read] == [1]
   written = json.loads((tmp_path / "out/photo.png.json").read_text())
-  detector = face_tasks.load_detector(folder)
+  detector = load_detector(folder)
   assert len(read) == 1  # where landmarks lie is kept
   found = detector(picture, np.random.default_rng(0))
   assert found and written["faces"] == [json.loads(json.dumps(one.to_json())) for one in found]
@@ -458,32 +459,33 @@ def test_where_landmarks_lie_is_kept_and_made_anew_where_it_is_cut_off(finished,
       kept.unlink(missing_ok=True)
     else:
       kept.write_bytes(content)
-    face_tasks.load_detector(tmp_path / "run")
+    load_detector(tmp_path / "run")
     whole.append(np.load(kept))
-  public = region_sources.load_public(json.loads(
-      (finished[0] / "config.json").read_text())["data"])[0]
+  public = region_sources.load_public(tiny_faces.config().data.to_dict())[0]
   for one in whole:
     np.testing.assert_array_equal(one, face_tasks.mean_landmarks(public, "corner"))
 
 
 def test_folders_that_are_no_such_run_are_refused(tmp_path, finished):
-  with pytest.raises(FileNotFoundError, match="expected the folder of a run"):
-    face_tasks.load_detector(tmp_path)
+  with pytest.raises(FileNotFoundError, match="no run is kept there"):
+    load_detector(tmp_path)
   config = json.loads((finished[0] / "config.json").read_text())
   (tmp_path / "config.json").write_text(json.dumps(config))
   with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
-    face_tasks.load_detector(tmp_path)
-  (tmp_path / "config.json").write_text(json.dumps(config | {"data": {"name": "lfw"}}))
+    load_detector(tmp_path)
+  (tmp_path / "config.json").write_text(json.dumps(
+      config | {"method": {"name": "dp_fedemb"}, "data": {"name": "lfw"}, "start": None,
+                "evaluation": {"name": "protocols"}}))
   with pytest.raises(ValueError, match="finds no faces"):
-    face_tasks.load_detector(tmp_path)
+    load_detector(tmp_path)
 
 
 def test_a_run_with_frozen_layers_goes_on_and_finds_faces_by_all_of_them(tmp_path, capsys,
                                                                          monkeypatch):
   config = tiny_faces.config(**{"model.frozen": ("shared",), "rounds": 1, "evaluation.every": 0})
-  summary, _ = run.run(config, tmp_path)
+  summary, _ = calls.run(config, tmp_path)
   assert summary["status"] == "finished"
-  again = experiment.build(config, tmp_path, lambda line: None)
+  again = calls.build(config, tmp_path, lambda line: None)
   state = checkpoint.restore(tmp_path / "checkpoints", jax.eval_shape(
       again.algorithm.init, jax.random.key(0)), pytest.fail).state
   assert "shared" not in state.params["network"] and "shared" in again.algorithm.start(state)
@@ -492,7 +494,7 @@ def test_a_run_with_frozen_layers_goes_on_and_finds_faces_by_all_of_them(tmp_pat
   read, load_public = [], region_sources.load_public
   monkeypatch.setattr(region_sources, "load_public",
                       lambda data: (read.append(data), load_public(data))[1])
-  detector = face_tasks.load_detector(tmp_path)
+  detector = load_detector(tmp_path)
   assert len(read) == 1
   assert detector(picture, np.random.default_rng(0))
   regions = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
@@ -501,4 +503,4 @@ def test_a_run_with_frozen_layers_goes_on_and_finds_faces_by_all_of_them(tmp_pat
   assert "pre-training" not in capsys.readouterr().out
   shutil.rmtree(tmp_path / "pretrained")
   with pytest.raises(FileNotFoundError, match="it holds the frozen layers shared"):
-    face_tasks.load_detector(tmp_path)
+    load_detector(tmp_path)

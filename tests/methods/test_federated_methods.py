@@ -4,12 +4,11 @@ import jax
 import pytest
 
 import fedjax_face as ff
-from configs import composed, dp_fedemb, fedgc, privacyface
 from fedjax_face import method as methods
 from fedjax_face import options
-from fedjax_face.algorithms import translate
 from fedjax_face.method import Budget, Method, Setting
 from tests.algorithms import tiny
+from tests.flat import composed, dp_fedemb, fedgc, privacyface, translate
 
 NAMES = ("dp_fedemb", "fedavg", "fedgc", "fedpe", "fedaws", "privacyface", "composed",
          "centralized", "local_only")

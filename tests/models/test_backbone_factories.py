@@ -10,7 +10,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from fedjax_face import options
-from fedjax_face.algorithms import parts
 from fedjax_face.models import registry
 from fedjax_face.models.backbones import Backbone
 from fedjax_face.models.iresnet import IResNet
@@ -20,6 +19,7 @@ from fedjax_face.models.reddi_cnn import ReddiCNN
 from fedjax_face.models.resnet import ResNet
 from fedjax_face.models.vgg_face import SMALL_STAGES, VGGFace
 from fedjax_face.options import register
+from tests.flat import parts
 
 BLOCKS = ((1, 8, 1), (2, 8, 2))
 CASES = {

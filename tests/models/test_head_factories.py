@@ -7,10 +7,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from fedjax_face import options
-from fedjax_face.algorithms import parts
-from fedjax_face.algorithms.hparams import flat
 from fedjax_face.models import heads, registry
 from fedjax_face.models.heads import ArcFace, CosFace, Head, Linear, Normalised, geometry_of
+from tests.flat import parts
+from tests.flat.hparams import flat
 
 SCALARS = {"margin": 0.2, "scale": 8.0}
 CASES = {

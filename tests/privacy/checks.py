@@ -21,12 +21,12 @@ from fedjax_face.dp_sgd.step import descent
 from fedjax_face.federated.aggregators import Sums
 from fedjax_face.method.algorithm import Data, StepKeys
 from fedjax_face.privacy.per_example import clipped_gradient_sum
+from fedjax_face.runs import loop
+from fedjax_face.runs.mesh import clients_mesh
 from fedjax_face.split.step import device_message
-from fedjax_face.training import loop
-from fedjax_face.training.mesh import clients_mesh
 from tests.federated import toys
+from tests.runs.toys import IMAGES, toy_algorithm
 from tests.split import tiny
-from tests.training.toys import IMAGES, toy_algorithm
 
 ROUNDING = 3e-6             # relative, of norms in float32
 DEVIATIONS = 5.0            # of a statistic from what is expected: one false alarm in a million

@@ -16,8 +16,8 @@ from fedjax_face.federated import sampling
 from fedjax_face.models.normalisation import GroupNorm
 from fedjax_face.privacy import ghost_norm, noise
 from fedjax_face.privacy.per_example import GradientClip, joint
+from fedjax_face.runs import loop, streams
 from fedjax_face.split import step as split_step
-from fedjax_face.training import loop, streams
 from tests.privacy import cases, checks
 
 caught = functools.partial(pytest.raises, AssertionError)

@@ -1,6 +1,7 @@
 """The front door: what `fit` returns, keeps, resumes and refuses."""
 
 import json
+import math
 
 import flax.linen as nn
 import numpy as np
@@ -121,6 +122,10 @@ def test_load_finds_the_run_and_asks_for_what_no_config_holds(kept):
   np.testing.assert_array_equal(found.embed(images), kept.embed(images))
   assert found.epsilon == kept.epsilon and found.statement == kept.statement
   assert found.evaluate(["recall_all_pairs"]).keys() >= {"recall_all_pairs@far=0.1"}
+  asked = ff.protocols("identification", fars=(0.1,), bootstrap=0)
+  assert "identification/rank1" in found.evaluate(asked)
+  with pytest.raises(ValueError, match="dp_fedemb is not judged so: expected names of protocols"):
+    found.evaluate(ff.evaluations.classification())
   with pytest.raises(ValueError, match="method.backbone: was made by hand"):
     ff.load(kept.workdir, data=sources())
   with pytest.raises(FileNotFoundError, match="no run is kept there"):
@@ -243,10 +248,40 @@ def test_sets_by_hand_share_nobody():
   assert run.rounds == 1
 
 
-def test_programs_that_read_flat_configs_say_who_reads_this_run(kept, capsys):
+def test_a_program_cannot_be_given_what_was_made_by_hand_and_says_so(kept, capsys):
   from experiments import evaluate
   assert evaluate.main([f"--workdir={kept.workdir}"]) == 2
-  assert "is of a run of fedjax_face.fit" in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert "data: was made by hand, as Sources(" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("changes, name", [
+    ({"privacy": ff.budget(epsilon=8.0, delta=1e-3, noise_seed=3)}, "privacy.noise_seed=3"),
+    ({"compute": ff.compute(wandb="faces")}, "compute.wandb=faces")])
+def test_noise_that_anybody_can_draw_and_third_parties_are_for_folders(changes, name):
+  with pytest.raises(ValueError, match=f"{name}: needs a workdir"):
+    fit(**changes)
+
+
+def test_rounds_without_a_release_on_the_ledger_have_no_epsilon(remembered):
+  from fedjax_face.privacy.ledger import Ledger
+  from fedjax_face.runs.run import Run
+  made = remembered._made
+  assert Run(made, remembered._state, Ledger(), []).epsilon == 0.0
+  assert Run(made, remembered._state, Ledger(), [(3, {})]).epsilon == math.inf
+
+
+def test_what_a_rehearsal_chose_is_said_and_is_what_the_call_says():
+  with pytest.raises(ValueError, match=r"rehearsed.chose=\(\): expected what was chosen|chose"):
+    ff.rehearsed("others", people=10, judges=2, chose=())
+  for chose, words in (("method.local.epochs=7", "method.local.epochs=1, but rehearsal.chose says"),
+                       ("method.local.epoch=1", "the config says no method.local.epoch"),
+                       ("method.local.epochs=one", "is not KEY=NUMBER")):
+    with pytest.raises(ValueError, match=words):
+      fit(rehearsal=ff.rehearsed("others", people=10, judges=2, chose=(chose,)))
+  said = fit(rounds=1, rehearsal=ff.rehearsed("others", people=10, judges=2, chose=(
+      "method.local.epochs=1", "rounds=1"))).statement
+  assert "local epochs and rounds were chosen by rehearsal on 10 public people of others" in said
 
 
 def test_a_folder_is_of_its_own_data(tmp_path, kept):

@@ -11,13 +11,16 @@ import jax
 import numpy as np
 import pytest
 
-from configs import dp_activations as configs
 from fedjax_face.data import closed_set, sources
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.models import registry as models
 from fedjax_face.models.dense import Dense
+from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.runs import checkpoint, edge
+from fedjax_face.runs.asked import Asked
 from fedjax_face.split.message import PADDING
-from fedjax_face.training import checkpoint, edge, experiment
+from tests.flat import calls
+from tests.flat import dp_activations as configs
 
 
 class Tiny(nn.Module):
@@ -48,33 +51,43 @@ def tiny():
     yield
 
 
-def tiny_config():
+def tiny_config(**overrides):
   """16 images train on two devices, projected onto 3 public directions, the clip norm public."""
   config = configs.base()
   config.data = {"name": "made", "test_fraction": 0.2, "public": {"name": "made", "world": 1}}
   config.pretrain = {}
   config.update_from_flattened_dict({
       "rounds": 2, "split.projection": 3, "split.devices": 2, "split.batch_size": 3,
-      "model.backbone": "tiny", "model.embedding_dim": 8, "hparams.noise_multiplier": 1.0})
+      "model.backbone": "tiny", "model.embedding_dim": 8,
+      "hparams.noise_multiplier": 1.0} | overrides)
   return config
+
+
+def asked(**overrides):
+  return calls.asked(tiny_config(**overrides))
+
+
+def algorithm_of(**overrides):
+  return asked(**overrides).experiment().algorithm
 
 
 @pytest.fixture
 def loaded(monkeypatch):
   """Weak references to every private image array that `build` loads."""
-  seen, load = [], experiment.load_sources
+  seen = []
 
-  def noted(config, data=None):
-    found = load(config, data)
+  def noted(section, seed):
+    found = closed_set.load(section, seed)
     seen.extend(weakref.ref(part.images) for part in (found.train, found.evaluation))
     return found
 
-  monkeypatch.setattr(experiment, "load_sources", noted)
+  monkeypatch.setitem(calls._LOAD, "classes", noted)
   return seen
 
 
 def test_the_server_keeps_no_private_image(loaded):
-  parts = edge.build(tiny_config())
+  kept = asked()
+  parts = edge.build(kept)
   gc.collect()
   assert len(loaded) == 2 and [images() for images in loaded] == [None, None]
   for call in (lambda: parts.device_data(0), lambda: parts.rows(0, 0)):
@@ -86,7 +99,8 @@ def test_the_server_keeps_no_private_image(loaded):
 def test_a_device_keeps_its_own_images_and_sends_each_once_in_a_pass(loaded):
   config = tiny_config()
   whole = closed_set.load(config.data.to_dict(), config.seed).train
-  server, parts = edge.build(config), [edge.build(config, device) for device in (0, 1)]
+  kept = asked()
+  server, parts = edge.build(kept), [edge.build(kept, device) for device in (0, 1)]
   gc.collect()
   assert {images() for images in loaded} == {None}
   own = [part.device_data(device) for device, part in enumerate(parts)]
@@ -103,33 +117,35 @@ def test_a_device_keeps_its_own_images_and_sends_each_once_in_a_pass(loaded):
 
 
 def test_the_statements_of_both_programs_say_that_the_server_reads_the_images():
-  config = tiny_config()
   (sentence,) = edge.NOT_COVERED
   assert "the server's too" in sentence
   for device in (None, 0):
-    assert sentence in edge.build(config, device).ledger(0).not_covered
-  assert sentence not in experiment.build(config, say=lambda line: None).ledger.not_covered
+    assert sentence in edge.build(asked(), device).ledger(0).not_covered
+  assert sentence not in asked().experiment().ledger.not_covered
 
 
 @pytest.mark.parametrize("device", [-1, 2])
 def test_there_are_no_other_devices(device):
   with pytest.raises(ValueError, match=f"device {device}: devices are numbered 0 to 1"):
-    edge.build(tiny_config(), device)
+    edge.build(asked(), device)
 
 
 def save_server(algorithm, folder):
   """A checkpoint of a server after three steps, and the state in it."""
-  server = jax.tree.map(np.asarray, algorithm.init(jax.random.key(1)).server)
-  checkpoint.save(folder / "checkpoints", checkpoint.Checkpoint(3, server, [], "", ""))
+  server, ledger = jax.tree.map(np.asarray, algorithm.init(jax.random.key(1)).server), Ledger()
+  for release in algorithm.releases:
+    ledger.record(release, 3)
+  checkpoint.save(folder / "checkpoints",
+                  checkpoint.Checkpoint(3, server, ledger.to_json(), "", ""))
   return server
 
 
 def test_other_public_parts_than_those_of_the_run_are_refused(tmp_path):
   """As on a machine where the same pre-training ends elsewhere."""
-  algorithm = experiment.build(tiny_config(), say=lambda line: None).algorithm
+  algorithm = algorithm_of()
   save_server(algorithm, tmp_path)
   edge.write_server_record(
-      tmp_path, edge.ServerRecord(edge.build(tiny_config()).public_digest(), 3))
+      tmp_path, edge.ServerRecord(edge.build(asked()).public_digest(), 3))
   moved = jax.tree.map(lambda leaf: leaf * np.float32(1 + 1e-6), algorithm.parts.device)
   for name, others in (("device", moved), ("clip_norm", algorithm.parts.clip_norm * 1.01)):
     other = dataclasses.replace(algorithm, parts=algorithm.parts._replace(**{name: others}))
@@ -143,7 +159,7 @@ def test_other_public_parts_than_those_of_the_run_are_refused(tmp_path):
 
 @pytest.mark.parametrize("record", [None, edge.ServerRecord(None, 3)])
 def test_a_run_without_a_digest_is_restored_and_that_is_said(record, tmp_path):
-  algorithm = experiment.build(tiny_config(), say=lambda line: None).algorithm
+  algorithm = algorithm_of()
   save_server(algorithm, tmp_path)
   if record is not None:
     edge.write_server_record(tmp_path, record)
@@ -155,18 +171,23 @@ def test_a_run_without_a_digest_is_restored_and_that_is_said(record, tmp_path):
 
 def test_a_server_alone_cannot_restore_what_its_devices_trained(tmp_path):
   """A frozen device part comes from the config; a trained one is nowhere on the server."""
-  config = tiny_config()
-  algorithm = experiment.build(config, say=lambda line: None).algorithm
+  algorithm = algorithm_of()
   assert edge.restored_state(algorithm, tmp_path, pytest.fail) is None
   server = save_server(algorithm, tmp_path)
   edge.write_server_record(
-      tmp_path, edge.ServerRecord(edge.build(config).public_digest(), 3))
-  done, state = edge.restored_state(algorithm, tmp_path, pytest.fail)
-  assert done == 3
+      tmp_path, edge.ServerRecord(edge.build(asked()).public_digest(), 3))
+  done, state, ledger = edge.restored_state(algorithm, tmp_path, pytest.fail)
+  assert done == 3 and [times for _, times in ledger.entries] == [3] * len(algorithm.releases)
   jax.tree.map(np.testing.assert_array_equal, state.server, server)
   jax.tree.map(np.testing.assert_array_equal, state.device.params, algorithm.parts.device)
 
-  config.split.mode = "trained_published"
-  trained = experiment.build(config, say=lambda line: None).algorithm
-  with pytest.raises(ValueError, match="split.mode=trained_published: the trained parts"):
+  trained = algorithm_of(**{"split.mode": "trained_published"})
+  with pytest.raises(ValueError, match="method.device=trained_published: the trained parts"):
     edge.restored_state(trained, tmp_path, pytest.fail)
+
+
+def test_another_method_is_refused():
+  wrong = Asked.of_config({"method": {"name": "dp_fedemb"}, "data": {"name": "synthetic_faces"},
+                           "rounds": 2})
+  with pytest.raises(ValueError, match="method=dp_fedemb: the edge programs run dp_activations"):
+    edge.build(wrong)

@@ -12,19 +12,19 @@ import pytest
 from fedjax_face.data import pixels
 from fedjax_face.method.algorithm import Data
 from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.runs import loop, streams
 from fedjax_face.split import message, step
 from fedjax_face.split import round as rounds
 from fedjax_face.split.accounting import MODES
-from fedjax_face.training import loop, streams
 from tests.split.tiny_runs import (
-    PEOPLE,
-    RANDOMISED,
-    RUNS,
-    U_SHAPED,
-    build,
-    config,
-    mesh,
-    system_of,
+  PEOPLE,
+  RANDOMISED,
+  RUNS,
+  U_SHAPED,
+  build,
+  config,
+  mesh,
+  system_of,
 )
 
 ROOT = bytes(range(32))

@@ -4,15 +4,15 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from configs import dp_activations as configs
-from fedjax_face.algorithms import registry
 from fedjax_face.data import sources as data_sources
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.models import registry as models
 from fedjax_face.models.convolution import Conv
 from fedjax_face.models.dense import Dense
+from fedjax_face.runs.mesh import clients_mesh
 from fedjax_face.split.accounting import MODES
-from fedjax_face.training.mesh import clients_mesh
+from tests.flat import dp_activations as configs
+from tests.flat import registry
 
 PEOPLE, SIDE = 8, 12
 

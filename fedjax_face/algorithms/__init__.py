@@ -1,1 +1,0 @@
-"""One page per published system: parts chosen and wired."""

@@ -1,0 +1,78 @@
+"""A run's config: its sections, its record in the workdir, and whether two configs are one run."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from fedjax_face.runs.records import write_json
+
+
+def did_you_mean(name: str, known: Any) -> str:
+  """" (did you mean 'rounds'?)", or nothing where no known name is near."""
+  near = difflib.get_close_matches(name, list(known), 1)
+  return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+  """Dotted names -> values, as they look after a trip through JSON."""
+  if isinstance(config, Mapping) or hasattr(config, "items"):
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+      flat |= flatten(value, f"{prefix}{name}.")
+    return flat or {prefix.rstrip("."): {}}
+  return {prefix.rstrip("."): json.loads(json.dumps(config))}
+
+
+def digest(config: Any) -> str:
+  """Identifies a run: everything but what may differ when it is continued."""
+  flat = {name: value for name, value in flatten(config).items() if not _may_differ(name)}
+  return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+
+
+def _may_differ(name: str) -> bool:
+  """Whether a key may differ between two calls on one workdir: the rounds may grow, and it is free
+  how a run is judged and carried out.
+  """
+  return name == "rounds" or name.split(".")[0] in ("evaluation", "compute")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+  """A plain nested dict of JSON types."""
+  plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+  return json.loads(json.dumps(plain))
+
+
+def check_same_run(config: Any, workdir: pathlib.Path) -> None:
+  """Refuses a workdir that belongs to another config; only `rounds` may have grown.
+
+  Raises:
+    ValueError: naming the keys that differ.
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    return
+  try:
+    recorded = flatten(json.loads(path.read_text()))
+  except ValueError as error:
+    raise ValueError(f"{path} is not a readable JSON file: {error}") from None
+  given = flatten(config)
+  differing = []
+  for name in sorted(set(recorded) | set(given)):
+    before, now = recorded.get(name, "absent"), given.get(name, "absent")
+    if before != now and not (_may_differ(name) and (name != "rounds" or now >= before)):
+      differing.append(f"{name} (there {before!r}, now {now!r})")
+  if differing:
+    raise ValueError(f"{workdir} belongs to a run with another config: {', '.join(differing)}; "
+                     "only rounds may grow. Choose another workdir")
+
+
+def record(config: Any, workdir: pathlib.Path) -> None:
+  """Writes `config.json`, resolved, unless it already says the same."""
+  path = workdir / "config.json"
+  if not path.exists() or json.loads(path.read_text()) != as_dict(config):
+    write_json(path, as_dict(config))

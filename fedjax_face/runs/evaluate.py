@@ -1,0 +1,129 @@
+"""Evaluation of a run that a folder holds, on its own people or on others."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedjax_face import options
+from fedjax_face.data.dataset import FaceDataset, compact
+from fedjax_face.data.sets import Data, PublicSet
+from fedjax_face.data.sources import whole_set
+from fedjax_face.data.splits import check_disjoint
+from fedjax_face.evaluation.random_pairs import pairs_from_labels
+from fedjax_face.runs import summary
+from fedjax_face.runs.figures import save_roc
+from fedjax_face.runs.load import load
+from fedjax_face.runs.records import write_json
+from fedjax_face.runs.run import Run
+
+_NEED_PAIRS = {"lfw_view2", "insightface", "tar_at_far"}
+
+
+def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
+             data: Mapping[str, str] | None = None, pairs: int = 6000,
+             out: str | os.PathLike | None = None) -> dict[str, Any]:
+  """Judges the newest checkpoint of a run.
+
+  Args:
+    workdir: of the run.
+    changed: of how it is judged: protocols, fars, bootstrap, flip; of a run that embeds nothing
+      bootstrap alone.
+    data: another set: `name` of a public set and its options, numbers as text; None: the run's own
+      evaluation set.
+    pairs: drawn for protocols that need some, where the set has no official ones.
+    out: folder for evaluation.json, roc.png and det.png; None: nothing is written.
+
+  Returns:
+    evaluation.json: `run`, `rounds`, `data`, `metrics`, `references`, `roc`.
+
+  Raises:
+    ValueError: a set that shares a person with the training set, or what cannot be judged so.
+    FileNotFoundError: no run, or no checkpoint yet.
+  """
+  workdir = pathlib.Path(workdir)
+  run = load(workdir)
+  if not run.embeds and (data is not None or set(changed) - {"bootstrap"}):
+    name = min(set(changed) - {"bootstrap"}, default="data")
+    raise ValueError(f"{name}: {run.method} trains no embeddings, and is evaluated on its own set "
+                     "by its own metrics")
+  chosen, drawn = _chosen(run, data)
+  names = changed.get("protocols", run.asked.get("protocols", ()))
+  if run.embeds and drawn is None and _NEED_PAIRS & set(names):
+    labels = (run.sources.evaluation if chosen is None else chosen).label
+    drawn = pairs_from_labels(labels, pairs, np.random.default_rng(run.config["seed"]))
+  if chosen is None and drawn is not None:
+    chosen = run.sources.evaluation
+  outcome = run.outcome(changed, chosen, drawn)
+  found = _record(run, workdir, outcome, data, own=data is None and "flip" not in changed)
+  if out is not None:
+    pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+    write_json(pathlib.Path(out) / "evaluation.json", found)
+    save_roc(found["roc"], {"model": f"round {found['rounds']}"} | {
+        name: of["words"] for name, of in found["references"].items()}, pathlib.Path(out))
+  return found
+
+
+def _chosen(run: Run, section: Mapping[str, str] | None) -> tuple[FaceDataset | None, Any]:
+  """The set that was asked for, or None for the run's own, and its official pairs if it has some.
+  """
+  if section is None:
+    return None, run.sources.pairs if run.embeds else None
+  if section["name"] == "lfw":
+    return _official_lfw(run, section)
+  flags = [f"--config.data.{name}={value}" for name, value in section.items() if name != "name"]
+  said = options.override({"data": {"name": section["name"]}}, {"data": PublicSet}, flags).config
+  part = options.build(PublicSet, said["data"], "data")
+  found, notes = whole_set("data", dict(options.made(part).section))
+  for note in notes:
+    print(note, file=sys.stderr)
+  _require_others(run, found)
+  return compact(found), None
+
+
+def _require_others(run: Run, found: FaceDataset) -> None:
+  """Refuses people who train; says so where that cannot be told."""
+  if not check_disjoint(run.sources.train, found, "person"):
+    print("whether this set shares a person with the training set cannot be checked",
+          file=sys.stderr)
+
+
+def _official_lfw(run: Run, section: Mapping[str, str]) -> tuple[FaceDataset, Any]:
+  """Whoever is in the View-2 pairs of LFW, all folds unless some are named."""
+  flags = [f"--config.data.{name}={value}" for name, value in section.items() if name != "name"]
+  own = {"data": {"name": "lfw", "test_folds": tuple(range(1, 11))}}
+  part = options.build(Data, options.override(own, {"data": Data}, flags).config["data"], "data")
+  other = options.made(part).sources
+  _require_others(run, other.evaluation)
+  return other.evaluation, other.pairs
+
+
+def _record(run: Run, workdir: pathlib.Path, outcome: Any, data: Mapping[str, str] | None,
+            own: bool) -> dict[str, Any]:
+  """evaluation.json; on the run's own set what the run compared itself with stands beside."""
+  metrics, roc = summary.metrics_json(outcome), summary.roc_json(outcome)
+  path = workdir / "summary.json"
+  ran = json.loads(path.read_text()) if own and path.is_file() else {}
+  beside = {}
+  for name, reference in ran.get("references", {}).items():
+    asked = {metric: of for metric, of in reference["metrics"].items() if metric in metrics}
+    if asked:
+      beside[name] = {"words": reference["words"], "metrics": asked}
+  if roc and ran.get("roc"):
+    roc["tar"] |= _curves_beside(roc, ran["roc"])
+  return {"run": str(workdir), "rounds": run.rounds,
+          "data": data["name"] if data else "evaluation set of the run", "metrics": metrics,
+          "references": beside, "roc": roc}
+
+
+def _curves_beside(roc: Mapping[str, Any], ran: Mapping[str, Any]) -> dict[str, Any]:
+  """The curves of the run's references, where they are over the same pairs."""
+  if any(roc[name] != ran.get(name) for name in ("protocol", "negatives", "far")):
+    return {}
+  return {name: tar for name, tar in ran["tar"].items() if name != "model"}

@@ -1,0 +1,40 @@
+"""What judges a run, by what it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedjax_face.method.algorithm import Algorithm
+from fedjax_face.runs.settings import Evaluation
+
+
+def evaluator_of(evaluation: Evaluation, algorithm: Algorithm, sources: Any, seed: int) -> Any:
+  """The evaluator of a run: `values(state)` without and `outcome(state)` with intervals.
+
+  Args:
+    evaluation: how it is judged.
+    algorithm: bound.
+    sources: the sets of the run.
+    seed: of resamples.
+  """
+  return _OF[evaluation.feeds](algorithm, evaluation.section(), sources, seed)
+
+
+def _embeddings(algorithm: Algorithm, asked: Mapping[str, Any], sources: Any, seed: int) -> Any:
+  from fedjax_face.runs.evaluator import Evaluator
+  return Evaluator(algorithm, asked, sources.evaluation, sources.pairs, seed)
+
+
+def _face_tasks(algorithm: Algorithm, asked: Mapping[str, Any], sources: Any, seed: int) -> Any:
+  from fedjax_face.runs.face_tasks import FaceTaskEvaluator
+  return FaceTaskEvaluator(algorithm, asked, sources, seed)
+
+
+def _classes(algorithm: Algorithm, asked: Mapping[str, Any], sources: Any, seed: int) -> Any:
+  from fedjax_face.runs.classification import ClassificationEvaluator
+  return ClassificationEvaluator(algorithm, asked, sources, seed)
+
+
+_OF: Mapping[str, Callable[[Algorithm, Mapping[str, Any], Any, int], Any]] = {
+    "embeddings": _embeddings, "face_tasks": _face_tasks, "classes": _classes}

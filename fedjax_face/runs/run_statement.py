@@ -1,0 +1,79 @@
+"""What a run says of its privacy: from its experiment and its ledger to the statement."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from fedjax_face.privacy import budget as budgets
+from fedjax_face.privacy import statement_files
+from fedjax_face.privacy.budget import Budget
+from fedjax_face.privacy.ledger import Ledger, is_non_private
+from fedjax_face.runs import summary, training_set
+from fedjax_face.runs.callbacks import ENDED
+from fedjax_face.runs.experiment import Experiment, evaluated_on
+
+
+def noise_keys(experiment: Experiment) -> str:
+  """A key of `statement.NOISE_KEYS`."""
+  if is_pinned(experiment.config):
+    return "pinned"
+  return "none" if claims_nothing(experiment) else "operating_system"
+
+
+def claims_nothing(experiment: Experiment) -> bool:
+  """Whether no guarantee rests on secret sampling, so that the seed may decide everything."""
+  return is_pinned(experiment.config) or all(
+      is_non_private(release.event) for release in experiment.algorithm.releases)
+
+
+def is_pinned(options: Any) -> bool:
+  """Whether the seeds of the noise are given, which anybody may know."""
+  return options.privacy.get("noise_seed") is not None
+
+
+def population_of(experiment: Experiment) -> Mapping[str, int]:
+  """Unit -> number of such units that can take part."""
+  algorithm = experiment.algorithm
+  if isinstance(algorithm.population, Mapping):
+    return algorithm.population
+  units = (*(release.unit for release in algorithm.releases), *experiment.ledger.units)
+  return dict.fromkeys(units, algorithm.population)
+
+
+def statement_of(experiment: Experiment, ledger: Ledger) -> dict[str, Any]:
+  """What privacy.json would say of a run that writes nothing."""
+  described = training_set.described(experiment.sources.train)
+  return summary.privacy_said(
+    status="finished", ledger=ledger, delta=experiment.config.privacy.delta,
+    algorithm=experiment.algorithm,
+    noise_keys="none" if claims_nothing(experiment) else "memory",
+    population=population_of(experiment), data=described | {"digest": None},
+    evaluated_on=evaluated_on(experiment.sources), files=())
+
+
+def write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
+                  budget: Budget | None, status: str) -> dict[str, Any]:
+  """Writes the statement of a run into its folder, as it stands; see `summary.write_privacy`."""
+  options, algorithm, sources = experiment.config, experiment.algorithm, experiment.sources
+  return summary.write_privacy(
+    workdir, status=status, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
+    noise_keys=noise_keys(experiment), population=population_of(experiment),
+    data=training_set.described(sources.train, training_set.key(workdir)),
+    evaluated_on=evaluated_on(sources),
+    files=statement_files.of_run(
+      evaluates_training_people=sources.evaluates_training_people,
+      releases_model=_releases_model(experiment), curves=algorithm.embed is not None,
+      secrets=status != "finished" and not is_pinned(options),
+      pretrained=experiment.untrained is not None, budget=budget is not None,
+      ended_early=(workdir / ENDED).exists(),
+      silos=algorithm.class_embeddings is not None, wandb=bool(options.training.get("wandb"))),
+    budget=None if budget is None else budgets.statement(budget.path))
+
+
+def _releases_model(experiment: Experiment) -> bool:
+  """Whether what is trained leaves through a channel with a guarantee."""
+  return not is_pinned(experiment.config) and any(
+      release.channel in ("backbone", "model") and not is_non_private(release.event)
+      for release in experiment.algorithm.releases)

@@ -1,0 +1,124 @@
+"""The roots of a run's noise and participation on disk, where only their owner can read them.
+
+    secrets/noise, secrets/participation    64 hexadecimal digits; files 0600 in a folder 0700
+
+Who knows them can undo the noise and knows who took part. They are needed until the run has
+finished, and then removed. Checkpoints hold neither.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import pickle
+import shutil
+import stat
+
+from absl import logging
+
+from fedjax_face.runs import streams
+from fedjax_face.runs.mesh import broadcast, is_main_process
+from fedjax_face.runs.records import make_guarded
+from fedjax_face.runs.streams import Roots
+
+FOLDER = "secrets"
+_OWNER_ONLY_FOLDER, _OWNER_ONLY = 0o700, 0o600
+
+
+def obtain(workdir: pathlib.Path, must_exist: bool) -> Roots:
+  """The roots of a run, the same in every process; drawn and kept if they are not there.
+
+  Args:
+    workdir: of the run.
+    must_exist: rounds were, or may have been, noised from roots that are kept here.
+
+  Raises:
+    ValueError: roots that must exist are lost, damaged, or open to others than their owner.
+    OSError: files that cannot be written.
+  """
+  payload = b""
+  if is_main_process():
+    try:
+      payload = pickle.dumps(_obtain(workdir / FOLDER, must_exist))
+    except (ValueError, OSError) as error:
+      payload = pickle.dumps(error)
+  outcome = pickle.loads(broadcast(payload))
+  if isinstance(outcome, Exception):
+    raise outcome
+  return outcome
+
+
+def remove(workdir: pathlib.Path) -> None:
+  """Deletes the roots of a finished run; only process 0 does. A warning says where it cannot."""
+  folder = workdir / FOLDER
+  if is_main_process() and folder.exists():
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+      logging.warning("%s could not be deleted: who reads it can undo the noise; delete it", folder)
+
+
+def require_owner_only(path: pathlib.Path) -> None:
+  """Raises ValueError if others than the owner may read or change a secret file or its folder."""
+  for place in (path.parent, path):
+    mode = stat.S_IMODE(place.stat().st_mode)
+    if mode & 0o077:
+      wanted = _OWNER_ONLY_FOLDER if place.is_dir() else _OWNER_ONLY
+      raise ValueError(f"{place} is open to others than its owner (mode {mode:04o}, expected "
+                       f"{wanted:04o}): who read the secrets in it can undo the noise; if nobody "
+                       f"did, chmod {wanted:o} it and go on")
+
+
+def write_owner_only(path: pathlib.Path, text: str) -> None:
+  """Replaces a secret file at once; 0600 in a folder 0700, which is made if absent.
+
+  Raises:
+    OSError: one line naming the file.
+  """
+  partial = path.with_name(f".{path.name}.partial")
+  try:
+    path.parent.mkdir(mode=_OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
+    partial.unlink(missing_ok=True)
+    _write_new(partial, text)
+    os.replace(partial, path)
+  except OSError as error:
+    raise OSError(f"{path} not written: {error.strerror or error}") from error
+
+
+def _obtain(folder: pathlib.Path, must_exist: bool) -> Roots:
+  if folder.exists() or must_exist:
+    return Roots(*(_read(folder / name) for name in Roots._fields))
+  roots = Roots(streams.secret_root(), streams.secret_root())
+  partial = folder.with_name(f".{folder.name}.partial")
+  try:
+    make_guarded(folder.parent)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=_OWNER_ONLY_FOLDER)
+    for name, root in roots._asdict().items():
+      _write_new(partial / name, root.hex() + "\n")
+    os.replace(partial, folder)
+  except OSError as error:
+    raise OSError(f"{folder} not written: {error.strerror or error}") from error
+  return roots
+
+
+def _read(path: pathlib.Path) -> bytes:
+  if not path.is_file():
+    raise ValueError(f"{path} is missing: rounds of this run followed from it, and the same "
+                     "rounds from another would be a second release; put it back, or start anew in "
+                     "another workdir")
+  require_owner_only(path)
+  try:
+    root = bytes.fromhex(path.read_text())
+  except ValueError:
+    root = b""
+  if len(root) != streams.ROOT_BYTES:
+    raise ValueError(f"{path} is damaged: expected {2 * streams.ROOT_BYTES} hexadecimal digits; "
+                     "put it back, or start anew in another workdir")
+  return root
+
+
+def _write_new(path: pathlib.Path, text: str) -> None:
+  with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY), "w") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())

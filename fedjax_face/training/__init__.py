@@ -1,1 +1,0 @@
-"""The loop: mesh, dispatch, checkpoints, resume, metric writers and progress."""

@@ -1,0 +1,18 @@
+"""Every variant of the flat configs."""
+
+import importlib
+
+VARIANTS = {
+    "dp_fedemb": ("synthetic", "heads", "femnist", "lfw", "folder", "digiface", "emnist", "gld",
+                  "inaturalist"),
+    "dp_fedemb_rates": ("synthetic", "orl", "femnist", "lfw", "lfw64"),
+    "fedgc": ("synthetic", "lfw", "casia"),
+    "privacyface": ("synthetic", "silos36", "lfw", "bupt"),
+    "composed": ("synthetic",),
+    "dp_hyperface": ("synthetic", "faces", "faces_lfw", "aflw"),
+    "dp_activations": ("synthetic", "lfw")}
+EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
+
+
+def load(name):
+  return importlib.import_module(f"tests.flat.{name}")
