@@ -122,7 +122,7 @@ def test_load_finds_the_run_and_asks_for_what_no_config_holds(kept):
   np.testing.assert_array_equal(found.embed(images), kept.embed(images))
   assert found.epsilon == kept.epsilon and found.statement == kept.statement
   assert found.evaluate(["recall_all_pairs"]).keys() >= {"recall_all_pairs@far=0.1"}
-  asked = ff.protocols("identification", fars=(0.1,), bootstrap=0)
+  asked = ff.protocols(("identification",), fars=(0.1,), bootstrap=0)
   assert "identification/rank1" in found.evaluate(asked)
   with pytest.raises(ValueError, match="dp_fedemb is not judged so: expected names of protocols"):
     found.evaluate(ff.evaluations.classification())
@@ -252,7 +252,7 @@ def test_a_program_cannot_be_given_what_was_made_by_hand_and_says_so(kept, capsy
   from experiments import evaluate
   assert evaluate.main([f"--workdir={kept.workdir}"]) == 2
   said = capsys.readouterr().err
-  assert "data: was made by hand, as Sources(" in said and said.count("\n") == 1
+  assert "method.backbone: was made by hand, as OneLayer(" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("changes, name", [
