@@ -63,7 +63,7 @@ def answer_help(values: flags.FlagValues, arguments: Sequence[str], doc: str | N
 def _help(values: flags.FlagValues, doc: str) -> str:
   lines, grouped = [doc.strip()], {name for names in _GROUPS.values() for name in names}
   own = {"This program": tuple(name for name in values if name not in grouped)}
-  for title, names in (own | _GROUPS).items():
+  for title, names in {**own, **_GROUPS}.items():
     held = [name for name in names if name in values]
     lines += ["", f"{title}:"] if held else []
     for name in held:
