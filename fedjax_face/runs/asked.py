@@ -344,7 +344,8 @@ def check_noise(method: Any, privacy: Budget) -> None:
   parts = options.record(method).arguments
   scalars = options.hparams(method)
   for name, target in (("aggregate", {"privacy.epsilon": privacy.epsilon}),
-                       ("gradient", {"privacy.epsilon": privacy.epsilon}), ("exchange", None)):
+                       ("gradient", {"privacy.epsilon": privacy.epsilon}),
+                       ("activations", {"privacy.epsilon": privacy.epsilon}), ("exchange", None)):
     own = _options_of(parts.get(name))
     if "noise_multiplier" not in own:
       continue

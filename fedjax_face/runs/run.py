@@ -207,6 +207,8 @@ class Run:
     The privacy unit and the adjacency are in `statement`.
     """
     privacy = self._made.config.privacy
+    if privacy.noise_seed is not None:
+      return math.inf  # anybody can draw the noise again
     if privacy.unit not in self.ledger.units:
       return math.inf if self.rounds else 0.0  # before the first round nothing is released
     best = self.ledger.epsilon(privacy.delta, privacy.unit).best

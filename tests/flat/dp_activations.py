@@ -123,20 +123,3 @@ def lfw() -> ml_collections.ConfigDict:
                  "seed": 22, "grayscale": False}}
   config.privacy.epsilon = 8.0
   return config
-
-
-CUTS = {"first": {"split.cut": "first", "split.projection": 0},
-        "middle": {"split.cut": "middle", "split.projection": 0},
-        "bottleneck": {"split.cut": "bottleneck", "split.projection": 32}}
-
-
-def get_comparison(variant: str) -> dict[str, dict]:
-  """Settings that `experiments.compare` sets side by side: name -> overrides of the variant."""
-  if variant not in ("synthetic", "lfw"):
-    raise ValueError(f"nothing is compared with {variant!r}: synthetic, lfw")
-  settings: dict[str, dict] = {}
-  for name, cut in CUTS.items():
-    for epsilon in (1.0, 4.0, 8.0, 16.0, 50.0):
-      settings[f"{name}_{epsilon:g}"] = cut | {"privacy.epsilon": epsilon}
-    settings[f"{name}_none"] = cut | {"privacy.epsilon": None, "hparams.noise_multiplier": 0.0}
-  return settings

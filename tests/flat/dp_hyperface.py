@@ -194,31 +194,3 @@ def aflw() -> ml_collections.ConfigDict:
                          "weight_learning_rate_scale": 1.0})
   config.privacy.epsilon = 5.0
   return config
-
-
-def get_comparison(variant: str) -> dict[str, dict]:
-  """Settings that `experiments.compare` sets side by side: name -> overrides of the variant."""
-  if variant not in ("synthetic", "faces", "faces_lfw"):
-    raise ValueError(f"nothing is compared with {variant!r}: synthetic, faces, faces_lfw")
-  # The baseline without privacy has an optimiser, batches and a number of steps of its own.
-  non_private = {"algorithm": "hyperface", "privacy.epsilon": None, "model.optimizer": "adam",
-                 "hparams.learning_rate": 1e-3, "hparams.weight_learning_rate_scale": 300.0,
-                 "cohort.batch_size": 64, "cohort.capacity": 128, "rounds": 300}
-  settings: dict[str, dict] = {"public_alone": non_private | {
-      "rounds": 1, "hparams.learning_rate": 0.0}}
-  for weights in ("uncertainty", "fixed"):
-    chosen = {"model.task_weights": weights}
-    settings[f"non_private_{weights}"] = chosen | non_private
-    for epsilon in (10.0, 5.0, 0.7):
-      settings[f"epsilon{epsilon:g}_{weights}"] = chosen | {"privacy.epsilon": epsilon}
-  for epsilon in (10.0, 5.0, 0.7):
-    settings[f"epsilon{epsilon:g}_frozen"] = {"privacy.epsilon": epsilon,
-                                              "model.frozen": CONVOLUTIONS}
-  return settings
-
-
-def get_equivalence(variant: str) -> dict:
-  """The setting that others may equal, and the largest differences that count as equal."""
-  del variant
-  return {"reference": "non_private_uncertainty",
-          "margins": {"detection_accuracy": 0.05, "gender_accuracy": 0.05}}

@@ -20,10 +20,6 @@ from __future__ import annotations
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-# Lambda. E N / B is 0.75 for the synthetic set; as eta, 0.02, is ten times the heads' learning
-# rate (4.4 times with four steps of momentum), all push harder than centralised training would.
-STRENGTHS = (0.75, 2.5, 7.5, 25.0, 75.0)
-
 
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   """The config of a variant."""
@@ -156,42 +152,3 @@ def casia() -> ml_collections.ConfigDict:
   config.cohort.batch_size = 128
   config.hparams.update({"scale": 30.0, "margin": 0.4})
   return config
-
-
-def get_comparison(variant: str) -> dict[str, dict]:
-  """Settings that `experiments.compare` sets side by side: name -> overrides of the variant.
-
-  All have the same rounds and see about as many images in each. `centralized` makes as many
-  optimiser steps as a silo, on batches as large as all silos' together; `centralized_passes` keeps
-  the silos' batch size and so makes as many steps as all silos together. Both fill the last batches
-  of a round, so where silos' batches are not full they draw with replacement.
-  """
-  steps = {"synthetic": 4, "lfw": 6}
-  if variant not in steps:
-    raise ValueError(f"nothing is compared with {variant!r}: {', '.join(steps)}")
-  pooled = {"algorithm": "centralized"}
-  settings: dict[str, dict] = {
-      "fedpe": {"algorithm": "fedpe"},
-      "centralized": pooled | {"cohort.batch_size": 288},
-      "shared_head": {"algorithm": "fedavg", "cohort.classes": "all"},
-      "fedaws": {"algorithm": "fedaws", "correction.form": "cosine",
-                 "hparams.correction_strength": 10_000.0},
-  }
-  for strength in STRENGTHS:
-    for form in ("calibrated", "as_written"):
-      settings[f"fedgc_{form}_{strength:g}"] = {
-          "correction.form": form, "hparams.correction_strength": strength}
-  settings["centralized_passes"] = pooled | {"cohort.steps": 36 * steps[variant]}
-  if variant == "lfw":
-    return settings
-  return settings | {
-      "fedprox": {"algorithm": "fedpe", "local.drift": "fedprox"},
-      "scaffold": {"algorithm": "fedpe", "local.drift": "scaffold"},
-      "local_only": {"algorithm": "local_only"},
-  }
-
-
-def get_gap(variant: str) -> tuple[str, str]:
-  """The two settings whose difference the others close in part."""
-  del variant
-  return "fedpe", "centralized_passes"

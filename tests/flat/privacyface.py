@@ -203,39 +203,3 @@ def bupt() -> ml_collections.ConfigDict:
   config.exchange.update({"clusters": 16, "candidates": 256, "projection": 64, "epsilon": 4.0})
   config.hparams.update({"scale": 30.0, "margin": 0.4})
   return config
-
-
-PRIVATE = ("client_mean", "anchor_table", "dp_lloyd", "exponential_caps")
-WITHOUT_NOISE = {"exchange.epsilon": None}
-
-
-def get_comparison(variant: str) -> dict[str, dict]:
-  """Settings that `experiments.compare` sets side by side: name -> overrides of the variant.
-
-  A number at the end of a name is the epsilon of the clusters over the whole run.
-  """
-  mechanisms = {"synthetic": PRIVATE, "silos36": ("anchor_table",), "lfw": ("anchor_table",)}
-  if variant not in mechanisms:
-    raise ValueError(f"nothing is compared with {variant!r}: {', '.join(mechanisms)}")
-  settings: dict[str, dict] = {
-      "fedpe": {"algorithm": "fedpe"},
-      "shared_head": {"algorithm": "fedavg", "cohort.classes": "all",
-                      "model.head_init": "shared_frame"},
-      "all_people": WITHOUT_NOISE | {"exchange.mechanism": "all_rows"},
-      "all_classes_each_round": WITHOUT_NOISE | {
-          "exchange.mechanism": "all_rows", "exchange.rows": "class_embeddings",
-          "exchange.every": 1},
-      "kmeans": WITHOUT_NOISE | {"exchange.mechanism": "kmeans"},
-      "dplc_published": {"exchange.mechanism": "dplc_published"},
-  }
-  for mechanism in mechanisms[variant]:
-    for epsilon in (1.0, 4.0, 8.0):
-      settings[f"{mechanism}_{epsilon:g}"] = {
-          "exchange.mechanism": mechanism, "exchange.epsilon": epsilon}
-  return settings
-
-
-def get_gap(variant: str) -> tuple[str, str]:
-  """The two settings whose difference the others close in part."""
-  del variant
-  return "fedpe", "shared_head"

@@ -5,7 +5,6 @@ import importlib
 VARIANTS = {
     "dp_fedemb": ("synthetic", "heads", "femnist", "lfw", "folder", "digiface", "emnist", "gld",
                   "inaturalist"),
-    "dp_fedemb_rates": ("synthetic", "orl", "femnist", "lfw", "lfw64"),
     "fedgc": ("synthetic", "lfw", "casia"),
     "privacyface": ("synthetic", "silos36", "lfw", "bupt"),
     "composed": ("synthetic",),

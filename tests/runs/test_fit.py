@@ -263,6 +263,12 @@ def test_noise_that_anybody_can_draw_and_third_parties_are_for_folders(changes, 
     fit(**changes)
 
 
+def test_noise_that_anybody_can_draw_again_protects_nobody(tmp_path):
+  run = fit(rounds=1, workdir=tmp_path / "pinned",
+            privacy=ff.budget(epsilon=8.0, delta=1e-3, noise_seed=3))
+  assert run.epsilon == math.inf and "epsilon inf" in repr(run)
+
+
 def test_rounds_without_a_release_on_the_ledger_have_no_epsilon(remembered):
   from fedjax_face.privacy.ledger import Ledger
   from fedjax_face.runs.run import Run
