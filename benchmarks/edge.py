@@ -55,14 +55,14 @@ def _rates(megabytes: int, options: argparse.Namespace) -> list[float]:
 
 
 def _contract(megabytes: int) -> Any:
-  from fedjax_face.split.edge_contract import Contract
+  from fedjax_face.edge.contract import Contract
   return Contract(shape=(megabytes * 250_000 // _BATCH,), batch=_BATCH, num_classes=_CLASSES,
                   devices=1, labels_are_sent=True)
 
 
 def _serve(megabytes: int, steps: int, port_to: Any) -> None:
-  from fedjax_face.split.edge_contract import Exchange, Outcome, Terms
-  from fedjax_face.split.edge_service import EdgeService, serve
+  from fedjax_face.edge.contract import Exchange, Outcome, Terms
+  from fedjax_face.edge.service import EdgeService, serve
 
   def accept(state: float, received: Any) -> tuple[float, Outcome]:
     return state, Outcome((None,) * len(received[-1]), {"loss": 0.0})
@@ -80,9 +80,9 @@ def _serve(megabytes: int, steps: int, port_to: Any) -> None:
 def _send(address: str, megabytes: int, options: argparse.Namespace) -> list[float]:
   import numpy as np
 
-  from fedjax_face.split.edge_client import EdgeClient
+  from fedjax_face.edge.client import EdgeClient
+  from fedjax_face.edge.wire import Join
   from fedjax_face.split.message import Message
-  from fedjax_face.split.wire import Join
   contract = _contract(megabytes)
   values = np.random.default_rng(0).normal(size=(_BATCH, *contract.shape)).astype(np.float32)
   message = Message(values, np.zeros(_BATCH, np.int32), np.arange(_BATCH, dtype=np.int32),

@@ -155,7 +155,7 @@ def _published(data: dict, privacy: dict, backbone: str = "lenet", **noise: floa
 def digiface() -> dict:
   """DigiFace-1M, 10,000 identities of 72 images 112x112, with the published cohort. Not run here.
 
-  Needs the archive: see fedjax_face/data/digiface_builder.py.
+  Needs the archive: see fedjax_face/data/readers/digiface_builder.py.
 
   python -m experiments.train --config=configs/dp_fedemb.py:digiface --workdir=runs/digiface \\
       --config.data.data_dir=PREPARED --config.data.manual_dir=DOWNLOADED

@@ -45,7 +45,7 @@ def connection(values: flags.FlagValues) -> dict[str, Any]:
     ValueError: some TLS files and not others, or an empty token file.
     OSError: the token file cannot be read.
   """
-  from fedjax_face.split.edge_transport import Tls
+  from fedjax_face.edge.transport import Tls
   names = ("certificate", "key", "authority")
   missing = [name for name in names if not values[name].value]
   if 0 < len(missing) < len(names):

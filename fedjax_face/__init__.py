@@ -40,7 +40,7 @@ _HOMES = {
     "data.dataset": ("FaceDataset",),
     "data.sources": ("Sources",),
     "data.photograph_sets": ("photographs",),
-    "data.region_sources": ("RegionSources",),
+    "data.regions.sources": ("RegionSources",),
     "data.sets": ("closed_set", "digiface", "femnist", "folder", "insightface_rec", "lfw", "orl",
                   "synthetic_faces", "tfds"),
     "methods.centralized": ("centralized",),
@@ -77,7 +77,7 @@ _MODULES = {
     "evaluations": "runs.settings", "gradients": "dp_sgd.gradients", "labels": "split.labels",
     "mechanisms": "federated.mechanisms", "networks": "models.task_networks",
     "optimizers": "dp_sgd.optimizers", "partitions": "federated.silos",
-    "photograph_sources": "data.photograph_sets", "proposers": "data.proposers",
+    "photograph_sources": "data.photograph_sets", "proposers": "data.regions.proposers",
     "public_sets": "data.public_sets", "samplings": "federated.sampling", "splits": "split.cuts",
     "tasks": "losses.tasks", "units": "dp_sgd.units",
 }

@@ -6,7 +6,7 @@ import pathlib
 import fedjax_face
 
 ROOT = pathlib.Path(fedjax_face.__file__).parent
-ROOMS = ("attacks", "runs", "figures", "methods", "federated", "dp_sgd",
+ROOMS = ("attacks", "runs", "figures", "methods", "edge", "federated", "dp_sgd",
          "split", "evaluation", "method", "privacy", "losses", "models", "data", "draws", "options")
 
 

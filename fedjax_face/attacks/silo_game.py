@@ -6,9 +6,9 @@ from typing import Any
 
 from fedjax_face.attacks.game import Played, Terms
 from fedjax_face.attacks.sum_game import SumGame, idle
-from fedjax_face.data import silos
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws
+from fedjax_face.federated import silo_people as silos
 from fedjax_face.federated.clients import Work
 from fedjax_face.federated.participation import Participation
 from fedjax_face.federated.silos import participation_of_silos

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from fedjax_face.data import region_sources
-from fedjax_face.data.proposers import random
-from fedjax_face.data.region_kinds import (
-    PhotographSource,
-    Proposals,
-    RegionCounts,
-    RegionCut,
+from fedjax_face.data.regions import sources as region_sources
+from fedjax_face.data.regions.kinds import (
+  PhotographSource,
+  Proposals,
+  RegionCounts,
+  RegionCut,
 )
+from fedjax_face.data.regions.proposers import random
 from fedjax_face.data.sets import Count, Data, Fraction, NotNegative
 from fedjax_face.options import above, register, within
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fedjax_face.data import by_hand, sources
 from fedjax_face.data import closed_set as known_people
-from fedjax_face.data.region_sources import RegionSources
+from fedjax_face.data.regions.sources import RegionSources
 from fedjax_face.options import at_least, register, within
 
 Count = Annotated[int, at_least(1)]

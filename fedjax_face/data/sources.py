@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_face.data import caps, femnist, folders, insightface_rec, lfw, tfds_source
+from fedjax_face.data import caps
 from fedjax_face.data.dataset import FaceDataset, compact
-from fedjax_face.data.decode import OnBad, ReadReport
 from fedjax_face.data.pairs import Pairs
+from fedjax_face.data.readers import femnist, folders, insightface_rec, lfw, tfds_source
+from fedjax_face.data.readers.decode import OnBad, ReadReport
 from fedjax_face.data.splits import (
-    check_disjoint,
-    split_by_fold,
-    split_by_label,
-    split_by_person,
+  check_disjoint,
+  split_by_fold,
+  split_by_label,
+  split_by_person,
 )
 from fedjax_face.draws import Draws
 
@@ -181,7 +182,7 @@ def _digiface(draws, *, test_fraction: float, **options) -> Sources:
 def _whole_synthetic(*, num_people: int, images_per_person: int, size: int, seed: int = 0,
                      first_person: int = 0, grayscale: bool = False, on_demand: bool = False,
                      domain: str = "street") -> _Whole:
-  from fedjax_face.data import synthetic_faces  # a renderer: slow to import
+  from fedjax_face.data.rendering import synthetic_faces  # a renderer: slow to import
   from fedjax_face.data.rendering.variation import DOMAINS
   if domain not in DOMAINS:
     raise ValueError(f"domain={domain!r}: expected one of {', '.join(DOMAINS)}")
@@ -246,7 +247,7 @@ def _whole_tfds(*, dataset: str, size: int, split: str = "train", data_dir: str 
 def _whole_digiface(*, data_dir: str, size: int = 112, manual_dir: str | None = None,
                     grayscale: bool = False, limit: int | None = None) -> _Whole:
   if manual_dir is not None:
-    from fedjax_face.data import digiface_builder  # imports TFDS
+    from fedjax_face.data.readers import digiface_builder  # imports TFDS
     digiface_builder.prepare(manual_dir, data_dir)
   return _whole_tfds(dataset="digiface", data_dir=data_dir, size=size, grayscale=grayscale,
                      limit=limit)

@@ -16,7 +16,8 @@ import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike
 
-from fedjax_face.data.boxes import (
+from fedjax_face.data.photographs import DETECTION, Photographs
+from fedjax_face.data.regions.boxes import (
   Frame,
   box_from_eyes,
   clip_boxes,
@@ -24,9 +25,8 @@ from fedjax_face.data.boxes import (
   paired_iou,
   to_image,
 )
-from fedjax_face.data.photographs import DETECTION, Photographs
-from fedjax_face.data.proposals import Proposer
-from fedjax_face.data.regions import crop
+from fedjax_face.data.regions.cutting import crop
+from fedjax_face.data.regions.proposals import Proposer
 from fedjax_face.evaluation.confidence import Interval, percentiles, resample_people
 from fedjax_face.models.hyperface import TaskOutputs
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fedjax_face.data.boxes import to_region
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY, Photographs
-from fedjax_face.data.regions import Regions
+from fedjax_face.data.regions.boxes import to_region
+from fedjax_face.data.regions.cutting import Regions
 from fedjax_face.evaluation.confidence import (
   Equivalence,
   bootstrap_mean,

@@ -13,11 +13,11 @@ import numpy as np
 from fedjax_face.data import cohorts
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.data.silos import Silos
 from fedjax_face.data.users import Users
 from fedjax_face.draws import Draws, part_identities
 from fedjax_face.federated.participation import Participation
 from fedjax_face.federated.sampling import Sampling, fixed
+from fedjax_face.federated.silo_people import Silos
 from fedjax_face.options import at_least, register
 
 Classes = Literal["own", "all"]

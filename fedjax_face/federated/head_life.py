@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.data.silos import class_rows
 from fedjax_face.draws import identity_of
 from fedjax_face.federated import class_table, heads
 from fedjax_face.federated.class_table import ClassPlaces, Correct
@@ -22,6 +21,7 @@ from fedjax_face.federated.exchange import Exchange as BoundExchange
 from fedjax_face.federated.exchanges import Exchange, SiloClasses
 from fedjax_face.federated.heads import HeadStrategy, InitHead
 from fedjax_face.federated.prototypes import of_public_backbone
+from fedjax_face.federated.silo_people import class_rows
 from fedjax_face.losses.corrections import Correction
 from fedjax_face.method import HParams, Setting
 from fedjax_face.method.algorithm import ClassEmbeddings, ClassRows

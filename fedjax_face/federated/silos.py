@@ -10,11 +10,11 @@ import numpy as np
 from fedjax_face.data import cohorts
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.data.silos import Silos, order_by_size, padding_waste, partition
 from fedjax_face.data.users import Users
 from fedjax_face.draws import Draws, part_identities
 from fedjax_face.federated.clients import Clients, NotNegative, Work
 from fedjax_face.federated.participation import Participation, displacing
+from fedjax_face.federated.silo_people import Silos, order_by_size, padding_waste, partition
 from fedjax_face.options import above, at_least, register
 from fedjax_face.privacy.adjacency import Adjacency
 

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from fedjax_face import method as methods
 from fedjax_face import options
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.data.decode import SkippedFiles
-from fedjax_face.data.region_sources import RegionSources
+from fedjax_face.data.readers.decode import SkippedFiles
+from fedjax_face.data.regions.sources import RegionSources
 from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
 from fedjax_face.method import Budget, Method, Setting, Watch

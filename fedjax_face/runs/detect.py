@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from fedjax_face.data.decode import decode_image
+from fedjax_face.data.readers.decode import decode_image
 from fedjax_face.evaluation.detection import Detection
 from fedjax_face.figures import detection_figure
 from fedjax_face.figures.style import save

@@ -15,8 +15,8 @@ import numpy as np
 
 from fedjax_face import method as methods
 from fedjax_face import options
-from fedjax_face.data.region_sources import RegionSet
-from fedjax_face.data.regions import Regions
+from fedjax_face.data.regions.cutting import Regions
+from fedjax_face.data.regions.sources import RegionSet
 from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES
 from fedjax_face.draws import identity_of
 from fedjax_face.runs import checkpoint, experiment

@@ -16,6 +16,7 @@ from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.sets import Data
 from fedjax_face.draws import Draws
+from fedjax_face.edge.halves import DeviceData, EdgeParts, PrivateGradients, public_digest
 from fedjax_face.method.algorithm import Algorithm
 from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.runs import checkpoint
@@ -24,7 +25,6 @@ from fedjax_face.runs.records import write_json
 from fedjax_face.runs.streams import init_key, public_root
 from fedjax_face.split.device import GRADIENT_CLIP
 from fedjax_face.split.device import optimizer as device_optimizer
-from fedjax_face.split.edge_parts import DeviceData, EdgeParts, PrivateGradients, public_digest
 from fedjax_face.split.message import PADDING
 from fedjax_face.split.step import Part
 from fedjax_face.split.system import SplitState

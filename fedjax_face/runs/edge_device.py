@@ -9,16 +9,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from fedjax_face.edge.client import EdgeClient, train_to_end
+from fedjax_face.edge.device import Device, device_part
+from fedjax_face.edge.halves import EdgeParts
+from fedjax_face.edge.transport import Tls, require_safe
+from fedjax_face.edge.wire import Join
 from fedjax_face.privacy.statement_files import of_device
 from fedjax_face.runs import checkpoint, streams
 from fedjax_face.runs.edge_folder import prepare, write_privacy
 from fedjax_face.runs.edge_journal import Journal
 from fedjax_face.runs.experiment import Say
-from fedjax_face.split.edge_client import EdgeClient, train_to_end
-from fedjax_face.split.edge_device import Device, device_part
-from fedjax_face.split.edge_parts import EdgeParts
-from fedjax_face.split.edge_transport import Tls, require_safe
-from fedjax_face.split.wire import Join
 
 _SECONDS_BETWEEN_LINES = 10.0
 

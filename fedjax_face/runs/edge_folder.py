@@ -7,12 +7,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fedjax_face.edge.halves import EdgeParts
 from fedjax_face.privacy import statement
 from fedjax_face.runs import config as configs
 from fedjax_face.runs import edge
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.records import make_guarded, write_atomically, write_json
-from fedjax_face.split.edge_parts import EdgeParts
 
 
 class Prepared(NamedTuple):

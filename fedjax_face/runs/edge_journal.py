@@ -7,8 +7,8 @@ import json
 import pathlib
 from collections.abc import Callable, Mapping
 
+from fedjax_face.edge.device import USES
 from fedjax_face.runs import secret_roots
-from fedjax_face.split.edge_device import USES
 
 
 class Journal:

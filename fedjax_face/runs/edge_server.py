@@ -8,16 +8,16 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from fedjax_face.edge.contract import Terms
+from fedjax_face.edge.halves import EdgeParts, server_exchanges, server_part
+from fedjax_face.edge.recording import Recorder
+from fedjax_face.edge.service import EdgeService, serve
+from fedjax_face.edge.transport import Tls, require_known_devices, require_safe
 from fedjax_face.privacy.statement_files import of_edge_server
 from fedjax_face.runs import checkpoint, edge
 from fedjax_face.runs.edge_folder import prepare, write_privacy
 from fedjax_face.runs.experiment import Say
 from fedjax_face.runs.records import CsvFile, write_json
-from fedjax_face.split.edge_contract import Terms
-from fedjax_face.split.edge_parts import EdgeParts, server_exchanges, server_part
-from fedjax_face.split.edge_record import Recorder
-from fedjax_face.split.edge_service import EdgeService, serve
-from fedjax_face.split.edge_transport import Tls, require_known_devices, require_safe
 
 _GRACE_SECONDS = 5.0  # for the last answers to be sent
 

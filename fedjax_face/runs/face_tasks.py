@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_face.data import region_sources
 from fedjax_face.data.photographs import Photographs, people_groups
-from fedjax_face.data.proposals import Proposer
-from fedjax_face.data.region_sources import RegionSet, RegionSources
+from fedjax_face.data.regions import sources as region_sources
+from fedjax_face.data.regions.proposals import Proposer
+from fedjax_face.data.regions.sources import RegionSet, RegionSources
 from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES
 from fedjax_face.draws import Draws
 from fedjax_face.evaluation import face_tasks

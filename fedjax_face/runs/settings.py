@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from fedjax_face.data.proposers import grid
-from fedjax_face.data.region_kinds import Proposals
+from fedjax_face.data.regions.kinds import Proposals
+from fedjax_face.data.regions.proposers import grid
 from fedjax_face.method import Budget
 from fedjax_face.options import OptionError, above, at_least, register, within
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fedjax_face.data import closed_set, region_sources
+from fedjax_face.data import closed_set
 from fedjax_face.data import sources as data_sources
+from fedjax_face.data.regions import sources as region_sources
 from fedjax_face.draws import Draws
 from fedjax_face.method.algorithm import Data
 from fedjax_face.models import registry as models
@@ -19,8 +20,8 @@ from tests.algorithms import (
   tiny,
   tiny_faces,
 )
+from tests.edge import tiny_runs
 from tests.flat import composed, registry
-from tests.split import tiny_runs
 
 
 @pytest.fixture(autouse=True)

@@ -30,10 +30,10 @@ from tests.algorithms import (
   test_silos,
   tiny,
 )
+from tests.edge import tiny_runs
 from tests.flat import composed
 from tests.flat.hparams import CLIPS, PATHS, flat, nested, replaced, with_values
 from tests.flat.variants import EVERY, load
-from tests.split import tiny_runs
 
 PARTS = {path.split(".")[0] for path in PATHS.values()} - {"CLIPS"} | set(CLIPS)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fedjax_face.data.dataset import compact
-from fedjax_face.data.silos import class_rows
 from fedjax_face.draws import Draws
 from fedjax_face.federated.clients import Work
 from fedjax_face.federated.head_life import SERVER_SEES_CLASSES
+from fedjax_face.federated.silo_people import class_rows
 from fedjax_face.method.algorithm import Data, StepKeys
 from fedjax_face.privacy.ledger import is_non_private
 from tests.algorithms import tiny

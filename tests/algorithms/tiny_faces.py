@@ -6,8 +6,8 @@ import flax.linen as nn
 import numpy as np
 import pytest
 
-from fedjax_face.data import region_sources
 from fedjax_face.data.photographs import Photographs
+from fedjax_face.data.regions import sources as region_sources
 from fedjax_face.models.hyperface import TaskOutputs
 from fedjax_face.models.task_networks import Network
 from fedjax_face.options import register

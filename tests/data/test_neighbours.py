@@ -16,11 +16,16 @@ import pytest
 from fedjax_face.data import closed_set, splits
 from fedjax_face.data.dataset import FaceDataset, compact, concatenate
 from fedjax_face.data.photographs import people_groups, split_by_image, split_by_person
-from fedjax_face.data.proposals import random_proposer
-from fedjax_face.data.regions import RegionOptions, extract_regions, unit_identities, units_of
-from fedjax_face.data.silos import Silos, partition
+from fedjax_face.data.regions.cutting import (
+  RegionOptions,
+  extract_regions,
+  unit_identities,
+  units_of,
+)
+from fedjax_face.data.regions.proposals import random_proposer
 from fedjax_face.dp_sgd.sampling import poisson_sampling
 from fedjax_face.draws import Draws, identity_of
+from fedjax_face.federated.silo_people import Silos, partition
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
 from fedjax_face.split.holders import devices

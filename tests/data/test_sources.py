@@ -1,14 +1,16 @@
 import numpy as np
 import pytest
 
-from fedjax_face.data import lfw, sources, synthetic_faces
+from fedjax_face.data import sources
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.readers import lfw
+from fedjax_face.data.rendering import synthetic_faces
 from fedjax_face.data.rendering.variation import DOMAINS
 from fedjax_face.data.splits import check_disjoint
 from tests.data.conftest import encoded
-from tests.data.test_femnist import shard
-from tests.data.test_insightface_rec import write_rec
-from tests.data.test_lfw import write_lfw
+from tests.data.readers.test_femnist import shard
+from tests.data.readers.test_insightface_rec import write_rec
+from tests.data.readers.test_lfw import write_lfw
 
 FACES = {"name": "synthetic_faces", "num_people": 3, "evaluation_people": 2, "images_per_person": 2,
          "size": 28, "grayscale": True}

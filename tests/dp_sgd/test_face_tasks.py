@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_face.data import region_sources
+from fedjax_face.data.regions import sources as region_sources
 from fedjax_face.dp_sgd.face_tasks import five_tasks
 from fedjax_face.dp_sgd.gradients import joint
 from fedjax_face.losses import multi_task

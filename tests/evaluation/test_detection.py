@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from fedjax_face.data.boxes import paired_iou, to_region
 from fedjax_face.data.photographs import Photographs
-from fedjax_face.data.proposals import grid_proposer
+from fedjax_face.data.regions.boxes import paired_iou, to_region
+from fedjax_face.data.regions.proposals import grid_proposer
 from fedjax_face.evaluation import detection
 from fedjax_face.evaluation.detection import Candidates, Detection, DetectionOptions, Matches
 from fedjax_face.models.hyperface import TaskOutputs

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.data.photographs import Photographs
-from fedjax_face.data.regions import Regions, face_boxes, select
+from fedjax_face.data.regions.cutting import Regions, face_boxes, select
 from fedjax_face.evaluation import face_tasks
 from fedjax_face.evaluation.detection import Detection
 from fedjax_face.evaluation.face_tasks import Score

@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from experiments import detect
-from fedjax_face.data.proposals import grid_proposer
+from fedjax_face.data.regions.proposals import grid_proposer
 from fedjax_face.evaluation.detection import DetectionOptions, eyes_rule
 from fedjax_face.models.hyperface import TaskOutputs
 from fedjax_face.runs import detect as detection

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from experiments import device, edge_server
+from fedjax_face.edge.device import device_part
+from fedjax_face.edge.halves import DeviceData, server_part
+from fedjax_face.edge.recording import read_transcript
 from fedjax_face.runs import checkpoint, edge, edge_device
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.edge_journal import Journal
 from fedjax_face.runs.edge_server import ServerFiles
-from fedjax_face.split.edge_device import device_part
-from fedjax_face.split.edge_parts import DeviceData, server_part
-from fedjax_face.split.edge_record import read_transcript
-from tests.split.edge_toys import Call
-from tests.split.tiny_edge import data, make_parts
+from tests.edge.tiny import data, make_parts
+from tests.edge.toys import Call
 
 NOISE_ROOT = bytes(range(32))
 CONFIG = [f"--config={pathlib.Path(__file__).parent}/edge_call.py", "--compilation_cache=off"]

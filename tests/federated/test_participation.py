@@ -9,9 +9,9 @@ import pytest
 from fedjax_face import options
 from fedjax_face.data import cohorts
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.data.silos import Silos
 from fedjax_face.draws import Draws, identity_of
 from fedjax_face.federated.sampling import Sampling, expected_dropped_share
+from fedjax_face.federated.silo_people import Silos
 from fedjax_face.privacy.adjacency import Adjacency
 from tests.federated.schemes import participation, silo_participation
 

@@ -6,7 +6,8 @@ import json
 from ml_collections import ConfigDict
 
 from fedjax_face import options
-from fedjax_face.data import closed_set, region_sources, sources
+from fedjax_face.data import closed_set, sources
+from fedjax_face.data.regions import sources as region_sources
 from fedjax_face.data.sets import Data
 from fedjax_face.options import register
 from fedjax_face.runs.asked import Asked

@@ -257,7 +257,7 @@ def folder() -> ml_collections.ConfigDict:
 def digiface() -> ml_collections.ConfigDict:
   """DigiFace-1M, 10,000 identities of 72 images 112x112, with the published cohort. Not run here.
 
-  Needs the archive: see fedjax_face/data/digiface_builder.py.
+  Needs the archive: see fedjax_face/data/readers/digiface_builder.py.
   """
   config = published()
   config.data = {"name": "digiface", "data_dir": "", "manual_dir": "", "size": 112,

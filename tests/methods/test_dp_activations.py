@@ -30,11 +30,11 @@ from fedjax_face.split.holders import devices
 from fedjax_face.split.labels import randomized_response, u_shaped
 from fedjax_face.split.mechanism import clipped_noise
 from fedjax_face.split.network import merged
+from tests.edge.tiny_runs import PEOPLE, SIDE, Tiny, build, config, mesh, system_of
 from tests.flat import calls, translate_split
 from tests.flat import dp_activations as configs
 from tests.runs.interruption import Killed, interrupt, undated
 from tests.split import conftest as shared
-from tests.split.tiny_runs import PEOPLE, SIDE, Tiny, build, config, mesh, system_of
 
 sources, tiny = shared.sources, shared.tiny  # fixtures
 ROOT = bytes(range(32))

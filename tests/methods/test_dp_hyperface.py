@@ -15,7 +15,7 @@ from PIL import Image
 
 from experiments import detect
 from fedjax_face import options
-from fedjax_face.data import region_sources
+from fedjax_face.data.regions import sources as region_sources
 from fedjax_face.dp_sgd import gradients
 from fedjax_face.dp_sgd.optimizers import adam, averaged, momentum
 from fedjax_face.dp_sgd.units import poisson_units

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_face.data import region_sources
 from fedjax_face.data.photograph_sets import PhotographSource
+from fedjax_face.data.regions import sources as region_sources
 from fedjax_face.models.task_networks import Network
 from fedjax_face.options import register
 from fedjax_face.runs import checkpoint, fit

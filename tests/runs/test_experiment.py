@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_face.data import decode
 from fedjax_face.data import sources as data_sources
+from fedjax_face.data.readers import decode
 from fedjax_face.runs import experiment
 from fedjax_face.runs.asked import Asked, changed
 from fedjax_face.runs.mesh import clients_mesh

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedjax_face import options
-from fedjax_face.data import region_sources
-from fedjax_face.data.proposers import grid
+from fedjax_face.data.regions import sources as region_sources
+from fedjax_face.data.regions.proposers import grid
 from fedjax_face.models.hyperface import TaskOutputs
 from fedjax_face.runs import face_tasks, settings
 from tests.algorithms import tiny_faces

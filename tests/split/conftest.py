@@ -3,7 +3,7 @@
 import pytest
 
 from fedjax_face.data import closed_set
-from tests.split import tiny_runs
+from tests.edge import tiny_runs
 
 
 @pytest.fixture(scope="module")

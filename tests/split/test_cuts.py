@@ -15,7 +15,7 @@ from fedjax_face.split.device import frozen, trained_private, trained_published
 from fedjax_face.split.holders import devices
 from fedjax_face.split.labels import LabelPolicy, pseudonym, randomized_response, u_shaped
 from fedjax_face.split.mechanism import ActivationClip, clipped_noise
-from tests.split.tiny_runs import PEOPLE, config, system_of
+from tests.edge.tiny_runs import PEOPLE, config, system_of
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

@@ -16,7 +16,7 @@ from fedjax_face.runs import loop, streams
 from fedjax_face.split import message, step
 from fedjax_face.split import round as rounds
 from fedjax_face.split.accounting import MODES
-from tests.split.tiny_runs import (
+from tests.edge.tiny_runs import (
   PEOPLE,
   RANDOMISED,
   RUNS,

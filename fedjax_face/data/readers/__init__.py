@@ -1,0 +1,1 @@
+"""Readers of file formats: what touches the bytes of a data set."""

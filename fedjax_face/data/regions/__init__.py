@@ -1,0 +1,1 @@
+"""Candidate regions of photographs: proposed, labelled, cut out."""

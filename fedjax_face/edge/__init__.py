@@ -1,0 +1,1 @@
+"""Split learning over the wire: frames, service, devices."""

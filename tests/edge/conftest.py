@@ -1,0 +1,3 @@
+"""What the tests of the edge share with those of split learning."""
+
+from tests.split.conftest import sources, tiny  # noqa: F401
