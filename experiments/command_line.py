@@ -77,6 +77,8 @@ def _help(values: flags.FlagValues, doc: str) -> str:
 _GROUPS: Mapping[str, tuple[str, ...]] = {
     "What all runs on the same people release":
         ("privacy_budget", "privacy_budget_limit", "privacy_budget_data"),
+    "A run that was interrupted elsewhere, or is damaged":
+        ("restart_same_noise", "allow_other_platform"),
     "Several processes": ("coordinator", "processes", "process"),
     "This computer": ("compilation_cache", "cpu_devices", "debug")}
 """Flags that several programs have, by what they are about."""

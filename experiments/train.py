@@ -24,6 +24,11 @@ def _flags() -> flags.FlagValues:
   command_line.define_shared(values)
   flags.DEFINE_string("overrides", None, "rehearsal.json, whose values replace those of the config",
                       flag_values=values)
+  flags.DEFINE_boolean("restart_same_noise", False, "a run whose checkpoints are lost begins again "
+                       "with the same noise on the same data", flag_values=values)
+  flags.DEFINE_boolean("allow_other_platform", False, "an interrupted run may go on with other "
+                       "devices, versions or instructions; its statement says so",
+                       flag_values=values)
   command_line.define_budget(values)
   flags.DEFINE_string("coordinator", "", "host:port of process 0 of a multi-process run",
                       flag_values=values)
@@ -38,6 +43,8 @@ def _train(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   from fedjax_face.runs.records import read_json
   if values.coordinator or values.processes > 1:
     mesh.connect(values.coordinator, values.processes, values.process)
+  arguments = [*arguments, *(f"--config.compute.{name}=True" for name in (
+      "restart_same_noise", "allow_other_platform") if values[name].value)]
   config = calls.said(arguments)
   if values.overrides:
     from fedjax_face.runs import rehearsal

@@ -16,6 +16,8 @@ class File(NamedTuple):
 _STATEMENT = File("PRIVACY.md, privacy.json", "publish", "this statement")
 _CONFIG = File("config.json", "publish", "the config; guard it where it pins privacy.noise_seed, "
                "from which the noise follows")
+_RESOLVED = File("resolved.json, lock", "guard", "scalars as they were used, what a round "
+                 "releases, the platform; and which process writes here")
 _METRICS = "metrics measured on private data without noise"
 _SECRETS = File(
     "secrets", "delete", "roots of noise and participation of a run that has not finished; guard "
@@ -54,7 +56,7 @@ def of_run(*, evaluates_training_people: bool, releases_model: bool = True, curv
   whom = ("images of people who train or may do so" if evaluates_training_people else
           "the evaluation people, whom nothing protects: publish them where these people agree")
   return (
-      _STATEMENT, _CONFIG, _checkpoints(releases_model, silos, secrets),
+      _STATEMENT, _CONFIG, _RESOLVED, _checkpoints(releases_model, silos, secrets),
       File("metrics.csv, events.out.tfevents.*" + (", wandb*" if wandb else ""), "guard", _METRICS
            + ("; Weights & Biases holds them already" if wandb else "")),
       File(f"summary.json, {figures}", "guard", "drawn from such metrics"
@@ -96,4 +98,4 @@ def _checkpoints(releases_model: bool, silos: bool, unfinished: bool) -> File:
             *(["the noise of earlier rounds"] if unfinished else [])]
   if beside:
     said.append(f"beside it stands what must not leave: {', '.join(beside)}")
-  return File("checkpoints", "guard", "; ".join(said))
+  return File("checkpoints*", "guard", "; ".join(said))

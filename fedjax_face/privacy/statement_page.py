@@ -81,8 +81,9 @@ def _of_run(run: Mapping[str, Any]) -> list[str]:
           f"{data['people']:,} people, {data['images']:,} images.",
           f"It is evaluated on {run['evaluated_on']}."]
   if status == "unfinished":
-    said.insert(0, "**This run has not finished.** What follows is the most that it may release up "
-                "to its last round; the statement is written anew when it ends.")
+    said.insert(0, "**This run has not finished.** What follows is the most that it can have "
+                f"released since this was written: {run['counted']:,} rounds. The statement is "
+                "written anew with every checkpoint, and when it ends.")
   elif status != "finished":
     said.insert(0, "**This run stopped before its end.** What follows is what it released until "
                 "then.")

@@ -14,7 +14,6 @@ from typing import Any
 from fedjax_face.privacy import budget as budgets
 from fedjax_face.privacy.budget import Budget, Entry
 from fedjax_face.privacy.ledger import Ledger, Release, non_private
-from fedjax_face.runs import checkpoint
 from fedjax_face.runs.experiment import Experiment
 from fedjax_face.runs.mesh import broadcast, is_main_process
 from fedjax_face.runs.records import make_guarded, write_json
@@ -74,9 +73,7 @@ def begun(workdir: pathlib.Path) -> None:
 
 def _enter(experiment: Experiment, workdir: pathlib.Path, budget: Budget) -> None:
   marked, run = _read(workdir), secrets.token_hex(8)
-  # One that began and has no checkpoint left starts again, with other noise: a run of its own.
-  if marked is not None and not (
-      marked.get("begun", True) and not checkpoint.exist(workdir / "checkpoints")):
+  if marked is not None:
     run = marked["run"]
     if marked.get("begun", True):
       budgets.require_entered(budget.path, run)

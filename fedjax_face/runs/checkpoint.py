@@ -17,6 +17,7 @@ import os
 import pathlib
 import pickle
 import shutil
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ class Checkpoint(NamedTuple):
     config: `config.digest` of the run.
     releases: what one step releases, in words that differ where the mechanism differs.
     finished: no round follows, so the roots of noise and participation are not needed any more.
+    platform: `machine.of` where the rounds since the checkpoint before ran; empty: not known.
   """
 
   round: int
@@ -48,6 +50,11 @@ class Checkpoint(NamedTuple):
   config: str
   releases: str
   finished: bool = False
+  platform: Mapping[str, str] = types.MappingProxyType({})
+
+
+class Unreadable(ValueError):
+  """There are checkpoints, and none of them is whole."""
 
 
 def save(folder: str | os.PathLike, checkpoint: Checkpoint, keep: int = 2) -> None:
@@ -89,7 +96,7 @@ def _write(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
   arrays = {name: np.asarray(leaf) for name, leaf in _named(_plain(checkpoint.state)) if leaf.size}
   meta = {"round": checkpoint.round, "ledger": checkpoint.ledger,
           "config": checkpoint.config, "releases": checkpoint.releases,
-          "finished": checkpoint.finished,
+          "finished": checkpoint.finished, "platform": dict(checkpoint.platform),
           "arrays": sorted(arrays),
           "keys": {name: str(jax.random.key_impl(leaf)) for name, leaf in _named(checkpoint.state)
                    if _is_key(leaf)}}
@@ -128,7 +135,8 @@ def restore(folder: str | os.PathLike, template: State, warn: Warn) -> Checkpoin
   meta, arrays = outcome
   return Checkpoint(
     meta["round"], _rebuild(arrays, meta["keys"], template), meta["ledger"],
-    meta["config"], meta["releases"], meta.get("finished", True))
+    meta["config"], meta["releases"], meta.get("finished", True),
+    meta.get("platform", {}))
 
 
 class _NotThisRun(ValueError):
@@ -150,7 +158,7 @@ def _find(folder: pathlib.Path, template: State, warn: Warn) -> Any:
     for failure in failures:
       warn(f"unreadable checkpoint passed over, resuming at round {number}: {failure}")
     return found
-  return ValueError(f"no readable checkpoint: {'; '.join(failures)}") if failures else None
+  return Unreadable(f"no readable checkpoint: {'; '.join(failures)}") if failures else None
 
 
 def _read(path: pathlib.Path, template: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

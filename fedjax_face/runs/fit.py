@@ -14,12 +14,13 @@ from fedjax_face.method import Budget, Method
 from fedjax_face.method.algorithm import State
 from fedjax_face.privacy.budget import Budget as Account
 from fedjax_face.privacy.ledger import Ledger, is_non_private
-from fedjax_face.runs import engine, health, loop, training_set
+from fedjax_face.runs import engine, health, loop, streams, training_set
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.callbacks import LOOKED_AT, Callback, ended
 from fedjax_face.runs.experiment import Experiment, Say
 from fedjax_face.runs.mesh import gathered, is_main_process
 from fedjax_face.runs.progress import Display
+from fedjax_face.runs.rows import opening_lines, rows_of
 from fedjax_face.runs.run import Run
 from fedjax_face.runs.settings import Compute, Evaluation, Rehearsed, budget, compute
 from fedjax_face.runs.start import Start
@@ -69,7 +70,8 @@ def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
       raise ValueError(f"account={account}: a run that is entered in it needs a workdir")
     _require_memory(asked)
     made = asked.experiment(None, say)
-    last = collections.deque(_in_memory(made, callbacks, shown=True), maxlen=1)[0]
+    last = collections.deque(streams.in_pinned(_in_memory(made, callbacks, shown=True)),
+                             maxlen=1)[0]
     return Run.of_memory(made, last.state, last.ledger, last.rows)
   place = pathlib.Path(workdir).absolute()
   carried = carried_out(asked, place, say, account=_account(account), callbacks=callbacks)
@@ -139,7 +141,7 @@ def rounds(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
   _require_memory(asked)
   made = asked.experiment(None)
   made.ledger.declare_not_covered(LOOKED_AT)
-  return _in_memory(made, ())
+  return streams.in_pinned(_in_memory(made, ()))
 
 
 class Progress(NamedTuple):
@@ -167,7 +169,7 @@ def _in_memory(made: Experiment, callbacks: Sequence[Callback],
   """Rounds without a folder: the noise from roots that nobody keeps."""
   watch = health.watch(made.algorithm, made.config.rounds)
   with Display(made.config.rounds, 0, shown and is_main_process()) as display:
-    for line in (*engine.opening_lines(made), *watch.before()):
+    for line in (*opening_lines(made), *watch.before()):
       display.say(line)
     for progress in _rounds(made, callbacks):
       for line in watch.after(progress.rows[-progress.new:]):
@@ -190,7 +192,7 @@ def _rounds(made: Experiment, callbacks: Sequence[Callback]) -> Iterator[Progres
       cohort_root=participation, state=state, rounds_per_dispatch=options_.training.
       rounds_per_dispatch, stop_every=(options_.evaluation.every,), resident=made.resident,
       mesh=made.mesh):
-    new, every = engine.rows_of(progress, ledger, made), options_.evaluation.every
+    new, every = rows_of(progress, ledger, made), options_.evaluation.every
     done = progress.span.stop
     judge = lambda state: made.evaluator.values(gathered(state, made.mesh))
     judged = done == options_.rounds or bool(every and done % every == 0)

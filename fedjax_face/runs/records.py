@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import math
@@ -37,8 +38,13 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes `as_text`."""
+  write_atomically(path, as_text(value))
+
+
+def as_text(value: Any) -> str:
   """Strict JSON, indented; NaN and infinities become the strings "nan", "inf", "-inf"."""
-  write_atomically(path, json.dumps(_strict(value), indent=2, allow_nan=False) + "\n")
+  return json.dumps(_strict(value), indent=2, allow_nan=False) + "\n"
 
 
 def _strict(value: Any) -> Any:
@@ -129,6 +135,13 @@ class TensorBoard:
   def close(self) -> None:
     """Flushes the file."""
     self._writer.close()
+
+
+def require_trackers(wandb: str) -> None:
+  """Raises ValueError where metrics are to be sent by a package that is not there."""
+  if wandb and importlib.util.find_spec("wandb") is None:
+    raise ValueError(f"compute.wandb={wandb!r} needs the package wandb: pip install wandb, or "
+                     "leave it empty")
 
 
 class WeightsAndBiases:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedjax_face.privacy import budget as budgets
-from fedjax_face.privacy import statement_files
+from fedjax_face.privacy import statement, statement_files
 from fedjax_face.privacy.budget import Budget
 from fedjax_face.privacy.ledger import Ledger, is_non_private
-from fedjax_face.runs import summary, training_set
+from fedjax_face.runs import disk, summary, training_set
 from fedjax_face.runs.callbacks import ENDED
 from fedjax_face.runs.experiment import Experiment, evaluated_on
+from fedjax_face.runs.records import as_text
 
 
 def noise_keys(experiment: Experiment) -> str:
@@ -53,12 +54,40 @@ def statement_of(experiment: Experiment, ledger: Ledger) -> dict[str, Any]:
     evaluated_on=evaluated_on(experiment.sources), files=())
 
 
-def write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
-                  budget: Budget | None, status: str) -> dict[str, Any]:
-  """Writes the statement of a run into its folder, as it stands; see `summary.write_privacy`."""
+def write_unfinished(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
+                     budget: Budget | None, done: int) -> None:
+  """Writes the statement of a run that goes on, which may be killed at any moment.
+
+  It counts every round up to the next checkpoint, after which it is written anew: whatever the
+  run releases until then is in it.
+
+  Args:
+    experiment: the run.
+    ledger: of the rounds that are done.
+    workdir: of the run.
+    budget: that it is entered in, or None.
+    done: rounds done.
+  """
+  every, rounds = experiment.config.training.checkpoint_every, experiment.config.rounds
+  counted = min((done // every + 1) * every, rounds)
+  most = Ledger.from_json(ledger.to_json())
+  for release in experiment.algorithm.releases:
+    most.record(release, counted - done)
+  write(workdir, said(experiment, most, workdir, budget, "unfinished", counted))
+
+
+def write(workdir: pathlib.Path, privacy: Mapping[str, Any]) -> None:
+  """Writes privacy.json and PRIVACY.md."""
+  disk.write(workdir / "privacy.json", as_text(privacy))
+  disk.write(workdir / "PRIVACY.md", statement.privacy_markdown(privacy))
+
+
+def said(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path, budget: Budget | None,
+         status: str, counted: int | None = None) -> dict[str, Any]:
+  """What privacy.json says of a run in a folder, as it stands; see `summary.privacy_said`."""
   options, algorithm, sources = experiment.config, experiment.algorithm, experiment.sources
-  return summary.write_privacy(
-    workdir, status=status, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
+  return summary.privacy_said(
+    status=status, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
     noise_keys=noise_keys(experiment), population=population_of(experiment),
     data=training_set.described(sources.train, training_set.key(workdir)),
     evaluated_on=evaluated_on(sources),
@@ -69,7 +98,7 @@ def write_privacy(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path,
       pretrained=experiment.untrained is not None, budget=budget is not None,
       ended_early=(workdir / ENDED).exists(),
       silos=algorithm.class_embeddings is not None, wandb=bool(options.training.get("wandb"))),
-    budget=None if budget is None else budgets.statement(budget.path))
+    budget=None if budget is None else budgets.statement(budget.path), counted=counted)
 
 
 def _releases_model(experiment: Experiment) -> bool:

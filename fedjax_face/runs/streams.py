@@ -8,10 +8,11 @@ killed continues with exactly the draws that it would have made.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,35 @@ ROOT_BYTES = 32
 DEVICE_GENERATOR = "threefry2x32"
 _KEY_BYTES = 8  # of a Threefry-2x32 key
 _INIT, _CLIENT = 0, 1
+
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def pinned() -> Iterator[None]:
+  """The generator of every draw on a device, whatever the environment or the caller has chosen.
+
+  A run draws the same numbers under `JAX_THREEFRY_PARTITIONABLE=0` and another
+  `jax_default_prng_impl`.
+  """
+  with jax.threefry_partitionable(True), jax.default_prng_impl(DEVICE_GENERATOR):
+    yield
+
+
+def in_pinned(iterator: Iterator[T]) -> Iterator[T]:
+  """An iterator whose steps run under `pinned`, and what is between them does not."""
+  try:
+    while True:
+      with pinned():
+        try:
+          value = next(iterator)
+        except StopIteration:
+          return
+      yield value
+  finally:
+    if hasattr(iterator, "close"):
+      iterator.close()
 
 
 class Roots(NamedTuple):

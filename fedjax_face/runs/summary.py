@@ -23,7 +23,6 @@ from fedjax_face.privacy.statement_files import File
 from fedjax_face.runs import comparison
 from fedjax_face.runs.evaluator import Outcome
 from fedjax_face.runs.experiment import Experiment
-from fedjax_face.runs.records import write_atomically, write_json
 from fedjax_face.runs.references import Reference, gains
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jax-privacy", "dp-accounting", "numpy",
@@ -56,12 +55,12 @@ def git_revision() -> str:
     return "unknown"
 
 
-def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment: Experiment,
+def summary_said(workdir: pathlib.Path, *, status: str, rounds: int, experiment: Experiment,
                   state: Any, seconds: Mapping[str, float],
                   outcome: Outcome | None = None, asked: int | None = None,
                   warnings: Sequence[str] = (),
                   compared: Mapping[str, Reference] | None = None) -> dict[str, Any]:
-  """Writes summary.json and returns it.
+  """What summary.json says.
 
   Args:
     workdir: of the run.
@@ -77,7 +76,7 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     compared: of `references.references`.
   """
   algorithm, compared = experiment.algorithm, compared or {}
-  summary = {
+  return {
     "status": status,
     "algorithm": algorithm.name,
     "rounds": rounds,
@@ -98,8 +97,6 @@ def write_summary(workdir: pathlib.Path, *, status: str, rounds: int, experiment
     "roc": roc_json(outcome, compared),
     "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   }
-  write_json(workdir / "summary.json", summary)
-  return summary
 
 
 def metrics_json(outcome: Outcome) -> dict[str, Any]:
@@ -143,30 +140,22 @@ def _sum_of_column(path: pathlib.Path, name: str) -> float:
     return float(sum(float(row.get(name) or 0) for row in csv.DictReader(file)))
 
 
-def write_privacy(workdir: pathlib.Path, *, status: str, ledger: Ledger, delta: float,
-                  algorithm: Algorithm, noise_keys: str, population: Mapping[str, int],
-                  data: Mapping[str, Any], evaluated_on: str, files: Sequence[File],
-                  budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
-  """Writes privacy.json and PRIVACY.md and returns what they say; see `statement.privacy_json`."""
-  said = privacy_said(status=status, ledger=ledger, delta=delta, algorithm=algorithm,
-                      noise_keys=noise_keys, population=population, data=data,
-                      evaluated_on=evaluated_on, files=files, budget=budget)
-  write_json(workdir / "privacy.json", said)
-  write_atomically(workdir / "PRIVACY.md", statement.privacy_markdown(said))
-  return said
-
-
 def privacy_said(*, status: str, ledger: Ledger, delta: float, algorithm: Algorithm,
                  noise_keys: str, population: Mapping[str, int], data: Mapping[str, Any],
                  evaluated_on: str, files: Sequence[File],
-                 budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
-  """What privacy.json says; see `statement.privacy_json`."""
+                 budget: Mapping[str, Any] | None = None,
+                 counted: int | None = None) -> dict[str, Any]:
+  """What privacy.json says; see `statement.privacy_json`.
+
+  `counted` is the number of rounds in the ledger of a run that has not finished.
+  """
   return statement.privacy_json(
     ledger, delta=delta, population=population, sampling=algorithm.sampling,
     noise_keys=noise_keys, units_per_person=algorithm.units_per_person,
     mechanism=algorithm.mechanism, dealt=algorithm.notes,
     run={"algorithm": algorithm.name, "data": dict(data), "evaluated_on": evaluated_on,
-         "status": status, "revision": git_revision(),
+         "status": status, **({} if counted is None else {"counted": counted}),
+         "revision": git_revision(),
          "written": datetime.datetime.now(datetime.UTC).date().isoformat()}, budget=budget,
     files=files)
 

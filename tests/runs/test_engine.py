@@ -20,8 +20,12 @@ from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.runs import (
   checkpoint,
   config,
+  derived,
   engine,
   loop,
+  outputs,
+  records,
+  resumed,
   run_statement,
   secret_roots,
   streams,
@@ -53,13 +57,19 @@ def options(**changes):
       "training": {"rounds_per_dispatch": 3, "checkpoint_every": 4}} | changes)
 
 
+def record_of(given):
+  """What config.json says of a toy: how it is carried out is under its name there."""
+  said = given.to_dict()
+  return said | {"compute": said.pop("training")}
+
+
 class Made:
   """What makes the experiment of a run here."""
 
 
 def run(given, workdir, sources=None, budget=None):
   """Runs, or continues, the toy in a folder; gives summary.json and privacy.json."""
-  return engine.carry_on(given, given.rounds, workdir, lambda: Made.build(
+  return engine.carry_on(record_of(given), given.rounds, workdir, lambda: Made.build(
       given, workdir, print, sources), budget)
 
 
@@ -75,7 +85,7 @@ def toy_experiment(monkeypatch):
     ledger = Ledger()
     ledger.declare_not_covered("the loss")
     return Experiment(given, clients_mesh(jax.devices()[:1]), sources, build.algorithm, ledger,
-                      ToyEvaluator(), True, record=given)
+                      ToyEvaluator(), True, record=record_of(given))
 
   build.algorithm = algorithm
   monkeypatch.setattr(Made, "build", staticmethod(build), raising=False)
@@ -102,11 +112,12 @@ def outcome_of(workdir):
 
 
 MOMENTS = [
-    *((engine.CsvFile, "write_rows", call) for call in (1, 2, 4, 6)),  # the first is of round 0
+    *((records.CsvFile, "write_rows", call) for call in (1, 2, 4, 6)),  # the first is of round 0
     (checkpoint, "save", 1), (checkpoint, "save", 2), (checkpoint, "save", 3),
     (checkpoint, "_write", 1), (checkpoint, "_write", 2), (checkpoint, "_write", 3),
     (config, "record", 1), (engine.references, "references", 1),
-    (engine.summary, "write_privacy", 1), (engine.summary, "write_summary", 1)]
+    *((derived, "keep", 1), (derived, "write", 1)), (resumed, "record", 1),
+    *((run_statement, "write_unfinished", call) for call in (1, 2, 3))]
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +177,9 @@ def test_a_finished_training_evaluates_its_start_once(tmp_path, monkeypatch):
   assert seen == [0, 4, 8, 10, 0]  # the last is the reference of summary.json
   (tmp_path / "summary.json").unlink()
   run(options(), tmp_path)
+  assert seen == [0, 4, 8, 10, 0] and (tmp_path / "summary.json").exists()
+  (tmp_path / "checkpoints" / "00000010" / derived.DERIVED).unlink()  # as of an earlier version
+  run(options(), tmp_path)
   assert seen[5:] == [10, 0]
 
 
@@ -182,7 +196,7 @@ SECRET = {"privacy": {"delta": 1e-3, "noise_seed": None}}
 
 def interrupted(given, workdir, monkeypatch, call):
   with monkeypatch.context() as patch:
-    interrupt(patch, engine.CsvFile, "write_rows", call, True)
+    interrupt(patch, records.CsvFile, "write_rows", call, True)
     with pytest.raises(Killed):
       run(given, workdir)
 
@@ -273,14 +287,14 @@ def test_rounds_that_are_added_later_have_roots_of_their_own(tmp_path, monkeypat
 
 def test_a_pinned_run_keeps_no_secret_and_follows_from_its_seeds(tmp_path, toy_experiment):
   experiment = toy_experiment(options(), None, print)
-  roots = engine._roots(experiment, tmp_path, must_exist=True)
+  roots = resumed.roots(experiment, tmp_path, must_exist=True)
   assert roots == (streams.public_root(11), streams.public_root(0))
   assert not (tmp_path / "secrets").exists()
 
 
 def test_who_takes_part_follows_from_a_root_of_its_own(tmp_path, toy_experiment):
   given = options(**SECRET)
-  first, second = (engine._roots(toy_experiment(given, None, print), tmp_path / name, False)
+  first, second = (resumed.roots(toy_experiment(given, None, print), tmp_path / name, False)
                    for name in ("a", "b"))
   assert len({*first, *second, streams.public_root(0)}) == 5
 
@@ -297,12 +311,12 @@ def test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(
                               (with_releases(*promising.releases), False)):
     assert run_statement.claims_nothing(experiment) == nothing
     assert run_statement.noise_keys(experiment) == ("none" if nothing else "operating_system")
-    roots = engine._roots(experiment, tmp_path / str(nothing), False)
+    roots = resumed.roots(experiment, tmp_path / str(nothing), False)
     assert (roots.participation == streams.public_root(0)) == nothing
 
 
 def test_participation_that_anybody_can_compute_is_noticed(toy_experiment, tmp_path, monkeypatch):
-  monkeypatch.setattr(engine, "_roots", lambda *given: streams.Roots(
+  monkeypatch.setattr(resumed, "roots", lambda *given: streams.Roots(
       streams.secret_root(), streams.public_root(0)))
   with pytest.raises(AssertionError):
     test_where_nothing_is_promised_the_seed_alone_decides_who_takes_part(toy_experiment, tmp_path)
@@ -387,22 +401,28 @@ def test_what_a_run_leaves_is_in_the_table_of_files(tmp_path, monkeypatch):
   assert not missing() and "| secrets |" not in (folder / "PRIVACY.md").read_text()
 
 
-def test_before_anything_is_released_the_statement_says_the_most_that_may_be(
+def test_a_run_that_is_killed_has_a_statement_of_the_most_that_it_can_have_released(
     tmp_path, monkeypatch):
-  given = options(**SECRET)
-  interrupted(given, tmp_path, monkeypatch, 2)
-  early, text = (tmp_path / "privacy.json").read_text(), (tmp_path / "PRIVACY.md").read_text()
-  assert "**This run has not finished.** What follows is the most that it may release" in text
-  _, late = run(given, tmp_path)
-  assert json.loads(early)["run"]["status"] == "unfinished"
-  assert late["run"]["status"] == "finished"
-  assert json.loads(early)["units"] == json.loads(json.dumps(late["units"]))
-  assert "has not finished" not in (tmp_path / "PRIVACY.md").read_text()
+  given, epsilons = options(**SECRET), []
+  for call, counted in ((2, 4), (4, 8), (6, 10)):  # dispatches end at 3, 4, 6, 8, 9, 10
+    folder = tmp_path / str(call)
+    interrupted(given, folder, monkeypatch, call)
+    said, text = json.loads((folder / "privacy.json").read_text()), (
+        folder / "PRIVACY.md").read_text()
+    assert "**This run has not finished.**" in text and f" {counted} rounds" in text
+    assert (said["run"]["status"], said["run"]["counted"]) == ("unfinished", counted)
+    assert [entry["times"] for entry in said["ledger"]["entries"]] == [counted]
+    epsilons.append(said["units"][0]["epsilon"]["best"])
+  _, late = run(given, folder)
+  assert late["run"]["status"] == "finished" and "counted" not in late["run"]
+  assert epsilons[0] < epsilons[1] < epsilons[2] == late["units"][0]["epsilon"]["best"]
+  assert "has not finished" not in (folder / "PRIVACY.md").read_text()
 
 
 def test_a_third_party_that_joins_later_is_in_the_statement(tmp_path, monkeypatch):
   sent = []
-  monkeypatch.setattr(engine, "WeightsAndBiases", lambda *given: types.SimpleNamespace(
+  monkeypatch.setattr(records, "require_trackers", lambda project: None)
+  monkeypatch.setattr(outputs, "WeightsAndBiases", lambda *given: types.SimpleNamespace(
       write=lambda done, values: sent.append(done), close=lambda: None))
   run(options(rounds=4), tmp_path)
   said = lambda: [line for line in json.loads((tmp_path / "privacy.json").read_text())[
@@ -410,12 +430,13 @@ def test_a_third_party_that_joins_later_is_in_the_statement(tmp_path, monkeypatc
   assert not said()
   given = options(rounds=8)
   given.training.wandb = "faces"
-  engine.carry_on(options(rounds=8), 8, tmp_path, lambda: Made.build(
-      given, tmp_path, print)._replace(record=options(rounds=8)))
+  run(given, tmp_path)
   assert sent == [5, 6, 7, 8] and len(said()) == 1
 
 
 BUDGET = "budget.json"
+RESTART = {"training": {"rounds_per_dispatch": 3, "checkpoint_every": 4,
+                        "restart_same_noise": True}}
 
 
 def totals(folder):
@@ -454,29 +475,16 @@ def test_an_exhausted_budget_stops_the_run_before_anything_is_written(tmp_path):
   assert not (tmp_path / "c").exists() and (tmp_path / BUDGET).read_bytes() == before
 
 
-def test_a_run_whose_checkpoints_are_gone_is_entered_anew(tmp_path):
+def test_a_run_that_begins_again_is_in_the_budget_once(tmp_path, monkeypatch):
   budget = Budget(tmp_path / BUDGET)
-  _, first = run(options(**SECRET), tmp_path / "w", budget=budget)
-  for gone in ("checkpoints", "summary.json"):
-    path = tmp_path / "w" / gone
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-  _, second = run(options(**SECRET), tmp_path / "w", budget=budget)
-  assert len(totals(tmp_path)["runs"]) == 2
-  assert second["budget"]["total"]["person"] > first["budget"]["total"]["person"]
-  run(options(**SECRET), tmp_path / "w", budget=budget)
-  assert len(totals(tmp_path)["runs"]) == 2
-
-
-def test_a_run_that_is_refused_the_second_time_goes_on_being_the_first(tmp_path):
-  cost = run(options(**SECRET), tmp_path / "a")[1]["units"][0]["epsilon"]["best"]
-  budget = Budget(tmp_path / BUDGET, 1.1 * cost)
-  run(options(**SECRET), tmp_path / "w", budget=budget)
-  marker = (tmp_path / "w" / "privacy_budget.json").read_bytes()
+  given = options(**SECRET, **RESTART)
+  with monkeypatch.context() as patch:
+    interrupt(patch, records.CsvFile, "write_rows", 4, True)
+    with pytest.raises(Killed):
+      run(given, tmp_path / "w", budget=budget)
   shutil.rmtree(tmp_path / "w" / "checkpoints")
-  (tmp_path / "w" / "summary.json").unlink()
-  with pytest.raises(ValueError, match="has no room for this run"):
-    run(options(**SECRET), tmp_path / "w", budget=budget)
-  assert (tmp_path / "w" / "privacy_budget.json").read_bytes() == marker
+  run(given, tmp_path / "w", budget=budget)
+  assert len(totals(tmp_path)["runs"]) == 1
 
 
 def test_a_delta_as_large_as_a_share_of_one_person_is_said_while_it_runs(tmp_path, capfd):

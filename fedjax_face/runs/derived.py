@@ -1,0 +1,94 @@
+"""What a finished run says, kept beside its last state, from which its files are made anew.
+
+summary.json, privacy.json and PRIVACY.md follow from the ledger and the state of the last
+checkpoint. What they say lies in that checkpoint too, with a digest, so that a finished run prints
+what it released and not what somebody has written into a file since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fedjax_face.privacy import statement
+from fedjax_face.runs import disk
+from fedjax_face.runs.experiment import Say
+from fedjax_face.runs.records import as_text
+
+DERIVED = "derived.json"
+
+
+class Said(NamedTuple):
+  """What summary.json and privacy.json of a run say, and of how many rounds that were asked for."""
+
+  summary: dict[str, Any]
+  privacy: dict[str, Any]
+  asked: int
+
+
+def keep(workdir: pathlib.Path, said: Said, config: str) -> None:
+  """Keeps it with the checkpoint of the last round.
+
+  Args:
+    workdir: of the run.
+    said: what its files will say.
+    config: digest of its config.
+  """
+  kept = json.loads(as_text({"config": config, **said._asdict()}))
+  disk.write(_place(workdir, said.summary["rounds"]), as_text(kept | {"digest": _digest(kept)}))
+
+
+def of(workdir: pathlib.Path, asked: int, config: str) -> Said | None:
+  """What a run that has finished says; None of one that has not, or whose record is damaged.
+
+  Args:
+    workdir: of the run.
+    asked: rounds of the whole run.
+    config: digest of its config.
+  """
+  for path in sorted((workdir / "checkpoints").glob(f"*/{DERIVED}"), reverse=True):
+    try:
+      kept = json.loads(path.read_text())
+      digest = kept.pop("digest")
+    except (OSError, ValueError, KeyError, AttributeError):
+      continue
+    if digest == _digest(kept) and (kept["asked"], kept["config"]) == (asked, config):
+      return Said(kept["summary"], kept["privacy"], asked)
+  return None
+
+
+def write(workdir: pathlib.Path, said: Said) -> None:
+  """Writes summary.json, privacy.json and PRIVACY.md."""
+  for name, text in _files(said).items():
+    disk.write(workdir / name, text)
+
+
+def restore(workdir: pathlib.Path, said: Said, say: Say) -> None:
+  """Writes again what differs from what the run said, and says so."""
+  for name, text in _files(said).items():
+    path = workdir / name
+    try:
+      same = path.read_text() == text
+    except (OSError, ValueError):
+      same = False
+    if not same:
+      say(f"{path} {'is not as the run wrote it' if path.exists() else 'is missing'}: "
+          "written anew from its last checkpoint")
+      disk.write(path, text)
+
+
+def _files(said: Said) -> dict[str, str]:
+  return {"privacy.json": as_text(said.privacy),
+          "PRIVACY.md": statement.privacy_markdown(said.privacy),
+          "summary.json": as_text(said.summary)}
+
+
+def _place(workdir: pathlib.Path, done: int) -> pathlib.Path:
+  return workdir / "checkpoints" / f"{done:08d}" / DERIVED
+
+
+def _digest(kept: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,318 @@
+"""A run goes on, begins again with the same noise, or is refused; nothing else happens."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import threading
+
+import jax
+import pytest
+
+from fedjax_face.runs import (
+  checkpoint,
+  derived,
+  loop,
+  machine,
+  records,
+  resumed,
+  streams,
+)
+from tests.runs.interruption import Killed, interrupt
+from tests.runs.test_engine import (  # noqa: F401
+  SECRET,
+  Made,
+  options,
+  outcome_of,
+  run,
+  statement_of,
+  toy_experiment,
+)
+
+EVERY = {"rounds_per_dispatch": 3, "checkpoint_every": 4}
+
+
+def allowing(name, **more):
+  return options(**SECRET, training=EVERY | {name: True}, **more)
+
+
+def killed(folder, monkeypatch, call=5, given=None):
+  """A run that died before the rows of its dispatch `call - 1` were written."""
+  with monkeypatch.context() as patch:
+    interrupt(patch, records.CsvFile, "write_rows", call, True)
+    with pytest.raises(Killed):
+      run(given or options(**SECRET), folder)
+
+
+def noise_of(folder):
+  return [(folder / "secrets" / name).read_text() for name in ("noise", "participation")]
+
+
+def lose(folder, how):
+  if how == "removed":
+    shutil.rmtree(folder / "checkpoints")
+  elif how == "emptied":
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "checkpoints").mkdir()
+  else:
+    for path in folder.glob("checkpoints/*/meta.json"):
+      path.write_text("{}")
+
+
+@pytest.mark.parametrize("how", ["removed", "emptied", "damaged"])
+def test_lost_checkpoints_are_refused_and_begin_again_with_the_same_noise(
+    tmp_path, monkeypatch, how):
+  whole, folder = tmp_path / "whole", tmp_path / "w"
+  killed(folder, monkeypatch)
+  shutil.copytree(folder, whole)
+  run(options(**SECRET), whole)
+  lose(folder, how)
+  before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+  with pytest.raises(ValueError, match="--restart_same_noise") as error:
+    run(options(**SECRET), folder)
+  assert "\n" not in str(error.value) and "checkpoint" in str(error.value)
+  assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+  root = noise_of(folder)
+  seen = []
+  monkeypatch.setattr(loop, "train", lambda *given, train=loop.train, **more: (
+      seen.append(more["noise_root"].hex() + "\n"), train(*given, **more))[1])
+  run(allowing("restart_same_noise"), folder)
+  assert seen == [root[0]]
+  assert outcome_of(folder)[:5] == outcome_of(whole)[:5]
+  assert len(list(folder.glob("checkpoints.lost-*"))) == (how == "damaged")
+
+
+@pytest.mark.parametrize("gone", ["secrets", "config.json", "inputs.json", "resolved.json"])
+def test_without_what_proves_the_same_noise_no_run_begins_again(tmp_path, monkeypatch, gone):
+  killed(tmp_path, monkeypatch)
+  lose(tmp_path, "removed")
+  path = tmp_path / gone
+  shutil.rmtree(path) if path.is_dir() else path.unlink()
+  with pytest.raises(ValueError, match="cannot begin again with the same noise: .* gone"):
+    run(allowing("restart_same_noise"), tmp_path)
+  assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_begins_again_neither_elsewhere_nor_with_other_noise(
+    tmp_path, monkeypatch, toy_experiment):  # noqa: F811
+  killed(tmp_path, monkeypatch)
+  lose(tmp_path, "removed")
+  with monkeypatch.context() as patch:
+    patch.setattr(machine, "of", lambda mesh: {"jax": "another"})
+    with pytest.raises(ValueError, match="another platform"):
+      run(allowing("restart_same_noise"), tmp_path)
+  said = json.loads((tmp_path / "resolved.json").read_text())
+  (tmp_path / "resolved.json").write_text(json.dumps(said | {"releases": "other"}))
+  with pytest.raises(ValueError, match="calibrated otherwise"):
+    run(allowing("restart_same_noise"), tmp_path)
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_run_again(tmp_path):
+  run(options(**SECRET), tmp_path)
+  lose(tmp_path, "removed")
+  for given in (options(**SECRET), allowing("restart_same_noise")):
+    with pytest.raises(ValueError, match="had begun|the root of its noise is gone"):
+      run(given, tmp_path)
+
+
+def test_a_run_that_died_before_it_began_simply_begins(tmp_path, monkeypatch):
+  for owner, name, before in ((checkpoint, "save", True), (resumed, "roots", False)):
+    folder = tmp_path / name
+    with monkeypatch.context() as patch:
+      interrupt(patch, owner, name, 1, before)
+      with pytest.raises(Killed):
+        run(options(**SECRET), folder)
+    assert not any((folder / trace).exists() for trace in ("config.json", "metrics.csv"))
+    run(options(**SECRET), folder)
+
+
+# Another platform.
+
+def test_another_platform_is_refused_by_what_differs_or_stated(tmp_path, monkeypatch):
+  killed(tmp_path, monkeypatch)
+  here = machine.of
+  monkeypatch.setattr(machine, "of", lambda mesh: here(mesh) | {"devices": "8 x H200 (gpu)"})
+  before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+  with pytest.raises(ValueError, match="devices '1 x cpu .cpu.' before, '8 x H200 .gpu.' now.*"
+                     "--allow_other_platform"):
+    run(options(**SECRET), tmp_path)
+  assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+  _, privacy = run(allowing("allow_other_platform"), tmp_path)
+  said = [line for line in privacy["not_covered"] if "another platform" in line]
+  assert len(said) == 1 and said[0].startswith("After round 4 ") and "8 x H200" in said[0]
+  assert said[0] in (tmp_path / "PRIVACY.md").read_text()
+
+
+def test_rounds_that_are_added_to_a_finished_run_may_be_run_anywhere(tmp_path, monkeypatch):
+  run(options(**SECRET, rounds=4), tmp_path)
+  monkeypatch.setattr(machine, "of", lambda mesh: {"jax": "another"})
+  _, privacy = run(options(**SECRET), tmp_path)
+  assert not [line for line in privacy["not_covered"] if "another platform" in line]
+
+
+def test_what_a_number_depends_on_is_recorded(monkeypatch):
+  mesh = jax.sharding.Mesh(jax.devices()[:1], ("clients",))
+  here = machine.of(mesh)
+  monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4 --xla_other=1")
+  assert machine.of(mesh)["XLA_FLAGS"] == "--xla_other=1"
+  with jax.default_matmul_precision("bfloat16"):
+    other = machine.of(mesh)
+  assert other["matmul precision"] == "bfloat16" != here["matmul precision"]
+  assert {"devices", "jax", "jaxlib", "instructions", "generator"} < set(here)
+
+
+@pytest.mark.parametrize("setting", [{"jax_threefry_partitionable": False},
+                                     {"jax_default_prng_impl": "rbg"}])
+def test_the_generator_is_the_runs_own_whatever_the_environment_says(tmp_path, setting):
+  plain, other = tmp_path / "plain", tmp_path / "other"
+  run(options(), plain)
+  before = {name: getattr(jax.config, name) for name in setting}
+  try:
+    jax.config.update(*next(iter(setting.items())))
+    run(options(), other)
+    assert {name: getattr(jax.config, name) for name in setting} == setting
+  finally:
+    jax.config.update(*next(iter(before.items())))
+  assert outcome_of(plain)[:5] == outcome_of(other)[:5]
+
+
+def test_between_the_steps_of_an_iterator_the_caller_has_a_generator_of_its_own():
+  inner, closed = [], []
+
+  def steps():
+    try:
+      for _ in range(3):
+        inner.append(jax.config.jax_default_prng_impl)
+        yield
+    finally:
+      closed.append(True)
+
+  with jax.default_prng_impl("rbg"):
+    iterator = streams.in_pinned(steps())
+    for _ in range(2):
+      next(iterator)
+      assert jax.random.key_impl(jax.random.key(0)) == "rbg"
+    iterator.close()
+  assert inner == [streams.DEVICE_GENERATOR] * 2 and closed
+
+
+# What a run says is what it released.
+
+def edited(path, old, new):
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
+
+
+def test_a_finished_run_says_what_its_checkpoint_holds_whatever_is_in_its_files(tmp_path, capsys):
+  first = run(options(**SECRET), tmp_path)
+  texts = {name: (tmp_path / name).read_text()
+           for name in ("privacy.json", "PRIVACY.md", "summary.json")}
+  best = str(first[1]["units"][0]["epsilon"]["best"])
+  edited(tmp_path / "privacy.json", best, "0.5")
+  (tmp_path / "PRIVACY.md").unlink()
+  edited(tmp_path / "summary.json", '"finished"', '"never"')
+  again = run(options(**SECRET), tmp_path)
+  assert json.dumps(again) == json.dumps([json.loads(texts["summary.json"]),
+                                          json.loads(texts["privacy.json"])])
+  assert {name: (tmp_path / name).read_text() for name in texts} == texts
+  assert capsys.readouterr().err.count("written anew from its last checkpoint") == 3
+
+
+def test_an_edited_record_in_a_checkpoint_is_made_anew_from_its_ledger(tmp_path):
+  _, first = run(options(**SECRET), tmp_path)
+  place = tmp_path / "checkpoints" / "00000010" / derived.DERIVED
+  edited(place, str(first["units"][0]["epsilon"]["best"]), "0.5")
+  _, again = run(options(**SECRET), tmp_path)
+  assert again["units"] == first["units"]
+
+
+def test_a_statement_comes_after_every_release_that_it_must_count(tmp_path, monkeypatch):
+  """Whenever the process dies, rows on disk are at most what the statement counts."""
+  seen = []
+  write = records.CsvFile.write_rows
+
+  def looking(self, rows):
+    write(self, rows)
+    said = json.loads((tmp_path / "privacy.json").read_text())
+    seen.append((rows[-1][0], said["ledger"]["entries"][0]["times"]))
+
+  monkeypatch.setattr(records.CsvFile, "write_rows", looking)
+  run(options(**SECRET), tmp_path)
+  assert [done for done, _ in seen] == [0, 3, 4, 6, 8, 9, 10]
+  assert all(done <= counted for done, counted in seen)
+
+
+# Nothing is written before everything is checked.
+
+def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch, toy_experiment):  # noqa: F811
+  def refused(given, folder, words):
+    with pytest.raises(ValueError, match=words):
+      run(given, folder)
+    assert not folder.exists()
+    run(options(), folder)
+
+  wandb = options(training=EVERY | {"wandb": "faces"})
+  monkeypatch.setattr(records.importlib.util, "find_spec", lambda name: None)
+  refused(wandb, tmp_path / "a", "needs the package wandb")
+  with monkeypatch.context() as patch:
+    def broken(self, state):
+      raise ValueError("no pairs")
+    patch.setattr("tests.runs.test_engine.ToyEvaluator.values", broken)
+    with pytest.raises(ValueError, match="no pairs"):
+      run(options(), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+# Signals.
+
+@pytest.mark.parametrize("number, kind", [
+    (signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_ends_a_run_with_a_checkpoint_and_what_it_has_released(
+    tmp_path, monkeypatch, number, kind):
+  whole, folder = tmp_path / "whole", tmp_path / "w"
+  run(options(), whole)
+  with monkeypatch.context() as patch:
+    write = records.CsvFile.write_rows
+
+    def signalled(self, rows):
+      if rows[-1][0] == 3:
+        os.kill(os.getpid(), number)
+      write(self, rows)
+
+    patch.setattr(records.CsvFile, "write_rows", signalled)
+    with pytest.raises(kind):
+      run(options(), folder)
+  said = json.loads((folder / "privacy.json").read_text())
+  done = max(int(path.name) for path in (folder / "checkpoints").iterdir())
+  with open(folder / "metrics.csv", newline="") as file:
+    assert [int(row["round"]) for row in csv.DictReader(file)][-1] == done < 10
+  assert said["run"]["status"] == "interrupted"
+  assert [entry["times"] for entry in said["ledger"]["entries"]] == [done]
+  assert "stopped before its end" in (folder / "PRIVACY.md").read_text()
+  run(options(), folder)
+  assert outcome_of(folder)[:5] == outcome_of(whole)[:5]
+
+
+def test_two_threads_cannot_run_in_one_folder(tmp_path, monkeypatch):
+  refused, begun, over = [], threading.Event(), threading.Event()
+  build = Made.build
+
+  def slow(*given):
+    begun.set()
+    assert over.wait(60)
+    return build(*given)
+
+  monkeypatch.setattr(Made, "build", slow)
+  first = threading.Thread(target=lambda: run(options(), tmp_path / "w"))
+  first.start()
+  assert begun.wait(60)
+  try:
+    run(options(), tmp_path / "w")
+  except ValueError as error:
+    refused.append(str(error))
+  over.set()
+  first.join()
+  assert len(refused) == 1 and "in use by process" in refused[0]
+  assert (tmp_path / "w" / "summary.json").exists()
