@@ -1,17 +1,22 @@
-"""Made-up photographs, a network and a config that take a second."""
+"""Made-up photographs, a network and a method of face tasks that take a second."""
 
 import contextlib
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
+import fedjax_face as ff
+from fedjax_face import options
+from fedjax_face.data.photograph_sets import PhotographSource
 from fedjax_face.data.photographs import Photographs
 from fedjax_face.data.regions import sources as region_sources
+from fedjax_face.method import Setting, bind
 from fedjax_face.models.hyperface import TaskOutputs
 from fedjax_face.models.task_networks import Network
 from fedjax_face.options import register
-from tests.flat import dp_hyperface
+from fedjax_face.runs.mesh import clients_mesh
 
 LANDMARKS = 21
 
@@ -62,30 +67,69 @@ def photographs(count, people_each=1, size=48, seed=0, known=(True,) * 5, photog
 
 
 def made(*, count, people_each=1, seed=0, photographs_each=1):
-  """The source `made` of configs."""
+  """The reader `made` of regions."""
   return photographs(count, people_each, seed=seed, photographs_each=photographs_each), None
+
+
+@register.photograph_source
+def bright_squares(*, count: int, people_each: int = 1, photographs_each: int = 1,
+                   seed: int = 0) -> PhotographSource:
+  """As `photographs`, read by `made`."""
+  return PhotographSource({"name": "made", "count": count, "people_each": people_each,
+                           "photographs_each": photographs_each, "seed": seed})
 
 
 @contextlib.contextmanager
 def registered():
-  """The source `made` can be named in configs."""
+  """Sets of `bright_squares` can be loaded."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(region_sources.SOURCES, "made", made)
     yield
 
 
-def config(**overrides):
-  chosen = dp_hyperface.base()
-  chosen.model.network_options = {}
-  chosen.data.sources = {"made": {"name": "made", "count": 12, "people_each": 2}}
-  chosen.data.public = {"sources": {"other": {"name": "made", "count": 6, "seed": 1}}}
-  chosen.update_from_flattened_dict({
-      "rounds": 2, "data.regions.size": 16, "data.proposer.count": 10,
-      "model.network": "tests.algorithms.tiny_faces:tiny", "pretrain.rounds": 1,
-      "pretrain.cohort.batch_size": 4, "pretrain.cohort.capacity": 6, "cohort.batch_size": 4,
-      "cohort.capacity": 6, "cohort.units_at_once": 3, "privacy.delta": 1e-3,
-      "privacy.noise_seed": 5, "hparams.noise_multiplier": 1.0, "evaluation.every": 2,
-      "evaluation.batch_size": 16, "evaluation.bootstrap": 20, "evaluation.photographs": 2,
-      "evaluation.detection.threshold": 0.0, "training.rounds_per_dispatch": 1,
-      "training.checkpoint_every": 1} | overrides)
-  return chosen
+def data(private=None, public=True):
+  """Twelve photographs of two people each, and six public ones."""
+  return ff.photographs(
+      {"made": private or bright_squares(count=12, people_each=2)},
+      regions=ff.photograph_sources.regions(size=16), proposer=ff.proposers.random(count=10),
+      public={"other": bright_squares(count=6, seed=1)} if public else None)
+
+
+def sources(private=None, public=True):
+  """The sets of `data`, loaded."""
+  with registered():
+    return options.made(data(private, public)).sources
+
+
+def units(**changes):
+  return ff.units.poisson_units(**{"batch_size": 4, "capacity": 6} | changes)
+
+
+def gradient(make=ff.gradients.joint, **changes):
+  return make(**{"noise_multiplier": 1.0, "units_at_once": 3} | changes)
+
+
+def method(make=ff.dp_hyperface, **parts):
+  """The tiny network, few units a step, noise 1 where there is any; `parts` in their place."""
+  own = gradient() if make is ff.dp_hyperface else ff.gradients.unclipped(units_at_once=3)
+  return make(**{"network": tiny(), "units": units(), "gradient": own} | parts)
+
+
+def bound(chosen, sources, rounds=2, **changes):
+  """The method on the training set, on one device; `changes` are of the `Setting`."""
+  return bind(chosen, sources.train, Setting(
+      **{"mesh": clients_mesh(jax.devices()[:1]), "rounds": rounds, "start_is_public": True}
+      | changes))
+
+
+def start():
+  """A round of all tasks on the public photographs."""
+  return ff.pretrain(ff.hyperface(
+      units=units(), gradient=ff.gradients.unclipped(units_at_once=3),
+      optimizer=ff.optimizers.averaged(ff.optimizers.adam())), rounds=1)
+
+
+def evaluation(**changes):
+  return ff.evaluations.face_tasks(**{
+      "every": 2, "batch_size": 16, "bootstrap": 20, "photographs": 2,
+      "detections": ff.evaluations.detections(threshold=0.0)} | changes)
