@@ -6,22 +6,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fedjax_face.data import closed_set
-from fedjax_face.data import sources as data_sources
-from fedjax_face.data.regions import sources as region_sources
+import fedjax_face as ff
 from fedjax_face.draws import Draws
 from fedjax_face.method.algorithm import Data
 from fedjax_face.models import registry as models
 from fedjax_face.runs import streams
-from tests.algorithms import (
-  test_algorithms,
-  test_privacyface,
-  test_silos,
-  tiny,
-  tiny_faces,
-)
+from tests.algorithms import test_algorithms, test_privacyface, test_silos, tiny
 from tests.edge import tiny_runs
-from tests.flat import composed, registry
+from tests.flat import composed
+from tests.methods import tiny_faces
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +22,9 @@ def small_backbone(monkeypatch):
   monkeypatch.setitem(models.BACKBONES, "one_layer", tiny.OneLayer)
 
 
-def _faces(name):
-  config = tiny_faces.config(**{"algorithm": name} | (
-      {} if name == "dp_hyperface" else {"hparams.noise_multiplier": None}))
-  with tiny_faces.registered():
-    sources = region_sources.load(config.data.to_dict(), config.seed)
-    return registry.build(config, sources, tiny.one_device()), sources.train
+def _faces(make):
+  sources = tiny_faces.sources()
+  return tiny_faces.bound(tiny_faces.method(make), sources), sources.train
 
 
 def _silos(**overrides):
@@ -54,8 +44,8 @@ METHODS = {
     "scaffold": lambda: _silos(**{"algorithm": "fedpe", "local.drift": "scaffold"}),
     "privacyface": lambda: (test_privacyface.build(), tiny.people()),
     "composed": lambda: (test_privacyface.build(composed), tiny.people()),
-    "dp_hyperface": lambda: _faces("dp_hyperface"),
-    "hyperface": lambda: _faces("hyperface"),
+    "dp_hyperface": lambda: _faces(ff.dp_hyperface),
+    "hyperface": lambda: _faces(ff.hyperface),
 }
 
 
@@ -88,19 +78,16 @@ def test_a_step_measures_what_is_declared(method):
     assert named == (measure.covered_by is None), name
 
 
-@pytest.mark.parametrize("overrides, uncovered", [
+@pytest.mark.parametrize("parts, uncovered", [
     ({}, {"labels"}),
-    ({"split.labels": "u_shaped"}, {"logits", "logit_gradients"}),
-    ({"split.labels": "u_shaped", "split.label_noise_multiplier": 1.0}, {"logits"}),
-    ({"split.labels": "randomized_response", "split.label_epsilon": 1.0}, set()),
-    ({"split.mode": "trained_published"}, {"labels", "activation_gradients"}),
+    ({"labels": ff.labels.u_shaped(noise_multiplier=0.0, acknowledged=True)},
+     {"logits", "logit_gradients"}),
+    ({"labels": ff.labels.u_shaped(noise_multiplier=1.0)}, {"logits"}),
+    ({"labels": ff.labels.randomized_response(epsilon=1.0)}, set()),
+    ({"device": ff.devices.trained_published()}, {"labels", "activation_gradients"}),
 ], ids=lambda value: str(value) if isinstance(value, dict) else "-".join(sorted(value)))
-def test_what_crosses_the_cut_is_released_or_said(overrides, uncovered, monkeypatch):
-  monkeypatch.setitem(data_sources.PUBLIC, "made", tiny_runs.made)
-  monkeypatch.setitem(models.BACKBONES, "tiny", tiny_runs.Tiny)
-  chosen = tiny_runs.config(**{"split.labels_in_clear": True} | overrides)
-  sources = closed_set.load(chosen.data.to_dict(), 0)
-  algorithm = tiny_runs.build(chosen, sources)
+def test_what_crosses_the_cut_is_released_or_said(parts, uncovered):
+  algorithm = tiny_runs.bound(tiny_runs.method(**parts), tiny_runs.sources())
   assert set(algorithm.uncovered) == uncovered
   assert set(algorithm.channels) - uncovered <= {r.channel for r in algorithm.releases}
   for sentence in algorithm.uncovered.values():

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_face.data import closed_set
-from fedjax_face.data import sources as data_sources
+import fedjax_face as ff
 from fedjax_face.dp_sgd.optimizers import averaged, momentum
 from fedjax_face.draws import Draws
 from fedjax_face.federated import aggregators, client, optimizers
@@ -219,9 +218,9 @@ def _silos(**overrides):
 
 
 def _split():
-  chosen = tiny_runs.config(**{"split.mode": "trained_private"})
-  sources = closed_set.load(chosen.data.to_dict(), 0)
-  return tiny_runs.build(chosen, sources), sources.train
+  sources = tiny_runs.sources()
+  chosen = tiny_runs.method(device=ff.devices.trained_private())
+  return tiny_runs.bound(chosen, sources), sources.train
 
 
 OF_LOCAL = {"local.learning_rate", "local.momentum", "local.head_learning_rate_scale"}
@@ -248,7 +247,7 @@ STEPS = {
     "composed": (lambda: (test_privacyface.build(composed), tiny.people()),
                  OF_LOCAL | OF_SERVER | OF_AGGREGATE | OF_HEAD | OF_STEPS | OF_CLUSTERS
                  | {"exchange.anchor_cosine"}),
-    "dp_hyperface": (lambda: test_channels._faces("dp_hyperface"), {
+    "dp_hyperface": (lambda: test_channels._faces(ff.dp_hyperface), {
         "gradient.clip_norm", "gradient.noise_multiplier", "optimizer.decay",
         "optimizer.of.learning_rate", "optimizer.of.momentum",
         "optimizer.of.weight_learning_rate_scale"}),
@@ -261,8 +260,6 @@ STEPS = {
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_hands_each_part_its_own_scalars(name, monkeypatch):
   monkeypatch.setitem(models.BACKBONES, "one_layer", tiny.OneLayer)
-  monkeypatch.setitem(models.BACKBONES, "tiny", tiny_runs.Tiny)
-  monkeypatch.setitem(data_sources.PUBLIC, "made", tiny_runs.made)
   make, expected = STEPS[name]
   algorithm, train = make()
   state = jax.eval_shape(algorithm.init, jax.random.key(0))

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_face.data.regions import sources as region_sources
 from fedjax_face.dp_sgd.face_tasks import five_tasks
 from fedjax_face.dp_sgd.gradients import joint
 from fedjax_face.losses import multi_task
@@ -18,15 +17,14 @@ from fedjax_face.options import OptionError
 from fedjax_face.privacy import per_example
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.runs.mesh import clients_mesh
-from tests.algorithms import tiny_faces
+from tests.methods import tiny_faces
 
 ADD = Adjacency.ADD_OR_REMOVE_ONE
 
 
 @pytest.fixture(scope="module")
 def sources():
-  with tiny_faces.registered():
-    return region_sources.load(tiny_faces.config().data.to_dict(), 0)
+  return tiny_faces.sources()
 
 
 def bound(train, tasks=None, frozen=(), start=None):

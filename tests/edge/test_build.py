@@ -11,16 +11,15 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_face.data import closed_set, sources
-from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.models import registry as models
+import fedjax_face as ff
+from fedjax_face.data.sets import Data
 from fedjax_face.models.dense import Dense
 from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.runs import checkpoint, edge
 from fedjax_face.runs.asked import Asked
+from fedjax_face.split.holders import devices
 from fedjax_face.split.message import PADDING
-from tests.flat import calls
-from tests.flat import dp_activations as configs
+from tests.edge.tiny_runs import known_people
 
 
 class Tiny(nn.Module):
@@ -35,54 +34,51 @@ class Tiny(nn.Module):
         len(x), -1))
 
 
-def made(*, world=0):
+def people_of(world):
   """Random images of 4 people, 5 of each."""
-  person = np.repeat(np.arange(4, dtype=np.int32), 5)
   images = np.random.default_rng(world).integers(0, 256, (20, 6, 6, 1)).astype(np.uint8)
-  return FaceDataset(f"world{world}", images, person, person,
-                     names=tuple(f"{world}-{p}" for p in range(4))), ()
+  return ff.faces(images, [f"{world}-{p}" for p in np.repeat(np.arange(4), 5)],
+                  name=f"world{world}")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(sources.PUBLIC, "made", made)
-    patch.setitem(models.BACKBONES, "tiny", Tiny)
-    yield
+def sources():
+  """Four images of each of 4 people train."""
+  return known_people(people_of(0), people_of(1))
 
 
-def tiny_config(**overrides):
+LOADED = []
+"""Weak references to every private image array that `build` loads."""
+
+
+@ff.register.data
+def people_of_edge_build() -> Data:
+  """As `sources`, noted in `LOADED`."""
+  def load():
+    found = sources()
+    LOADED.extend(weakref.ref(part.images) for part in (found.train, found.evaluation))
+    return found
+
+  return Data(load, feeds="classes")
+
+
+def asked(**parts):
   """16 images train on two devices, projected onto 3 public directions, the clip norm public."""
-  config = configs.base()
-  config.data = {"name": "made", "test_fraction": 0.2, "public": {"name": "made", "world": 1}}
-  config.pretrain = {}
-  config.update_from_flattened_dict({
-      "rounds": 2, "split.projection": 3, "split.devices": 2, "split.batch_size": 3,
-      "model.backbone": "tiny", "model.embedding_dim": 8,
-      "hparams.noise_multiplier": 1.0} | overrides)
-  return config
+  method = ff.dp_activations(**{
+      "backbone": Tiny(8), "split": ff.splits.cut(projection=3),
+      "activations": ff.activations.clipped_noise(noise_multiplier=1.0),
+      "device": ff.devices.frozen_cached(), "clients": devices(number=2, batch_size=3)} | parts)
+  return Asked.of_arguments({"method": method, "data": people_of_edge_build(), "rounds": 2})
 
 
-def asked(**overrides):
-  return calls.asked(tiny_config(**overrides))
-
-
-def algorithm_of(**overrides):
-  return asked(**overrides).experiment().algorithm
+def algorithm_of(**parts):
+  return asked(**parts).experiment().algorithm
 
 
 @pytest.fixture
-def loaded(monkeypatch):
-  """Weak references to every private image array that `build` loads."""
-  seen = []
-
-  def noted(section, seed):
-    found = closed_set.load(section, seed)
-    seen.extend(weakref.ref(part.images) for part in (found.train, found.evaluation))
-    return found
-
-  monkeypatch.setitem(calls._LOAD, "classes", noted)
-  return seen
+def loaded():
+  """`LOADED`, empty."""
+  LOADED.clear()
+  return LOADED
 
 
 def test_the_server_keeps_no_private_image(loaded):
@@ -97,8 +93,7 @@ def test_the_server_keeps_no_private_image(loaded):
 
 
 def test_a_device_keeps_its_own_images_and_sends_each_once_in_a_pass(loaded):
-  config = tiny_config()
-  whole = closed_set.load(config.data.to_dict(), config.seed).train
+  whole = sources().train
   kept = asked()
   server, parts = edge.build(kept), [edge.build(kept, device) for device in (0, 1)]
   gc.collect()
@@ -181,7 +176,7 @@ def test_a_server_alone_cannot_restore_what_its_devices_trained(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, state.server, server)
   jax.tree.map(np.testing.assert_array_equal, state.device.params, algorithm.parts.device)
 
-  trained = algorithm_of(**{"split.mode": "trained_published"})
+  trained = algorithm_of(device=ff.devices.trained_published())
   with pytest.raises(ValueError, match="method.device=trained_published: the trained parts"):
     edge.restored_state(trained, tmp_path, pytest.fail)
 

@@ -1,18 +1,18 @@
-"""Runs of split learning that cost no time: data, a network, configs, the method that they make."""
+"""Runs of split learning that cost no time: data, a network, a method, what it is bound in."""
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from fedjax_face.data import sources as data_sources
-from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.models import registry as models
+import fedjax_face as ff
+from fedjax_face import method as methods
+from fedjax_face.data.sets import Data
+from fedjax_face.data.sources import check_public
+from fedjax_face.method import Setting
 from fedjax_face.models.convolution import Conv
 from fedjax_face.models.dense import Dense
 from fedjax_face.runs.mesh import clients_mesh
-from fedjax_face.split.accounting import MODES
-from tests.flat import dp_activations as configs
-from tests.flat import registry
+from fedjax_face.split.holders import devices
 
 PEOPLE, SIDE = 8, 12
 
@@ -29,52 +29,71 @@ class Tiny(nn.Module):
     return Dense(self.embedding_dim, name="embedding")(x.reshape(len(x), -1))
 
 
-def made(*, world=0, images=6, people=PEOPLE):
+def people_of(world, images=6):
   """Every person a pattern, every image that pattern with a little noise."""
   rng = np.random.default_rng(world)
-  person = np.repeat(np.arange(people, dtype=np.int32), images)
-  pattern = rng.integers(40, 216, (people, SIDE, SIDE, 1))
+  person = np.repeat(np.arange(PEOPLE), images)
+  pattern = rng.integers(40, 216, (PEOPLE, SIDE, SIDE, 1))
   noise = rng.integers(-40, 40, (len(person), SIDE, SIDE, 1))
-  names = tuple(f"world{world}-{p}" for p in range(people))
-  return FaceDataset(f"world{world}", (pattern[person] + noise).astype(np.uint8), person, person,
-                     names=names), ()
+  return ff.faces((pattern[person] + noise).astype(np.uint8),
+                  [f"world{world}-{p}" for p in person], name=f"world{world}")
 
 
-def known(patch):
-  """Lets configs name the data and the network."""
-  patch.setitem(data_sources.PUBLIC, "made", made)
-  patch.setitem(models.BACKBONES, "tiny", Tiny)
+def known_people(whole, public, evaluation=1):
+  """Of every person the first so many images evaluate, the others train."""
+  place = np.arange(len(whole)) - np.searchsorted(whole.person, whole.person)
+  train, judges = (whole.select(rows) for rows in (place >= evaluation, place < evaluation))
+  return ff.Sources(train, judges, public, notes=check_public(public, whole),
+                    evaluates_training_people=True)
 
 
-def config(**overrides):
-  """5 images of each of 8 people train; two devices, noise 1, the clip given; no pre-training."""
-  chosen = configs.base()
-  chosen.data = {"name": "made", "test_fraction": 0.2,
-                 "public": {"name": "made", "world": 1, "images": 3}}
-  chosen.pretrain = {}
-  chosen.update_from_flattened_dict({
-      "rounds": 2, "split.cut": "conv1", "split.projection": 0, "split.devices": 2,
-      "split.batch_size": 6, "model.backbone": "tiny", "model.embedding_dim": 16,
-      "privacy.delta": 1e-3, "privacy.noise_seed": 5, "hparams.clip_norm": 1.0,
-      "hparams.noise_multiplier": 1.0, "evaluation.bootstrap": 20, "evaluation.batch_size": 7,
-      "training.rounds_per_dispatch": 1} | overrides)
-  return chosen
+def sources(images=6, evaluation=1):
+  """Of 8 people 5 images each train and 1 evaluates; 24 images of another world are public."""
+  return known_people(people_of(0, images), people_of(1, 3), evaluation)
+
+
+@ff.register.data
+def people_of_tiny_runs() -> Data:
+  """As `sources`."""
+  return Data(sources, feeds="classes")
+
+
+def activations(clip_norm=1.0, noise_multiplier=1.0):
+  """Clip and noise, which a budget or public images decide where they are None."""
+  return ff.activations.clipped_noise(clip_norm=clip_norm, noise_multiplier=noise_multiplier)
+
+
+def split(after="conv1", projection=0, **more):
+  """After the first block, and all of the activation."""
+  return ff.splits.cut(after=after, projection=projection, **more)
+
+
+def method(**parts):
+  """Two devices, clip and noise 1, noise drawn once for every image; `parts` in their place."""
+  return ff.dp_activations(**{
+      "backbone": Tiny(16), "split": split(), "activations": activations(),
+      "device": ff.devices.frozen_cached(), "clients": devices(number=2, batch_size=6)} | parts)
 
 
 def mesh():
   return clients_mesh(jax.devices()[:1])
 
 
-def build(chosen, sources, backbone=None):
-  return registry.build(chosen, sources, mesh(), backbone)
+def bound(chosen, sources, rounds=2, **changes):
+  """The method on the training set, on one device; `changes` are of the `Setting`."""
+  return methods.bind(chosen, sources.train, Setting(
+      **{"mesh": mesh(), "rounds": rounds, "public": sources.public} | changes))
 
 
-def system_of(chosen, sources):
-  return build(chosen, sources).parts
+DEVICES = {"frozen_cached": ff.devices.frozen_cached(), "frozen_fresh": ff.devices.frozen(),
+           "trained_private": ff.devices.trained_private(),
+           "trained_published": ff.devices.trained_published()}
+"""Mode of the accounting -> what does it."""
 
-
-U_SHAPED = {"mode": "trained_private", "labels": "u_shaped", "labels_in_clear": False,
-            "label_noise_multiplier": 2.0}
-RANDOMISED = {"mode": "frozen_fresh", "labels": "randomized_response", "label_epsilon": 0.5,
-              "labels_in_clear": False}
-RUNS = [*({"mode": mode} for mode in MODES), U_SHAPED, RANDOMISED]
+RUNS = {
+    **{mode: {"device": device} for mode, device in DEVICES.items()},
+    "u_shaped": {"device": DEVICES["trained_private"],
+                 "labels": ff.labels.u_shaped(noise_multiplier=2.0)},
+    "randomised": {"device": DEVICES["frozen_fresh"],
+                   "labels": ff.labels.randomized_response(epsilon=0.5)}}
+"""Parts of methods that differ in what crosses the cut."""

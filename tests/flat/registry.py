@@ -10,12 +10,10 @@ from jax.sharding import Mesh
 from fedjax_face import options
 from fedjax_face.method import Method, Progress, Watch, bind
 from fedjax_face.method.algorithm import Algorithm
-from tests.flat import sections, translate, translate_hyperface, translate_split
+from tests.flat import sections, translate
 from tests.flat.setting import setting_of
 
-SECTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
-    **translate.SECTIONS, "dp_activations": translate_split.section,
-    **dict.fromkeys(("dp_hyperface", "face_detector", "hyperface"), translate_hyperface.section)}
+SECTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = translate.SECTIONS
 """Method -> what a flat config says of it, as a section."""
 
 
@@ -25,8 +23,7 @@ def build(config: Any, sources: Any, mesh: Mesh, initial_backbone: Any = None,
 
   Args:
     config: a whole config.
-    sources: the data sets of the run: `sources.Sources`, or `region_sources.RegionSources` for a
-      network of several tasks.
+    sources: the data sets of the run: `sources.Sources`.
     mesh: devices, axis `clients`.
     initial_backbone: parameters to start from (public pre-training), or None.
     progress: called with (noise multiplier, epsilon) while noise is calibrated.

@@ -7,9 +7,7 @@ VARIANTS = {
                   "inaturalist"),
     "fedgc": ("synthetic", "lfw", "casia"),
     "privacyface": ("synthetic", "silos36", "lfw", "bupt"),
-    "composed": ("synthetic",),
-    "dp_hyperface": ("synthetic", "faces", "faces_lfw", "aflw"),
-    "dp_activations": ("synthetic", "lfw")}
+    "composed": ("synthetic",)}
 EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 
 

@@ -7,45 +7,23 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_face.data.photograph_sets import PhotographSource
+import fedjax_face as ff
 from fedjax_face.data.regions import sources as region_sources
-from fedjax_face.models.task_networks import Network
-from fedjax_face.options import register
 from fedjax_face.runs import checkpoint, fit
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.detector import load_detector
-from tests.algorithms import tiny_faces
+from tests.methods import tiny_faces
 
 PICTURE = tiny_faces.photographs(1).images[0]
 
 
-@register.network
-def network_of_detector(*, frozen: tuple[str, ...] = ()) -> Network:
-  """Few arrays."""
-  return Network(tiny_faces.Tiny, frozen)
-
-
-@register.photograph_source
-def photographs_of_detector(*, count: int, seed: int = 0) -> PhotographSource:
-  """Bright squares as faces."""
-  return PhotographSource({"name": "made", "count": count, "people_each": 2, "seed": seed})
-
-
-def config(**network):
-  source = f"{__name__}:photographs_of_detector"
-  small = {"batch_size": 4, "capacity": 6}
-  return {
-      "method": {"name": "dp_hyperface", "units": small,
-                 "network": {"name": f"{__name__}:network_of_detector"} | network,
-                 "gradient": {"units_at_once": 3, "noise_multiplier": 1.0}},
-      "data": {"name": "photographs", "sources": {"own": {"name": source, "count": 12}},
-               "public": {"other": {"name": source, "count": 6, "seed": 1}},
-               "regions": {"size": 16}, "proposer": {"name": "random", "count": 10}},
-      "start": {"rounds": 1, "method": {
-          "name": "hyperface", "units": small, "gradient": {"units_at_once": 3}}},
-      "privacy": {"delta": 1e-3, "noise_seed": 5}, "rounds": 1,
-      "evaluation": {"every": 0, "batch_size": 16, "bootstrap": 0, "photographs": 1,
-                     "detections": {"threshold": 0.0}}}
+def asked(**network):
+  """A step after a public start, on few photographs."""
+  return Asked.of_arguments({
+      "method": tiny_faces.method(network=tiny_faces.tiny(**network)), "data": tiny_faces.data(),
+      "start": tiny_faces.start(), "rounds": 1,
+      "privacy": ff.budget(delta=1e-3, noise_seed=5),
+      "evaluation": tiny_faces.evaluation(every=0, bootstrap=0, photographs=1)})
 
 
 @pytest.fixture
@@ -64,8 +42,7 @@ def read(monkeypatch):
 
 @pytest.mark.parametrize("frozen", [(), ("shared",)])
 def test_a_finished_run_finds_faces_without_its_private_data(tmp_path, read, capsys, frozen):
-  asked = Asked.of_config(config(frozen=frozen))
-  made = fit.carried_out(asked, tmp_path, lambda line: None)
+  made = fit.carried_out(asked(frozen=frozen), tmp_path, lambda line: None)
   read.clear()
   detector = load_detector(tmp_path)
   assert read == [1] and detector(PICTURE, np.random.default_rng(0))
@@ -73,6 +50,7 @@ def test_a_finished_run_finds_faces_without_its_private_data(tmp_path, read, cap
   state = checkpoint.restore(tmp_path / "checkpoints", jax.eval_shape(
       made.algorithm.init, jax.random.key(0)), pytest.fail).state
   assert ("shared" in state.params["network"]) == (not frozen)
+  assert "shared" in made.algorithm.start(state)
   regions = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
   jax.tree.map(np.testing.assert_array_equal, detector.predict(regions),
                jax.jit(made.algorithm.predict)(state, regions))
@@ -93,7 +71,7 @@ def test_folders_that_are_no_such_run_are_refused(tmp_path):
   from fedjax_face.runs import config as configs
   with pytest.raises(FileNotFoundError, match="no run is kept there"):
     load_detector(tmp_path)
-  configs.record(Asked.of_config(config()).record, tmp_path)
+  configs.record(asked().record, tmp_path)
   with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
     load_detector(tmp_path)
   configs.record(Asked.of_config({"method": "dp_fedemb", "data": "synthetic_faces",

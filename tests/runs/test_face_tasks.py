@@ -12,7 +12,7 @@ from fedjax_face.data.regions import sources as region_sources
 from fedjax_face.data.regions.proposers import grid
 from fedjax_face.models.hyperface import TaskOutputs
 from fedjax_face.runs import face_tasks, settings
-from tests.algorithms import tiny_faces
+from tests.methods import tiny_faces
 
 SIDE = 32
 PROBABILITY = .95, .7, .5, .2  # of a face, in the quarters of a photograph

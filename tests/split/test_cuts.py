@@ -15,18 +15,16 @@ from fedjax_face.split.device import frozen, trained_private, trained_published
 from fedjax_face.split.holders import devices
 from fedjax_face.split.labels import LabelPolicy, pseudonym, randomized_response, u_shaped
 from fedjax_face.split.mechanism import ActivationClip, clipped_noise
-from tests.edge.tiny_runs import PEOPLE, config, system_of
-
-pytestmark = pytest.mark.usefixtures("tiny")
+from tests.edge.tiny_runs import PEOPLE, activations, bound, method, split
 
 
-@pytest.mark.parametrize("cut, projection, dimensions", [
+@pytest.mark.parametrize("after, projection, dimensions", [
     ("conv1", 0, 288), ("first", 16, 16), ("bottleneck", 0, 16), ("embedding", 4, 4)])
-def test_cuts_projections_and_the_public_clip(sources, cut, projection, dimensions):
-  system = system_of(config(**{"split.cut": cut, "split.projection": projection,
-                               "hparams.clip_norm": None}), sources)
+def test_cuts_projections_and_the_public_clip(sources, after, projection, dimensions):
+  system = bound(method(split=split(after, projection), activations=activations(None)),
+                 sources).parts
   assert math.prod(system.split.shape) == dimensions
-  assert system.split.non_negative == (cut == "conv1")
+  assert system.split.non_negative == (after == "conv1")
   public = system.split.device(system.device, sources.public.images).reshape(24, -1)
   assert system.clip_norm == pytest.approx(
       np.median(np.linalg.norm(public, axis=1)), rel=1e-4)
@@ -34,7 +32,7 @@ def test_cuts_projections_and_the_public_clip(sources, cut, projection, dimensio
 
 
 def test_the_device_part_takes_floats_that_are_normalised_already(sources):
-  system = system_of(config(**{"split.pooling": 4}), sources)
+  system = bound(method(split=split(pooling=4)), sources).parts
   assert system.split.shape == (3, 3, 2)
   images = jnp.asarray(sources.train.images[:3])
   np.testing.assert_array_equal(system.split.device(system.device, images),
@@ -72,8 +70,11 @@ def test_there_are_no_more_devices_than_people(sources):
     (lambda: cut(projection=-1), "cut.projection=-1: expected a whole number, at least 0"),
     (lambda: cut(projektion=3), r"cut takes no projektion \(did you mean projection\?\)"),
     (lambda: devices(number=0), "devices.number=0: expected a whole number, at least 1"),
+    (lambda: devices(batch_size=0), "devices.batch_size=0: expected a whole number, at least 1"),
     (lambda: clipped_noise(clip_norm=0.0), r"clipped_noise.clip_norm=0.0: expected a number in \("),
+    (lambda: clipped_noise(clip_norm=-1.0), "clipped_noise.clip_norm=-1.0: expected a number in"),
     (lambda: clipped_noise(noise_multiplier=-1.0), "noise_multiplier=-1.0: expected a number"),
+    (lambda: trained_private(clip_norm=0.0), "trained_private.clip_norm=0.0: expected a number ab"),
     (lambda: trained_private(clip_norm=math.inf), "trained_private.clip_norm=inf: expected a"),
     (lambda: trained_private(noise_ratio=-1.0), "trained_private.noise_ratio=-1.0: expected a"),
     (lambda: frozen(learning_rate=1.0), "frozen takes no learning_rate; it takes no options"),

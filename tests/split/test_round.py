@@ -15,23 +15,12 @@ from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.runs import loop, streams
 from fedjax_face.split import message, step
 from fedjax_face.split import round as rounds
-from fedjax_face.split.accounting import MODES
-from tests.edge.tiny_runs import (
-  PEOPLE,
-  RANDOMISED,
-  RUNS,
-  U_SHAPED,
-  build,
-  config,
-  mesh,
-  system_of,
-)
+from fedjax_face.split.holders import devices
+from fedjax_face.split.labels import randomized_response
+from tests.edge.tiny_runs import DEVICES, PEOPLE, RUNS, bound, mesh, method
 
 ROOT = bytes(range(32))
 COHORTS = streams.public_root(0)
-
-
-pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +112,12 @@ def record_of(algorithm, images, transcript, keys, **options):
 
 @pytest.fixture(scope="module")
 def recorded(sources, wire, keys):
-  """A function from the `split` section's changes to the record of such a run, each made once."""
+  """A function from a name in `RUNS` to the record of that run, each made once."""
   made = {}
 
-  def record(**split):
-    name = tuple(split.items())
+  def record(name):
     if name not in made:
-      algorithm = build(config(**{f"split.{name}": value for name, value in split.items()}),
-                        sources)
-      made[name] = record_of(algorithm, sources.train.images, wire, keys)
+      made[name] = record_of(bound(method(**RUNS[name]), sources), sources.train.images, wire, keys)
     return made[name]
 
   return record
@@ -147,9 +133,9 @@ def epsilon_of(algorithm, unit, rounds, delta=1e-3):
 # ---- every mode ----
 
 
-@pytest.mark.parametrize("split", RUNS, ids=lambda split: "-".join(map(str, split.values())))
-def test_every_mode_trains_under_the_loop(sources, recorded, split):
-  record = recorded(**split)
+@pytest.mark.parametrize("name", RUNS)
+def test_every_mode_trains_under_the_loop(sources, recorded, name):
+  record = recorded(name)
   algorithm, (before, _, after) = record.algorithm, record.states
   for leaf, old in zip(*map(jax.tree.leaves, (after.server.params, before.server.params)),
                        strict=True):
@@ -157,7 +143,7 @@ def test_every_mode_trains_under_the_loop(sources, recorded, split):
   first = record.metrics[0]
   assert set(first) == {"loss", "train_accuracy"} and 0 < first["loss"][0] < 9
   kernel, old = (state.device.params["conv1"]["kernel"] for state in (after, before))
-  if split["mode"].startswith("trained"):
+  if name.startswith("trained") or name == "u_shaped":
     assert kernel.shape == (2, 3, 3, 1, 2)
     assert np.any(kernel[0] != old[0]) and np.any(kernel[0] != kernel[1])
   else:
@@ -177,7 +163,7 @@ def prepared(algorithm, images, key=7):
 
 
 def test_cached_activations_are_drawn_once_each_for_itself(sources):
-  algorithm = build(config(), sources)
+  algorithm = bound(method(), sources)
   images = sources.train.images
   once = prepared(algorithm, images)
   np.testing.assert_array_equal(once.images, prepared(algorithm, images).images)
@@ -200,7 +186,7 @@ def test_cached_activations_drawn_anew_are_noticed(sources, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["frozen_cached", "frozen_fresh"])
 def test_an_image_is_sent_once_a_pass(sources, recorded, mode):
-  found = recorded(mode=mode).sent()
+  found = recorded(mode).sent()
   padding = found.pop(message.PADDING)
   assert set(found) == set(range(len(sources.train)))
   assert all(not np.any(row) for row, _ in padding)
@@ -212,7 +198,7 @@ def test_an_image_is_sent_once_a_pass(sources, recorded, mode):
 
 
 def test_a_resumed_run_sends_the_same_messages(sources, recorded, wire, keys):
-  whole = recorded(mode="frozen_cached")
+  whole = recorded("frozen_cached")
   resumed = record_of(whole.algorithm, sources.train.images, wire, keys,
                       state=whole.states[1], start=1)
   found = whole.sent()
@@ -226,7 +212,7 @@ def test_a_resumed_run_sends_the_same_messages(sources, recorded, wire, keys):
 def test_changing_an_image_leaves_the_messages_of_others(sources, recorded, wire, keys):
   images = sources.train.images.copy()
   images[0] = 255 - images[0]
-  before = recorded(mode="frozen_fresh")
+  before = recorded("frozen_fresh")
   after = record_of(before.algorithm, images, wire, keys).sent()
   changed = {number for number, times in before.sent().items()
              for (row, _), (again, _) in zip(times, after[number], strict=True)
@@ -234,11 +220,10 @@ def test_changing_an_image_leaves_the_messages_of_others(sources, recorded, wire
   assert len(changed) == 1
 
 
-@pytest.mark.parametrize("split", [{"mode": mode} for mode in MODES] + [U_SHAPED],
-                         ids=lambda split: split["mode"])
-def test_no_image_and_no_clean_activation_crosses(sources, recorded, split):
-  record = recorded(**split)
-  system = system_of(config(), sources)
+@pytest.mark.parametrize("name", [*DEVICES, "u_shaped"])
+def test_no_image_and_no_clean_activation_crosses(sources, recorded, name):
+  record = recorded(name)
+  system = bound(method(), sources).parts
   images = sources.train.images
   clean = system.split.device(system.device, images)
   for array in (images, pixels.normalise(images), clean, system.clip(clean, system.clip_norm)):
@@ -249,7 +234,7 @@ def test_no_image_and_no_clean_activation_crosses(sources, recorded, split):
 
 def test_noise_has_the_size_that_the_ledger_means(sources, recorded):
   """z = 1, C = 1 of a ReLU: standard deviation sqrt(2) on every entry."""
-  record, system = recorded(mode="frozen_fresh"), system_of(config(), sources)
+  record, system = recorded("frozen_fresh"), bound(method(), sources).parts
   assert system.split.non_negative
   clean = np.asarray(system.clip(system.split.device(system.device, sources.train.images), 1.0))
   clean = clean.reshape(len(clean), -1)
@@ -260,7 +245,7 @@ def test_noise_has_the_size_that_the_ledger_means(sources, recorded):
 
 
 def test_randomised_labels_are_drawn_once_and_on_the_ledger(sources, recorded):
-  record = recorded(**RANDOMISED)
+  record = recorded("randomised")
   found = record.sent()
   found.pop(message.PADDING)
   assert all(first == second for (_, first), (_, second) in found.values())
@@ -268,33 +253,33 @@ def test_randomised_labels_are_drawn_once_and_on_the_ledger(sources, recorded):
   assert 0.5 < wrong < 1  # 7 / (e^0.5 + 7) = 0.81 is expected
   labels = [release for release in record.algorithm.releases if release.channel == "labels"]
   assert [release.unit for release in labels] == ["image", "person"]
-  clear = recorded(mode="frozen_fresh").algorithm
+  clear = recorded("frozen_fresh").algorithm
   assert epsilon_of(record.algorithm, "image", 2) > epsilon_of(clear, "image", 2)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_private_labels_are_narrowed_by_the_device(sources, devices):
-  chosen = config(**{"split.devices": devices, "split.labels": "randomized_response",
-                     "split.label_epsilon": 0.5})
-  said = [line for line in build(chosen, sources).not_covered if "names its device" in line]
-  assert len(said) == devices - 1
+@pytest.mark.parametrize("number", [1, 2])
+def test_private_labels_are_narrowed_by_the_device(sources, number):
+  chosen = method(clients=devices(number=number, batch_size=6),
+                  labels=randomized_response(epsilon=0.5))
+  said = [line for line in bound(chosen, sources).not_covered if "names its device" in line]
+  assert len(said) == number - 1
 
 
-@pytest.mark.parametrize("devices", [2, 3])
-def test_the_secret_order_keeps_rows_on_their_devices(devices):
-  owner = np.random.default_rng(devices).integers(0, devices, 60)
+@pytest.mark.parametrize("number", [2, 3])
+def test_the_secret_order_keeps_rows_on_their_devices(number):
+  owner = np.random.default_rng(number).integers(0, number, 60)
   orders = [np.asarray(rounds.secret_order(owner, jax.random.key(root))) for root in (1, 2)]
   for order in orders:
     assert order.dtype == np.int32 and sorted(order) == list(range(60))
     np.testing.assert_array_equal(owner[order], owner)
-    for device in range(devices):
+    for device in range(number):
       own = np.flatnonzero(owner == device)
       assert (order[own] != own).mean() > 0.5
   assert (orders[0] != orders[1]).mean() > 0.5
 
 
 def test_u_shaped_labels_stay_on_the_device(recorded):
-  record = recorded(**U_SHAPED)
+  record = recorded("u_shaped")
   messages = record.wire.select("to_server", "activations")
   assert messages and all(
       (crossing.content.labels == message.NO_LABEL).all() for crossing in messages)
@@ -305,7 +290,7 @@ def test_u_shaped_labels_stay_on_the_device(recorded):
 
 def test_label_and_gradient_noise_have_keys_of_their_own(recorded):
   """From a key that both use, who knows one noise could compute the other."""
-  keys = recorded(**U_SHAPED).keys
+  keys = recorded("u_shaped").keys
   assert [len(keys[name]) for name in ("server_step", "device_steps")] == [8, 8]
   assert len({key for names in keys.values() for key in names}) == 16
 
@@ -315,7 +300,7 @@ def test_label_and_gradient_noise_have_keys_of_their_own(recorded):
 
 @pytest.mark.parametrize("mode", ["frozen_fresh", "trained_published"])
 def test_bytes_are_those_that_crossed(recorded, mode):
-  record = recorded(mode=mode)
+  record = recorded(mode)
   counted = record.algorithm.communication(record.states[-1])
   passes_and_devices = 4
   assert record.wire.bytes("to_server") == passes_and_devices * counted.up

@@ -5,11 +5,13 @@ import pathlib
 import numpy as np
 import pytest
 
+import fedjax_face as ff
+from configs import dp_hyperface
+from fedjax_face import options
 from fedjax_face.data.readers.tfds_photographs import EncodedImages
 from fedjax_face.data.regions import places as region_places
 from fedjax_face.data.regions import sources as region_sources
 from tests.data.test_photographs import make_photographs
-from tests.flat import dp_hyperface
 
 
 def check(public, private):
@@ -83,8 +85,10 @@ def test_it_is_said_that_nobody_is_in_two_private_sources():
 @pytest.mark.parametrize("variant, sentences", [("synthetic", 0), ("faces", 1), ("faces_lfw", 1),
                                                 ("aflw", 0)])
 def test_the_variants_hold_no_set_twice(variant, sentences):
-  private = dp_hyperface.get_config(variant).data.sources.to_dict()
-  assert len(region_places.check_private(private)) == sentences
+  data = ff.from_config(dp_hyperface.get_config(variant))["data"]
+  sources = options.made(options.argument(data, "sources"))
+  private = {name: source.section for name, source in sources.items()}
+  assert private and len(region_places.check_private(private)) == sentences
 
 
 def numbered(*numbers):
