@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, cast
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -53,6 +53,29 @@ def _empty_at_exit(stream: TextIO) -> None:
   atexit.register(empty)
 
 
+class _Patient(io.TextIOBase):
+  """A terminal for the bar, whose thread must not see it fail either."""
+
+  def __init__(self, stream: TextIO):
+    self._stream = stream
+
+  def write(self, text: str) -> int:
+    with _passed_over(self._stream):
+      self._stream.write(text)
+    return len(text)
+
+  def flush(self) -> None:
+    with _passed_over(self._stream):
+      self._stream.flush()
+
+  def isatty(self) -> bool:
+    return True
+
+  @property
+  def encoding(self) -> str:  # type: ignore[override]
+    return getattr(self._stream, "encoding", None) or "utf-8"
+
+
 class Display:
   """Shows round, loss, epsilon, rounds per second and time left.
 
@@ -74,18 +97,11 @@ class Display:
   def __enter__(self) -> Self:
     if self._shown and _is_terminal():
       from rich.console import Console
-
-      class Screen(Console):
-        """One that does not end the program where nobody reads it any more."""
-
-        def on_broken_pipe(self) -> None:
-          self.quiet = True
-
       from rich.progress import BarColumn, Progress, TextColumn
+      screen = Console(file=cast(TextIO, _Patient(sys.stderr)))
       self._bar = Progress(TextColumn("{task.description}"), BarColumn(),
-                           TextColumn("{task.fields[text]}"), console=Screen(stderr=True))
-      with _passed_over(sys.stderr):
-        self._bar.start()
+                           TextColumn("{task.fields[text]}"), console=screen)
+      self._bar.start()
       self._task = self._bar.add_task("training", total=self._rounds, completed=self._done,
                                       text="compiling")
     return self
@@ -93,8 +109,7 @@ class Display:
   def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                trace: TracebackType | None) -> None:
     if self._bar is not None:
-      with _passed_over(sys.stderr):
-        self._bar.stop()
+      self._bar.stop()
 
   def update(self, done: int, values: Mapping[str, float]) -> None:
     """Shows the state after `done` rounds; `values` are this round's metrics."""
@@ -105,8 +120,7 @@ class Display:
       return
     text = self._text(values)
     if self._bar is not None:
-      with _passed_over(sys.stderr):
-        self._bar.update(self._task, completed=done, text=text)
+      self._bar.update(self._task, completed=done, text=text)
     elif self._is_due():
       self._last_line = time.monotonic()
       show(text)
@@ -116,8 +130,7 @@ class Display:
     if not self._shown:
       return
     if self._bar is not None:
-      with _passed_over(sys.stderr):
-        self._bar.console.print(text, markup=False, highlight=False)
+      self._bar.console.print(text, markup=False, highlight=False)
     else:
       show(text)
 

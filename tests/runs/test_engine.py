@@ -23,7 +23,6 @@ from fedjax_face.runs import (
   engine,
   loop,
   run_statement,
-  secret_roots,
   streams,
   training_set,
 )
@@ -562,10 +561,3 @@ def test_a_key_of_the_digest_that_others_can_read_is_refused(tmp_path):
   (tmp_path / training_set.KEY).chmod(0o644)
   with pytest.raises(ValueError, match="is open to others than its owner"):
     training_set.key(tmp_path)
-
-
-def test_roots_that_cannot_be_deleted_are_warned_about(tmp_path, monkeypatch, caplog):
-  monkeypatch.setattr(secret_roots.shutil, "rmtree", lambda path, ignore_errors: None)
-  (tmp_path / "secrets").mkdir()
-  secret_roots.remove(tmp_path)
-  assert "secrets could not be deleted" in caplog.text
