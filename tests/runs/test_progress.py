@@ -76,8 +76,9 @@ def test_a_program_whose_streams_take_nothing_ends_well(place):
   else:
     reader, out = os.pipe()
     os.close(reader)
+  buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
   try:
-    assert subprocess.run([sys.executable, "-c", PROGRAM], stdout=out, stderr=out,
+    assert subprocess.run([sys.executable, "-c", PROGRAM], stdout=out, stderr=out, env=buffered,
                           check=False).returncode == 0
   finally:
     os.close(out)
