@@ -3,32 +3,29 @@
 One folder per round, `checkpoints/00000040`, made under another name and renamed when complete:
 
     state/      Orbax, a flat mapping from the path of every array in the state to its value
-    meta.json   round, ledger, digest of all of it; never the roots of the noise
+    meta.json   round, ledger, rows of metrics.csv, digest of all; never the roots of the noise
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
 import pathlib
 import pickle
-import shutil
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from fedjax_face.method.algorithm import State
+from fedjax_face.runs import checkpoint_folder, disk
+from fedjax_face.runs.checkpoint_folder import Warn
 from fedjax_face.runs.mesh import broadcast, is_main_process
-from fedjax_face.runs.records import make_guarded
-
-Warn = Callable[[str], None]
 
 
 class Checkpoint(NamedTuple):
@@ -42,6 +39,7 @@ class Checkpoint(NamedTuple):
     releases: what one step releases, in words that differ where the mechanism differs.
     finished: no round follows, so the roots of noise and participation are not needed any more.
     platform: `machine.of` where the rounds since the checkpoint before ran; empty: not known.
+    records: `CsvFile.kept()`, the rows of metrics.csv up to this round.
   """
 
   round: int
@@ -51,6 +49,7 @@ class Checkpoint(NamedTuple):
   releases: str
   finished: bool = False
   platform: Mapping[str, str] = types.MappingProxyType({})
+  records: str = ""
 
 
 class Unreadable(ValueError):
@@ -60,61 +59,90 @@ class Unreadable(ValueError):
 def save(folder: str | os.PathLike, checkpoint: Checkpoint, keep: int = 2) -> None:
   """Writes a checkpoint, then removes all but the newest `keep`; only process 0 writes.
 
+  It is synced before it takes its place, and one of the same round goes after it. After a kill at
+  any moment `restore` finds this checkpoint or the one before, whole.
+
   Raises:
-    OSError: one line; what was there before is untouched.
+    OSError: one line; what was there before can still be restored.
   """
   if not is_main_process():
     return
   folder = pathlib.Path(folder).absolute()
-  final = folder / f"{checkpoint.round:08d}"
-  partial = folder / f"partial-{checkpoint.round:08d}"
+  partial = checkpoint_folder.place(folder, checkpoint_folder.PARTIAL, checkpoint.round)
+  disk.make_folder(folder.parent)  # of a run
+  disk.make_folder(folder, disk.ANY_FOLDER)
+  checkpoint_folder.adopt(folder)
   try:
-    make_guarded(folder.parent)  # of a run
-    folder.mkdir(exist_ok=True)
-    for abandoned in folder.glob("partial-*"):
-      shutil.rmtree(abandoned)
-    partial.mkdir()
+    disk.remove(partial)
+    disk.make_folder(partial, disk.ANY_FOLDER)
     _write(partial, checkpoint)
-    if final.exists():
-      shutil.rmtree(final)
-    os.replace(partial, final)
+    disk.sync_tree(partial)
   except Exception as error:  # the array store reports a full disk as an error of its own
-    shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.suppress(OSError):
+      disk.remove(partial)
     raise OSError(f"checkpoint of round {checkpoint.round} not saved in {folder}: "
                   f"{_reason(error)}; earlier checkpoints are untouched") from error
-  keep_newest(folder, keep)
+  checkpoint_folder.put_in_place(folder, checkpoint.round)
+  checkpoint_folder.remove_older(folder, keep, checkpoint.round)
 
 
 def keep_newest(folder: str | os.PathLike, keep: int) -> None:
-  """Removes all but the newest `keep` checkpoints; only process 0 does."""
+  """Removes all but the newest `keep` whole checkpoints; only process 0 does.
+
+  Raises:
+    OSError: one line naming what could not be removed.
+  """
+  folder = pathlib.Path(folder).absolute()
+  if not is_main_process():
+    return
+  checkpoint_folder.adopt(folder)
+  for number in checkpoint_folder.rounds(folder, checkpoint_folder.IN_PLACE):
+    if checkpoint_folder.is_whole(
+        checkpoint_folder.place(folder, checkpoint_folder.IN_PLACE, number), number):
+      checkpoint_folder.remove_older(folder, keep, number)
+      break
+
+
+def adopt(folder: str | os.PathLike, warn: Warn) -> None:
+  """Puts whole checkpoints in their places whose run was killed before it did; only process 0.
+
+  Args:
+    folder: of `save`; nobody else writes in it.
+    warn: told in one line about each.
+
+  Raises:
+    OSError: one line; every checkpoint can still be restored.
+  """
   if is_main_process():
-    for old in _rounds(pathlib.Path(folder))[keep:]:
-      shutil.rmtree(pathlib.Path(folder) / f"{old:08d}")
+    checkpoint_folder.adopt(pathlib.Path(folder).absolute(), warn)
 
 
 def _write(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
   arrays = {name: np.asarray(leaf) for name, leaf in _named(_plain(checkpoint.state)) if leaf.size}
-  meta = {"round": checkpoint.round, "ledger": checkpoint.ledger,
-          "config": checkpoint.config, "releases": checkpoint.releases,
-          "finished": checkpoint.finished, "platform": dict(checkpoint.platform),
-          "arrays": sorted(arrays),
-          "keys": {name: str(jax.random.key_impl(leaf)) for name, leaf in _named(checkpoint.state)
-                   if _is_key(leaf)}}
+  meta = {name: value for name, value in checkpoint._asdict().items() if name != "state"}
+  meta["platform"] = dict(checkpoint.platform)
+  meta |= {"arrays": sorted(arrays),
+           "keys": {name: str(jax.random.key_impl(leaf)) for name, leaf in _named(checkpoint.state)
+                    if _is_key(leaf)}}
+  disk.told("orbax", folder / "state")
   with _orbax() as (ocp, checkpointer):
     checkpointer.save(folder / "state", args=ocp.args.PyTreeSave(arrays))
-  with open(folder / "meta.json", "w") as file:
-    json.dump(meta | {"digest": _digest(folder, meta)}, file)
-    file.flush()
-    os.fsync(file.fileno())
+  disk.told("orbax", folder / "state")
+  digest = checkpoint_folder.digest(folder, meta)
+  disk.write(folder / "meta.json", json.dumps(meta | {"digest": digest}))
 
 
-def exist(folder: pathlib.Path) -> bool:
+def exist(folder: str | os.PathLike) -> bool:
   """Whether `restore` would find checkpoints in a folder, readable or not."""
-  return bool(_rounds(folder))
+  return any(kind != checkpoint_folder.PARTIAL or checkpoint_folder.is_whole(path, number)
+             for number, kind, path in checkpoint_folder.candidates(pathlib.Path(folder)))
 
 
 def restore(folder: str | os.PathLike, template: State, warn: Warn) -> Checkpoint | None:
   """The newest readable checkpoint, the same one in every process; None if there is none at all.
+
+  Writes nothing. A whole checkpoint that a killed run had not put in its place is read where it
+  is; `adopt`, and the next `save`, put it there.
 
   Args:
     folder: of `save`.
@@ -133,10 +161,8 @@ def restore(folder: str | os.PathLike, template: State, warn: Warn) -> Checkpoin
   if outcome is None:
     return None
   meta, arrays = outcome
-  return Checkpoint(
-    meta["round"], _rebuild(arrays, meta["keys"], template), meta["ledger"],
-    meta["config"], meta["releases"], meta.get("finished", True),
-    meta.get("platform", {}))
+  said = {"finished": True} | {name: meta[name] for name in Checkpoint._fields if name in meta}
+  return Checkpoint(state=_rebuild(arrays, meta["keys"], template), **said)
 
 
 class _NotThisRun(ValueError):
@@ -146,25 +172,26 @@ class _NotThisRun(ValueError):
 def _find(folder: pathlib.Path, template: State, warn: Warn) -> Any:
   """(meta, arrays), None, or the error: what process 0 tells the others."""
   failures: list[str] = []
-  for number in _rounds(folder):
-    path = folder / f"{number:08d}"
+  for number, kind, path in checkpoint_folder.candidates(folder):
     try:
-      found = _read(path, template)
+      found = _read(path, number, template)
     except _NotThisRun as error:
       return ValueError(str(error))
     except Exception as error:  # any damage to a file: the next older checkpoint may be whole
-      failures.append(f"{path}: {_reason(error)}")
+      if kind != checkpoint_folder.PARTIAL:  # one that was never finished is no damage
+        failures.append(f"{path}: {_reason(error)}")
       continue
     for failure in failures:
       warn(f"unreadable checkpoint passed over, resuming at round {number}: {failure}")
+    if kind != checkpoint_folder.IN_PLACE:
+      warn(f"resuming at round {number} from {path}, which is whole and not yet in its place")
     return found
   return Unreadable(f"no readable checkpoint: {'; '.join(failures)}") if failures else None
 
 
-def _read(path: pathlib.Path, template: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  meta = json.loads((path / "meta.json").read_text())
-  if meta.pop("digest") != _digest(path, meta):
-    raise ValueError("the files differ from those that were saved")
+def _read(path: pathlib.Path, number: int,
+          template: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  meta = checkpoint_folder.whole(path, number)
   if meta.get("noise_words") is not None:
     raise _NotThisRun(f"{path} holds the key of its noise, as an earlier version kept it: this run "
                       "cannot go on, and the checkpoint must stay secret; choose another workdir")
@@ -223,30 +250,17 @@ def _rebuild(arrays: Mapping[str, np.ndarray], keys: Mapping[str, str], template
   return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _digest(folder: pathlib.Path, meta: Mapping[str, Any]) -> str:
-  """SHA-256 of the files of the state and of everything else that is recorded."""
-  digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-  for path in sorted((folder / "state").rglob("*")):
-    if path.is_file():
-      digest.update(str(path.relative_to(folder)).encode() + b"\0")
-      digest.update(hashlib.sha256(path.read_bytes()).digest())
-  return digest.hexdigest()
-
-
 def _spec(array: Any) -> str:
   return "absent" if array is None else f"{array.dtype}{list(array.shape)}"
-
-
-def _rounds(folder: pathlib.Path) -> list[int]:
-  """Rounds of the complete checkpoints, newest first."""
-  if not folder.is_dir():
-    return []
-  return sorted((int(path.name) for path in folder.iterdir() if path.name.isdigit()), reverse=True)
 
 
 def _reason(error: Exception) -> str:
   """What went wrong, in one line: the operating system's words where they can be found."""
   text = " ".join(str(error).split())
+  if isinstance(error, disk.DiskError):
+    return text
+  if isinstance(error, FileNotFoundError | NotADirectoryError) and error.filename:
+    return f"{pathlib.Path(error.filename).name} is missing"
   for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
     if os.strerror(code) in text:
       return os.strerror(code)

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fedjax_face.privacy import statement
-from fedjax_face.runs import disk
+from fedjax_face.runs import checkpoint_folder, disk
 from fedjax_face.runs.experiment import Say
-from fedjax_face.runs.records import as_text
+from fedjax_face.runs.records import CsvFile, as_text
 
 DERIVED = "derived.json"
 
@@ -55,7 +55,8 @@ def of(workdir: pathlib.Path, asked: int, config: str) -> Said | None:
       digest = kept.pop("digest")
     except (OSError, ValueError, KeyError, AttributeError):
       continue
-    if digest == _digest(kept) and (kept["asked"], kept["config"]) == (asked, config):
+    if (digest == _digest(kept) and (kept["asked"], kept["config"]) == (asked, config)
+        and checkpoint_folder.is_whole(path.parent, kept["summary"]["rounds"])):
       return Said(kept["summary"], kept["privacy"], asked)
   return None
 
@@ -67,7 +68,10 @@ def write(workdir: pathlib.Path, said: Said) -> None:
 
 
 def restore(workdir: pathlib.Path, said: Said, say: Say) -> None:
-  """Writes again what differs from what the run said, and says so."""
+  """Writes again what differs from what the run said, metrics.csv too, and says so."""
+  done = said.summary["rounds"]
+  meta = checkpoint_folder.whole(_place(workdir, done).parent, done)
+  CsvFile(workdir / "metrics.csv", done, meta.get("records", ""), say)
   for name, text in _files(said).items():
     path = workdir / name
     try:

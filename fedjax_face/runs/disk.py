@@ -2,12 +2,13 @@
 
 A file is written beside its place, synced, renamed, and its folder synced: who reads sees the old
 or the new, and what a call has returned from is on the disk. Everything that a run leaves is
-written through here, so `watched` sees every change before it is made; a test stops a process there,
-or fails the call.
+written through here, so `watched` sees every change before it is made; a test stops a process
+there, or fails the call. What `watched` raises and is no OSError leaves the disk as a kill there.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import shutil
@@ -16,8 +17,13 @@ from collections.abc import Callable
 Watched = Callable[[str, pathlib.Path], None]
 
 watched: Watched = lambda change, path: None
-"""Told (what is about to be done: "write", "sync", "rename", ..., the path) before every change."""
+"""Told what is about to be done, and to which path, before every change.
 
+"write", "append", "sync", "rename" (the new name), "make", "remove", or "orbax": told before that
+library writes and once it has.
+"""
+
+ANY_FOLDER = 0o777
 _ANY, _OWNER_ONLY_FOLDER = 0o666, 0o700
 
 
@@ -36,14 +42,14 @@ def write(path: str | os.PathLike, content: str | bytes, mode: int = _ANY) -> No
   partial = path.with_name(f".{path.name}.partial")
   data = content.encode() if isinstance(content, str) else content
   try:
-    _told("write", path)
+    told("write", path)
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
       file.write(data)
       file.flush()
-      _told("sync", path)
+      told("sync", path)
       os.fsync(file.fileno())
-    _told("rename", path)
+    told("rename", path)
     os.replace(partial, path)
     sync_folder(path.parent)
   except OSError as error:
@@ -54,20 +60,21 @@ def write(path: str | os.PathLike, content: str | bytes, mode: int = _ANY) -> No
     raise _named(path, "not written", error) from error
 
 
-def append(path: str | os.PathLike, content: str) -> None:
-  """Puts text at the end of a file and syncs it; a kill may leave a part of the text.
+def append(path: str | os.PathLike, content: str | bytes) -> None:
+  """Puts text or bytes at the end of a file and syncs it; a kill may leave a part of them.
 
   Raises:
     OSError: one line naming the file.
   """
   path = pathlib.Path(path)
+  data = content.encode() if isinstance(content, str) else content
   try:
-    _told("append", path)
+    told("append", path)
     new = not path.exists()
-    with open(path, "a", encoding="utf-8") as file:
-      file.write(content)
+    with open(path, "ab") as file:
+      file.write(data)
       file.flush()
-      _told("sync", path)
+      told("sync", path)
       os.fsync(file.fileno())
     if new:
       sync_folder(path.parent)
@@ -83,7 +90,7 @@ def rename(old: str | os.PathLike, new: str | os.PathLike) -> None:
   """
   old, new = pathlib.Path(old), pathlib.Path(new)
   try:
-    _told("rename", new)
+    told("rename", new)
     os.replace(old, new)
     sync_folder(new.parent)
   except OSError as error:
@@ -96,10 +103,13 @@ def sync_tree(folder: str | os.PathLike) -> None:
   Raises:
     OSError: one line naming what could not be synced.
   """
-  for place, _, files in os.walk(folder, topdown=False):
-    for name in files:
-      _sync(pathlib.Path(place, name), os.O_RDONLY)
-    sync_folder(place)
+  try:
+    for place, _, files in os.walk(str(folder), topdown=False, onerror=_raised):
+      for name in files:
+        _sync(pathlib.Path(place, name), os.O_RDONLY)
+      sync_folder(place)
+  except OSError as error:
+    raise _named(pathlib.Path(folder), "not synced", error) from error
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
@@ -121,8 +131,9 @@ def make_folder(path: str | os.PathLike, mode: int = _OWNER_ONLY_FOLDER) -> None
   if path.is_dir():
     return
   try:
-    _told("make", path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+      make_folder(path.parent, ANY_FOLDER)
+    told("make", path)
     path.mkdir(mode=mode, exist_ok=True)
     sync_folder(path.parent)
   except OSError as error:
@@ -139,7 +150,7 @@ def remove(path: str | os.PathLike) -> None:
   if not os.path.lexists(path):
     return
   try:
-    _told("remove", path)
+    told("remove", path)
     if path.is_dir() and not path.is_symlink():
       shutil.rmtree(path)
     else:
@@ -149,20 +160,27 @@ def remove(path: str | os.PathLike) -> None:
     raise _named(path, "not removed", error) from error
 
 
+def told(change: str, path: pathlib.Path) -> None:
+  """Tells `watched` of a change; called here, and where a library writes by itself."""
+  watched(change, path)
+
+
 def _sync(path: pathlib.Path, flags: int) -> None:
   try:
-    _told("sync", path)
+    told("sync", path)
     descriptor = os.open(path, flags)
     try:
       os.fsync(descriptor)
     finally:
       os.close(descriptor)
   except OSError as error:
+    if error.errno == errno.EINVAL and flags & os.O_DIRECTORY:
+      return  # a file system that syncs names by itself
     raise _named(path, "not synced", error) from error
 
 
-def _told(change: str, path: pathlib.Path) -> None:
-  watched(change, path)
+def _raised(error: OSError) -> None:
+  raise error
 
 
 class DiskError(OSError):

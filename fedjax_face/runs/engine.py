@@ -46,7 +46,7 @@ from fedjax_face.runs.evaluator import Outcome
 from fedjax_face.runs.experiment import TO_A_THIRD_PARTY, Experiment
 from fedjax_face.runs.mesh import gathered, is_main_process, shard
 from fedjax_face.runs.outputs import Outputs
-from fedjax_face.runs.records import write_json
+from fedjax_face.runs.records import CsvFile, write_json
 from fedjax_face.runs.rows import Values, add, opening_lines, rows_of
 from fedjax_face.runs.streams import Roots
 
@@ -86,6 +86,7 @@ def carry_on(record: Any, rounds: int, workdir: str | os.PathLike,
     if said is not None:
       if is_main_process():
         secret_roots.remove(workdir)
+        checkpoint.keep_newest(workdir / "checkpoints", 1)
         derived.restore(workdir, said, _say)
       return said.summary, said.privacy
     experiment = make()
@@ -201,6 +202,8 @@ class _Run:
   def _over(self, before: Checkpoint) -> tuple[State, Outcome, int]:
     """State, its evaluation and its rounds, of a run of which no round follows."""
     checkpoint.keep_newest(self.checkpoints, 1)
+    if is_main_process():
+      CsvFile(self.workdir / "metrics.csv", before.round, before.records, _say)
     state = gathered(before.state, self.experiment.mesh)
     return state, self.experiment.evaluator.outcome(state), before.round
 
@@ -214,7 +217,7 @@ class _Run:
     experiment, mesh = self.experiment, self.experiment.mesh
     options, evaluator = experiment.config, experiment.evaluator
     saved_every, evaluated_every = options.training.checkpoint_every, options.evaluation.every
-    with outputs.opened(experiment, before.round, self.workdir) as out:
+    with outputs.opened(experiment, before, self.workdir) as out:
       for line in (*opening_lines(experiment), *self.watch.before()):
         out.display.say(line)
       if first is not None:
@@ -240,16 +243,17 @@ class _Run:
           mark_ended(self.workdir, done, options.rounds)
         self._write(out, rows)
         if stopped or done == options.rounds:
+          kept = out.kept()
           break
         if done % saved_every == 0 or interrupted:
-          self._save(before._replace(round=done, state=state, ledger=ledger.to_json()), ledger,
-                     interrupted)
+          self._save(before._replace(round=done, state=state, ledger=ledger.to_json(),
+                                     records=out.kept()), ledger, interrupted)
         if interrupted:
           self.stop.end()
     self.stop.waits = False
     checkpoint.save(self.checkpoints, before._replace(
       round=done, state=experiment.algorithm.forget(state), ledger=ledger.to_json(),
-      finished=True), keep=1)
+      records=kept, finished=True), keep=1)
     secret_roots.remove(self.workdir)
     return state, outcome, done
 

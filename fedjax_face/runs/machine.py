@@ -7,6 +7,7 @@ import pathlib
 import platform
 from collections.abc import Mapping
 from importlib import metadata
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -30,9 +31,13 @@ def of(mesh: Mesh) -> Machine:
       "jax": metadata.version("jax"), "jaxlib": metadata.version("jaxlib"),
       "instructions": f"{platform.machine()} {_vectors()}".strip(),
       "XLA_FLAGS": " ".join(flags),
-      "matmul precision": str(jax.config.jax_default_matmul_precision),
-      "64 bit": str(bool(jax.config.jax_enable_x64)),
+      "matmul precision": str(_setting("jax_default_matmul_precision")),
+      "64 bit": str(bool(_setting("jax_enable_x64"))),
       "generator": DEVICE_GENERATOR}
+
+
+def _setting(name: str) -> Any:
+  return getattr(jax.config, name)
 
 
 def _vectors() -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedjax_face.runs import config
+from fedjax_face.runs.checkpoint import Checkpoint
 from fedjax_face.runs.experiment import Experiment
 from fedjax_face.runs.mesh import is_main_process
 from fedjax_face.runs.progress import Display
@@ -35,6 +36,12 @@ class Outputs:
       for writer in self._writers:
         writer.write(done, values)
 
+  def kept(self) -> str:
+    """Everything on the disk; the rows up to now, for the checkpoint."""
+    for writer in self._writers:
+      writer.flush()
+    return "" if self._table is None else self._table.kept()
+
   def close(self) -> None:
     """Ends what is written to."""
     for writer in self._writers:
@@ -42,15 +49,17 @@ class Outputs:
 
 
 @contextlib.contextmanager
-def opened(experiment: Experiment, start: int, workdir: pathlib.Path) -> Iterator[Outputs]:
-  """The outputs of a run that goes on after round `start`; rows past it are dropped."""
-  options = experiment.config
+def opened(experiment: Experiment, before: Checkpoint,
+           workdir: pathlib.Path) -> Iterator[Outputs]:
+  """The outputs of a run that goes on from a checkpoint: its rows are there again, later ones not.
+  """
+  options, start = experiment.config, before.round
   with Display(options.rounds, start, shown=is_main_process()) as display:
     if not is_main_process():
       yield Outputs(display, None, ())
       return
-    table = CsvFile(workdir / "metrics.csv", start or BEFORE_ALL)
-    writers: list[Any] = [TensorBoard(workdir, start)]
+    table = CsvFile(workdir / "metrics.csv", start or BEFORE_ALL, before.records, display.say)
+    writers: list[Any] = [TensorBoard(workdir, start, table.rows())]
     if options.training.get("wandb"):
       said = config.as_dict(experiment.record)
       writers.append(WeightsAndBiases(workdir, options.training.wandb, said))

@@ -1,15 +1,79 @@
-"""A progress bar on a terminal, and a plain line now and then elsewhere."""
+"""A progress bar on a terminal, and a plain line now and then elsewhere.
+
+A stream that is closed, full, or a pipe that nobody reads any more takes no lines; nothing ends for
+that.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
+import io
 import math
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO, cast
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+  """Prints a line, on stderr if not told where; a stream that takes none is passed over."""
+  stream = sys.stderr if stream is None else stream
+  if stream is not None:
+    with _passed_over(stream):
+      print(text, file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def _passed_over(stream: TextIO) -> Iterator[None]:
+  try:
+    yield
+  except (OSError, ValueError):  # ValueError: closed
+    _empty_at_exit(stream)
+
+
+@functools.cache
+def _empty_at_exit(stream: TextIO) -> None:
+  """What a stream still holds at the end goes nowhere; the interpreter would report a failure."""
+  def empty() -> None:
+    with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
+      try:
+        stream.flush()
+      except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
+
+  atexit.register(empty)
+
+
+class _Patient(io.TextIOBase):
+  """A terminal for the bar, whose thread must not see it fail either."""
+
+  def __init__(self, stream: TextIO):
+    self._stream = stream
+
+  def write(self, text: str) -> int:
+    with _passed_over(self._stream):
+      self._stream.write(text)
+    return len(text)
+
+  def flush(self) -> None:
+    with _passed_over(self._stream):
+      self._stream.flush()
+
+  def isatty(self) -> bool:
+    return True
+
+  @property
+  def encoding(self) -> str:  # type: ignore[override]
+    return getattr(self._stream, "encoding", None) or "utf-8"
 
 
 class Display:
@@ -31,11 +95,12 @@ class Display:
     self._task: Any = None
 
   def __enter__(self) -> Self:
-    if self._shown and sys.stderr.isatty():
+    if self._shown and _is_terminal():
       from rich.console import Console
       from rich.progress import BarColumn, Progress, TextColumn
+      screen = Console(file=cast(TextIO, _Patient(sys.stderr)))
       self._bar = Progress(TextColumn("{task.description}"), BarColumn(),
-                           TextColumn("{task.fields[text]}"), console=Console(stderr=True))
+                           TextColumn("{task.fields[text]}"), console=screen)
       self._bar.start()
       self._task = self._bar.add_task("training", total=self._rounds, completed=self._done,
                                       text="compiling")
@@ -58,7 +123,7 @@ class Display:
       self._bar.update(self._task, completed=done, text=text)
     elif self._is_due():
       self._last_line = time.monotonic()
-      print(text, file=sys.stderr, flush=True)
+      show(text)
 
   def say(self, text: str) -> None:
     """Prints one line above the bar."""
@@ -67,7 +132,7 @@ class Display:
     if self._bar is not None:
       self._bar.console.print(text, markup=False, highlight=False)
     else:
-      print(text, file=sys.stderr, flush=True)
+      show(text)
 
   def _is_due(self) -> bool:
     waited = time.monotonic() - self._last_line
@@ -90,6 +155,13 @@ class Display:
     if self._first is None or self._done == self._first[0]:
       return None
     return (self._done - self._first[0]) / max(time.monotonic() - self._first[1], 1e-9)
+
+
+def _is_terminal() -> bool:
+  try:
+    return sys.stderr is not None and sys.stderr.isatty()
+  except (OSError, ValueError):
+    return False
 
 
 def _clock(seconds: float) -> str:

@@ -3,25 +3,25 @@
     secrets/noise, secrets/participation    64 hexadecimal digits; files 0600 in a folder 0700
 
 Who knows them can undo the noise and knows who took part. They are needed until the run has
-finished, and then removed. Checkpoints hold neither.
+finished, and then removed. Checkpoints hold neither. They are on the disk, with the names of their
+folders, before the first round, and are never written again.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import pathlib
 import pickle
-import shutil
 import stat
 
 from absl import logging
 
-from fedjax_face.runs import streams
+from fedjax_face.runs import disk, streams
 from fedjax_face.runs.mesh import broadcast, is_main_process
-from fedjax_face.runs.records import make_guarded
 from fedjax_face.runs.streams import Roots
 
 FOLDER = "secrets"
+_GOING = ".secrets.removed"
 _OWNER_ONLY_FOLDER, _OWNER_ONLY = 0o700, 0o600
 
 
@@ -49,12 +49,23 @@ def obtain(workdir: pathlib.Path, must_exist: bool) -> Roots:
 
 
 def remove(workdir: pathlib.Path) -> None:
-  """Deletes the roots of a finished run; only process 0 does. A warning says where it cannot."""
-  folder = workdir / FOLDER
-  if is_main_process() and folder.exists():
-    shutil.rmtree(folder, ignore_errors=True)
+  """Deletes the roots of a finished run; only process 0 does. A warning says where it cannot.
+
+  They lose their name at once: rounds that are added after a kill have roots of their own.
+  """
+  if not is_main_process():
+    return
+  folder, going = workdir / FOLDER, workdir / _GOING
+  with contextlib.suppress(OSError):
+    disk.remove(going)
     if folder.exists():
-      logging.warning("%s could not be deleted: who reads it can undo the noise; delete it", folder)
+      disk.rename(folder, going)
+  for path in (*going.glob("*"), going):
+    with contextlib.suppress(OSError):  # each that can be
+      disk.remove(path)
+  for place in (folder, going):
+    if place.exists():
+      logging.warning("%s could not be deleted: who reads it can undo the noise; delete it", place)
 
 
 def require_owner_only(path: pathlib.Path) -> None:
@@ -74,14 +85,8 @@ def write_owner_only(path: pathlib.Path, text: str) -> None:
   Raises:
     OSError: one line naming the file.
   """
-  partial = path.with_name(f".{path.name}.partial")
-  try:
-    path.parent.mkdir(mode=_OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
-    partial.unlink(missing_ok=True)
-    _write_new(partial, text)
-    os.replace(partial, path)
-  except OSError as error:
-    raise OSError(f"{path} not written: {error.strerror or error}") from error
+  disk.make_folder(path.parent, _OWNER_ONLY_FOLDER)
+  disk.write(path, text, _OWNER_ONLY)
 
 
 def _obtain(folder: pathlib.Path, must_exist: bool) -> Roots:
@@ -89,15 +94,13 @@ def _obtain(folder: pathlib.Path, must_exist: bool) -> Roots:
     return Roots(*(_read(folder / name) for name in Roots._fields))
   roots = Roots(streams.secret_root(), streams.secret_root())
   partial = folder.with_name(f".{folder.name}.partial")
-  try:
-    make_guarded(folder.parent)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(mode=_OWNER_ONLY_FOLDER)
-    for name, root in roots._asdict().items():
-      _write_new(partial / name, root.hex() + "\n")
-    os.replace(partial, folder)
-  except OSError as error:
-    raise OSError(f"{folder} not written: {error.strerror or error}") from error
+  disk.make_folder(folder.parent)
+  for left in (partial, folder.with_name(_GOING)):
+    disk.remove(left)
+  disk.make_folder(partial, _OWNER_ONLY_FOLDER)
+  for name, root in roots._asdict().items():
+    disk.write(partial / name, root.hex() + "\n", _OWNER_ONLY)
+  disk.rename(partial, folder)
   return roots
 
 
@@ -115,10 +118,3 @@ def _read(path: pathlib.Path) -> bytes:
     raise ValueError(f"{path} is damaged: expected {2 * streams.ROOT_BYTES} hexadecimal digits; "
                      "put it back, or start anew in another workdir")
   return root
-
-
-def _write_new(path: pathlib.Path, text: str) -> None:
-  with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY), "w") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
