@@ -1,0 +1,199 @@
+"""Faults at every change that a run makes on the disk, and what becomes of the run afterwards."""
+
+import collections
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import shutil
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_face.runs import disk, engine, loop, references, secret_roots, streams
+from tests.faults.power import Disk
+from tests.runs.interruption import Killed
+
+FAULTS = ("kill", "power", "ENOSPC", "EIO", "EACCES")
+
+
+class Point(NamedTuple):
+  """A change on the disk: the `number`-th of its kind at this place, counted from 0."""
+
+  change: str
+  place: str
+  number: int
+
+
+class Outcome(NamedTuple):
+  """What a fault did: "survived" (the run ended as it would have, after the same call again where
+  it was stopped), "refused" (in one line, with nothing released that is not stated), or "lost".
+  """
+
+  verdict: str
+  why: str = ""
+
+
+class Watcher:
+  """Counts the changes below a folder, and strikes at one of them."""
+
+  def __init__(self, root, point=None, strike=None):
+    self.seen, self._root, self._point, self._strike = [], root, point, strike
+    self._counts, self._last, self.struck = collections.Counter(), None, False
+
+  def __call__(self, change, path):
+    path = pathlib.Path(path)
+    place = "." if path == self._root else (
+        str(path.relative_to(self._root)) if self._root in path.parents else "..")
+    kind = ("sync", "*") if change == "sync" and "state" in path.parts else (change, place)
+    if kind == ("sync", "*") == self._last:
+      return  # files of the array store, whose number varies
+    self._last = kind
+    here = Point(*kind, self._counts[kind])
+    self._counts[kind] += 1
+    self.seen.append(here)
+    if here == self._point and not self.struck:
+      self.struck = True
+      self._strike(path)
+
+
+@contextlib.contextmanager
+def watching(*watchers):
+  before = disk.watched
+  disk.watched = lambda change, path: [watcher(change, path) for watcher in watchers]
+  try:
+    yield
+  finally:
+    disk.watched = before
+
+
+def striker(fault):
+  """What happens at a point."""
+  def strike(path):
+    if fault in ("kill", "power"):
+      raise Killed
+    raise OSError(getattr(errno, fault), os.strerror(getattr(errno, fault)))
+  return strike
+
+
+class Subject:
+  """A run that can be made again and again at little cost.
+
+  Args:
+    make: () -> Experiment, always the same one.
+    record: what config.json says.
+    rounds: of the run.
+  """
+
+  def __init__(self, make, record, rounds):
+    self._experiment, self._record, self._rounds = make(), record, rounds
+    self._ran, self._drawn, self._compiled, self._begun = 0, 0, None, None
+
+  @contextlib.contextmanager
+  def _spied(self):
+    """Counts dispatches and roots that are drawn, which are always the same; compiles once."""
+    train, compiled, initial = loop.train, loop.compile_rounds, loop.initial_state
+
+    def spy(*given, **more):
+      for progress in train(*given, **more):
+        self._ran += 1
+        yield progress
+
+    def root():
+      self._drawn += 1
+      return self._drawn.to_bytes(streams.ROOT_BYTES, "little")
+
+    def once(algorithm, mesh):
+      self._compiled = self._compiled or compiled(algorithm, mesh)
+      return self._compiled
+
+    def state(*given):
+      self._begun = initial(*given) if self._begun is None else self._begun
+      return jax.tree.map(jnp.copy, self._begun)  # the loop reuses the memory of what it is given
+
+    with pytest.MonkeyPatch.context() as patch:
+      self._ran = self._drawn = 0
+      patch.setattr(loop, "train", spy)
+      patch.setattr(loop, "compile_rounds", once)
+      patch.setattr(loop, "initial_state", state)
+      patch.setattr(streams, "secret_root", root)
+      patch.setattr(references, "references", lambda experiment: {})
+      yield
+
+  def run(self, folder):
+    """summary.json and privacy.json."""
+    with self._spied():
+      return engine.carry_on(self._record, self._rounds, folder, lambda: self._experiment)
+
+  def points(self, folder):
+    """Every change that a whole run makes, and what it leaves."""
+    watcher = Watcher(folder)
+    with watching(watcher):
+      self.run(folder)
+    return watcher.seen, self.left(folder)
+
+  def left(self, folder):
+    """Everything that must not depend on a fault."""
+    last = max(path for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+    meta = json.loads((last / "meta.json").read_text())
+    arrays = self._arrays(last)
+    return (meta["round"], meta["ledger"], meta["finished"], arrays,
+            (folder / "metrics.csv").read_bytes(), (folder / secret_roots.FOLDER).exists(),
+            json.loads((folder / "privacy.json").read_text())["units"],
+            json.loads((folder / "summary.json").read_text())["metrics"])
+
+  def _arrays(self, path):
+    import orbax.checkpoint as ocp
+    found = ocp.PyTreeCheckpointer().restore(path / "state")
+    return {name: np.asarray(value).tobytes() for name, value in found.items()}
+
+  def tried(self, folder, point, fault, expected):
+    """Strikes at a point of a run, then gives the same command again.
+
+    Args:
+      folder: that is not there.
+      point: of `points`.
+      fault: one of `FAULTS`.
+      expected: of `points`.
+
+    Returns:
+      `Outcome`; None where the run never came to the point.
+    """
+    watcher, power = Watcher(folder, point, striker(fault)), Disk(folder)
+    try:
+      with watching(power.told, watcher):
+        self.run(folder)
+    except Killed:
+      if fault == "power":
+        power.cut()
+    except OSError as error:
+      if "\n" in str(error) or not any(part in str(error) for part in (str(folder), folder.name)):
+        return Outcome("lost", f"the error names no file: {error}")
+    if not watcher.struck:
+      return None
+    ran = self._ran
+    try:
+      self.run(folder)
+    except (ValueError, OSError) as error:
+      return Outcome("lost" if ran else "refused", str(error))
+    if ran and self._drawn:
+      return Outcome("lost", "rounds that had run were noised anew")
+    return self._judged(folder, expected)
+
+  def _judged(self, folder, expected):
+    """Whether the run ended as it would have."""
+    for name, one, other in zip(
+        ("round", "ledger", "finished", "state", "metrics.csv", "secrets", "units", "metrics"),
+        self.left(folder), expected, strict=True):
+      if one != other:
+        return Outcome("lost", f"{name} differ")
+    return Outcome("survived")
+
+
+def cleaned(folder):
+  """Removes what a try left."""
+  shutil.rmtree(folder, ignore_errors=True)
