@@ -4,16 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from fedjax_face import options
 from fedjax_face.federated import client, local
 from fedjax_face.federated import scaffold as control_variates
 from fedjax_face.federated.local import Drift, Local
 from tests.federated.test_client import IMAGES, batches, loss, params
-from tests.federated.test_participation import scheme
-from tests.flat import sections, translate
-from tests.flat.hparams import flat
 
 RATES = {"learning_rate": 0.05, "momentum": 0.7, "head_learning_rate_scale": 2.0}
 DRIFTS = {"none": {}, "fedprox": {"weight": 0.5}, "scaffold": {}}
@@ -71,15 +67,12 @@ def test_stages_and_optimisers_are_those_of_the_names(given, optimizer, stages):
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
-def test_a_part_is_its_call_and_has_the_scalars_of_the_table(drift):
+def test_a_part_is_its_call_and_has_its_scalars(drift):
   made = part(drift, epochs=2, batch_size=3)
   assert options.build(Local, options.call(made), "local") == made
   assert options.build(Drift, options.call(options.argument(made, "drift")), "drift") == (
       options.argument(made, "drift"))
   assert options.hparams(made) == RATES | {"drift": DRIFTS[drift]}
-  assert flat({"local": options.hparams(made)}) == {
-      "client_learning_rate": 0.05, "client_momentum": 0.7, "head_learning_rate_scale": 2.0,
-      **({"proximal_weight": 0.5} if drift == "fedprox" else {})}
   assert (made.epochs, made.batch_size) == (2, 3)
 
 
@@ -87,6 +80,8 @@ def test_a_part_is_its_call_and_has_the_scalars_of_the_table(drift):
     (lambda: local.fedprox(weight=-1.0), "fedprox.weight=-1.0: expected a number, at least 0"),
     (lambda: local.fedprox(weight=float("inf")), "fedprox.weight=inf: expected a number, at least"),
     (lambda: part(head_steps=0, stages="head_first"), "local_steps.head_steps=0: expected at le"),
+    (lambda: part(stages="alternating"), "stages='alternating': expected one of joint, head_fir"),
+    (lambda: part(learning_rate=float("inf")), "learning_rate=inf: expected a number, at least 0"),
     (lambda: part(epochs=0), "local_steps.epochs=0: expected a whole number, at least 1"),
     (lambda: part(optimizer="adan"), r"optimizer='adan': expected one of .*mean adam"),
     (lambda: local.local_steps(drift=local.local_steps()), "drift.*expected a drift, not a local"),
@@ -103,40 +98,3 @@ def test_steps_of_the_head_alone_are_free_where_there_are_none():
 def test_control_variates_need_clients_that_last():
   with pytest.raises(ValueError, match="local.drift=scaffold keeps a control variate"):
     part("scaffold").bind(loss, 0)
-
-
-def config(**changes):
-  given = ConfigDict({
-      "local": {"stages": "joint", "head_steps": 1, "optimizer": "momentum", "drift": "none"},
-      "cohort": {"epochs": 2, "batch_size": 3}, "model": {"flip": False},
-      "hparams": {"client_learning_rate": 0.05, "client_momentum": 0.7, "clip_norm": 1.0,
-                  "head_learning_rate_scale": 2.0, "proximal_weight": 0.5}})
-  given.update_from_flattened_dict(changes)
-  return given
-
-
-def of_config(**changes):
-  who = scheme("fixed")._replace(lasting_clients=CLIENTS)
-  given = config(**changes)
-  with sections.keys_of_config():
-    return options.build(Local, translate.local(given), "method.local").bind(
-        loss, who.lasting_clients)
-
-
-@pytest.mark.parametrize("drift", DRIFTS)
-def test_a_config_names_the_same_training(drift):
-  equal(trained(of_config(**{"local.drift": drift}), drift), trained(by_hand(drift), drift))
-
-
-@pytest.mark.parametrize("changes, words", [
-    ({"local.drift": "momentum"}, "^local.drift 'momentum' is not one of fedprox, none, scaffold"),
-    ({"hparams.proximal_weight": -5.0}, "^hparams.proximal_weight=-5.0: expected a number, at lea"),
-    ({"local.optimizer": "adan"}, "^local.optimizer='adan': expected one of sgd, momentum, adam"),
-    ({"local.stages": "alternating"}, "^local.stages='alternating': expected one of joint, head_f"),
-    ({"local.stages": "head_first", "local.head_steps": 0}, "^local.head_steps=0: expected at lea"),
-    ({"cohort.epochs": 0}, "^cohort.epochs=0: expected a whole number, at least 1"),
-    ({"hparams.client_learning_rate": float("inf")}, "^hparams.client_learning_rate=inf: expecte"),
-])
-def test_a_config_is_refused_by_its_own_keys(changes, words):
-  with pytest.raises(ValueError, match=words):
-    of_config(**changes)

@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fedjax_face as ff
 from fedjax_face.data.users import Users
 from fedjax_face.draws import Draws
 from fedjax_face.federated.client import Batch, ClientBatches
 from fedjax_face.federated.local_prototypes import LINEAR_SCALE, prototype_head
+from fedjax_face.federated.training import train_locally
+from fedjax_face.method.algorithm import Data
 from fedjax_face.models.heads import COSINE_INIT_STD
-from fedjax_face.runs.loop import initial_state
 from fedjax_face.runs.streams import public_root, step_keys
-from tests.algorithms import tiny
-from tests.flat import parts, registry
-from tests.flat.hparams import nested
+from tests.methods import tiny
 
 LENGTH = COSINE_INIT_STD * np.sqrt(2)
 IMAGES = jnp.array([[3, 0], [0, 5], [0, 2], [7, 0], [4, 4]], jnp.uint8).reshape(5, 1, 2, 1)
@@ -83,25 +83,20 @@ def test_blocks_of_any_shape_give_the_same_means(steps, size):
   np.testing.assert_allclose(rows(cut), rows(one), rtol=1e-5)
 
 
-def algorithm(**overrides):
-  given = {"model.head_init": "local_prototypes", "cohort.classes": "own",
-           "hparams.clip_norm": 0.05, "hparams.noise_multiplier": 0.0} | overrides
-  return registry.build(tiny.config(**given), tiny.sources(), tiny.one_device())
+def algorithm(**changes):
+  return tiny.bound(tiny.dp_fedemb(**{
+      "start_head": "local_prototypes", "classes": "own",
+      "aggregate": ff.gaussian(clip_norm=0.05, noise_multiplier=0.0)} | changes))
 
 
 def mean_update(chosen, cohort, images):
   """What one round does to the backbone, flat."""
-  state = initial_state(chosen, 0, tiny.one_device())
+  state = tiny.start(chosen)
   keys = step_keys(1, public_root(2), 0)
   after, _ = jax.jit(chosen.step)(
-      state, chosen_data(images), cohort, jax.tree.map(jnp.float32, chosen.hparams), keys)
+      state, Data(jnp.asarray(images)), cohort, jax.tree.map(jnp.float32, chosen.hparams), keys)
   move = jax.tree.map(jnp.subtract, after.params, state.params)
   return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(move)])
-
-
-def chosen_data(images):
-  from fedjax_face.method.algorithm import Data
-  return Data(jnp.asarray(images))
 
 
 def replaced(images, person, who):
@@ -114,9 +109,9 @@ def replaced(images, person, who):
 @pytest.mark.parametrize("classes", ["own", "all"])
 def test_one_person_moves_one_clipped_update_and_no_more(head_name, classes):
   """K = 2, C = .05, server rate 1: the mean moves by 2 C / 2 at most, and by something."""
-  chosen = algorithm(**{"model.head": head_name, "cohort.classes": classes,
-                        "hparams.server_learning_rate": 1.0})
-  data = tiny.sources().train
+  chosen = algorithm(head=getattr(ff, head_name)(), classes=classes,
+                     server=ff.momentum(learning_rate=1.0))
+  data = tiny.people()
   cohort = chosen.cohort(Draws.of(3), 0)
   member = data.person[cohort.examples[0][cohort.mask[0]][0]]
   outsider = next(p for p in range(12) if not (data.person[cohort.examples] == p).any())
@@ -129,7 +124,7 @@ def test_one_person_moves_one_clipped_update_and_no_more(head_name, classes):
 
 def test_a_client_alone_trains_as_beside_others():
   """The update of a client is the same whatever images the other client of the round holds."""
-  chosen, data = algorithm(), tiny.sources().train
+  chosen, data = algorithm(), tiny.people()
   cohort = chosen.cohort(Draws.of(3), 0)
   other = data.person[cohort.examples[1][cohort.mask[1]][0]]
   alone = cohort._replace(client=np.array([cohort.client[0], -1], np.int32),
@@ -141,7 +136,7 @@ def test_a_client_alone_trains_as_beside_others():
 
 
 def test_nothing_more_is_released_sent_or_kept():
-  own, random = algorithm(), algorithm(**{"model.head_init": "per_client"})
+  own, random = algorithm(), algorithm(start_head="per_client")
   assert own.releases == random.releases
   shapes = jax.eval_shape(own.init, jax.random.key(0))
   assert own.communication(shapes) == random.communication(shapes)
@@ -149,24 +144,20 @@ def test_nothing_more_is_released_sent_or_kept():
 
 
 def test_cohorts_count_the_first_pass():
-  chosen = algorithm(**{"cohort.epochs": 3, "cohort.max_examples": 0})
+  chosen = algorithm(local=ff.replace(tiny.LOCAL, epochs=3),
+                     clients=ff.replace(tiny.CLIENTS, max_examples=0))
   cohort = chosen.cohort(Draws.of(3), 0)
-  users = Users.from_person(tiny.sources().train.person)
+  users = Users.from_person(tiny.people().person)
   np.testing.assert_array_equal(cohort.first_pass, [2 * users.counts[0]] * 2)
   for k in range(2):
     order = cohort.examples[k][cohort.mask[k]]
     assert len(np.unique(order[:cohort.first_pass[k]])) == cohort.first_pass[k] == len(order) // 3
 
 
-def test_a_global_head_is_nobodys_own():
-  with pytest.raises(ValueError, match="only 'shared_frame' is accepted"):
-    algorithm(algorithm="fedavg", **{"cohort.classes": "all"})
-
-
 def test_rows_of_classes_that_a_client_does_not_hold_are_masked_from_its_loss():
   """A head with a class for everybody: absent rows have no gradient and leave the loss as it is."""
-  given, data = tiny.config(), tiny.sources().train
-  model = parts.model(given, data, data.num_labels)
+  data = tiny.people()
+  model = train_locally(tiny.OneLayer(), ff.linear(), tiny.LOCAL).model(data, data.num_labels)
   held = np.zeros(data.num_labels, bool)
   held[:2] = True
   labels = np.array([0, 1], np.int32)
@@ -175,7 +166,7 @@ def test_rows_of_classes_that_a_client_does_not_hold_are_masked_from_its_loss():
   head = model.init_head(jax.random.key(1))
   others = {"backbone": model.init_backbone(jax.random.key(0)), "held": jnp.asarray(held)}
   loss = lambda head: model.loss(
-      {**others, "head": head}, batch, nested(given.hparams), jax.random.key(2))[0]
+      {**others, "head": head}, batch, {}, jax.random.key(2))[0]
   moved = jax.grad(loss)(head)["params"]["class_embeddings"]
   assert np.abs(moved[~held]).max() == 0 < np.abs(moved[held]).max()
   far = jax.tree.map(lambda rows: rows.at[2:].multiply(-3.0), head)

@@ -187,3 +187,28 @@ def test_clients_that_devices_cannot_share_are_refused():
 
   with pytest.raises(ValueError, match="clients.per_round=6 must be a multiple of the 4 devices"):
     check_divides(6, FourDevices())
+
+
+def test_every_use_of_a_round_has_its_own_noise_key():
+  def release(sums, state, hparams, key):
+    return sums.update, state, {"aggregator_key": jax.random.key_data(key)}
+
+  def finish(name):
+    return lambda kept, entries, clients, ending: (
+        kept, {f"{name}_key": jax.random.key_data(ending.key)})
+
+  clip = UpdateClip(2, Adjacency.ADD_OR_REMOVE_ONE)
+  aggregator = aggregators.clipped_mean(clip, 1)._replace(release=release)
+  head = toys.no_head()
+  update = toys.given_updates([[0.0]])
+  round_ = federated_round(
+      client_update=update._replace(memory=update.memory._replace(finish=finish("clients"))),
+      heads=head._replace(memory=head.memory._replace(finish=finish("heads"))),
+      aggregator=aggregator, server_optimizer=lambda hparams: optax.sgd(1.0),
+      hparams={"aggregate": {"clip_norm": 1.0}}, mesh=toys.one_device(), clients_per_chunk=1)
+  state = round_.init(jax.random.key(0), jnp.zeros(1))
+  root = jax.random.key(3)
+  _, metrics = round_.step(state, Data(jnp.zeros((1, 1, 1, 1), jnp.uint8)), toys.cohort_of([0]),
+                           {"aggregate": {"clip_norm": 1.0}}, StepKeys(jax.random.key(1), root))
+  keys = {tuple(np.asarray(metrics[f"{name}_key"])) for name in ("aggregator", "heads", "clients")}
+  assert len(keys | {tuple(np.asarray(jax.random.key_data(root)))}) == 4

@@ -1,27 +1,17 @@
-"""Federated methods as values: their calls, what they refuse, and that a config makes the same."""
+"""Federated methods as values: their calls, and what they refuse."""
 
 import jax
 import pytest
 
 import fedjax_face as ff
-from fedjax_face import method as methods
 from fedjax_face import options
-from fedjax_face.method import Budget, Method, Setting
-from tests.algorithms import tiny
-from tests.flat import composed, dp_fedemb, fedgc, privacyface, translate
+from fedjax_face.method import Budget, Method
+from tests.methods import tiny
+from tests.methods.tiny import bound
 
 NAMES = ("dp_fedemb", "fedavg", "fedgc", "fedpe", "fedaws", "privacyface", "composed",
          "centralized", "local_only")
-SMALL = {"backbone": tiny.OneLayer(8), "local": ff.local_steps(epochs=1, batch_size=4)}
-
-
-def bound(method, **setting):
-  return methods.bind(method, tiny.people(), Setting(**{
-      "mesh": tiny.one_device(), "rounds": 2, **setting}))
-
-
-def of_config(config):
-  return options.build(Method, translate.SECTIONS[config.algorithm](config), "method")
+SMALL = {"backbone": tiny.OneLayer(), "local": ff.local_steps(epochs=1, batch_size=4)}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -30,24 +20,6 @@ def test_a_method_is_its_call(name):
   assert options.call(made)["name"] == name
   assert options.build(Method, options.call(made), "method") == made
   assert all(parameter.type.words for parameter in options.record(made).factory.parameters.values())
-
-
-def test_the_config_says_what_the_signature_says():
-  assert of_config(dp_fedemb.base()) == ff.dp_fedemb()
-
-
-@pytest.mark.parametrize("config", [
-    dp_fedemb.get_config("lfw"), dp_fedemb.published(), fedgc.get_config("synthetic"),
-    privacyface.get_config("synthetic"), composed.get_config()],
-    ids=["lfw", "published", "fedgc", "privacyface", "composed"])
-def test_a_config_is_translated_whole(config):
-  made = of_config(config)
-  assert options.build(Method, options.call(made), "method") == made
-  leaves = options.hparams(made)
-  assert leaves["local"]["learning_rate"] == config.hparams.client_learning_rate
-  assert leaves["server"]["learning_rate"] == config.hparams.server_learning_rate
-  argument = options.argument(made, "local")
-  assert (argument.epochs, argument.batch_size) == (config.cohort.epochs, config.cohort.batch_size)
 
 
 def test_hparams_are_nested_like_the_call_and_the_noise_is_filled_in():
@@ -89,7 +61,7 @@ def test_what_is_trained_never_depends_on_how_the_backbone_was_given():
                           clients=ff.virtual_clients(per_round=1)), "method.local.drift=scaffold"),
 ])
 def test_what_data_or_setting_do_not_allow_names_the_option(make, words):
-  method = options.replace(make(), backbone=tiny.OneLayer(8))
+  method = options.replace(make(), backbone=tiny.OneLayer())
   with pytest.raises(ValueError, match=words):
     bound(method, privacy=Budget(8.0, 1e-3) if method.data and "dp_" in repr(method) else Budget())
 
@@ -104,6 +76,12 @@ def test_what_data_or_setting_do_not_allow_names_the_option(make, words):
     (lambda: ff.fedaws(correction=ff.gradient_correction(form="hinge")), "form='hinge'"),
     (lambda: ff.dp_fedemb(aggregate=ff.momentum()), "expected an aggregate, not an optimizer"),
     (lambda: ff.samplings.poisson(probability=0.0), r"poisson.probability=0.0: .*\(0, 1\]"),
+    (lambda: ff.samplings.poisson(capacity=0), "capacity=0: expected a whole number, at least 1"),
+    (lambda: ff.samplings.cyclic_fixed(min_separation=0), "min_separation=0: expected a whole num"),
+    (lambda: ff.samplings.fixed(probability=0.5), "fixed takes no probability"),
+    (lambda: ff.fedavg(classes="own"), "fedavg takes no classes"),
+    (lambda: ff.fedavg(start_head="local_prototypes"), "fedavg takes no start_head"),
+    (lambda: ff.dp_fedemb(start_head="zeros"), "start_head='zeros': expected one of shared_frame"),
 ])
 def test_parts_that_do_not_go_together_are_refused_when_they_are_made(make, words):
   with pytest.raises(options.OptionError, match=words):

@@ -13,7 +13,7 @@ from fedjax_face.losses.prototypes import Prototypes, class_sums, to_prototypes
 from fedjax_face.method import Budget, Setting
 from fedjax_face.method.algorithm import Data
 from fedjax_face.runs import streams
-from tests.algorithms import tiny
+from tests.methods import tiny
 
 SILOS, CLASSES = 3, 4
 

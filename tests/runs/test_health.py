@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 
+import fedjax_face as ff
 from fedjax_face.privacy import planning
 from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.runs import fit, health
 from fedjax_face.runs.asked import Asked, changed
 from fedjax_face.runs.health import NoFiniteUpdate, Setting, Watch
-from tests.algorithms import tiny
 from tests.experiments import tiny_call
-from tests.flat import registry
+from tests.methods import tiny
 
 CHANCE = math.log(10)
 HPARAMS = {"local.learning_rate": 0.01, "local.head_learning_rate_scale": 10.0,
@@ -182,14 +182,10 @@ def test_noise_that_all_rounds_cannot_overcome_is_said_before_the_first_round():
 
 
 def test_the_noise_of_a_method_is_that_of_the_parameters_it_averages():
-  noised = registry.build(tiny.config(), tiny.sources(), tiny.one_device())
+  noised = tiny.bound(tiny.dp_fedemb())
   size = noised.communication(noised.init(jax.random.key(0))).up / 4
-  assert health.noise_norm(noised) == planning.noise_norm_ratio(
-      0.5, tiny.config().cohort.virtual_clients, size)
-  plain = registry.build(tiny.config(**{"privacy.aggregator": "mean",
-                                        "hparams.noise_multiplier": None}),
-                         tiny.sources(), tiny.one_device())
-  assert health.noise_norm(plain) is None
+  assert health.noise_norm(noised) == planning.noise_norm_ratio(0.5, 2, size)
+  assert health.noise_norm(tiny.bound(tiny.dp_fedemb(aggregate=ff.mean()))) is None
 
 
 def test_a_dispatch_without_a_finite_update_stops_from_two_rounds_on():

@@ -9,49 +9,30 @@ import pytest
 import fedjax_face as ff
 from fedjax_face.draws import Draws
 from fedjax_face.method.algorithm import Data
-from fedjax_face.models import registry as models
 from fedjax_face.runs import streams
-from tests.algorithms import test_algorithms, test_privacyface, test_silos, tiny
-from tests.edge import tiny_runs
-from tests.flat import composed
-from tests.methods import tiny_faces
-
-
-@pytest.fixture(autouse=True)
-def small_backbone(monkeypatch):
-  monkeypatch.setitem(models.BACKBONES, "one_layer", tiny.OneLayer)
-
-
-def _faces(make):
-  sources = tiny_faces.sources()
-  return tiny_faces.bound(tiny_faces.method(make), sources), sources.train
-
-
-def _silos(**overrides):
-  return test_silos.build(**overrides), tiny.people()
-
+from tests.methods import tiny, tiny_clusters, tiny_methods
+from tests.methods.tiny_methods import bound, dp_activations
 
 METHODS = {
-    "dp_fedemb": lambda: (test_algorithms.build(), tiny.people()),
-    "adaptive": lambda: (test_algorithms.build(**{
-        "privacy.aggregator": "adaptive", "privacy.count_stddev_per_client": 0.5}), tiny.people()),
-    "fedavg": lambda: (test_algorithms.build(algorithm="fedavg"), tiny.people()),
-    "centralized": lambda: (test_algorithms.build(
-        algorithm="centralized", **{"hparams.noise_multiplier": None}), tiny.people()),
-    "fedpe": lambda: _silos(algorithm="fedpe"),
-    "fedgc": _silos,
-    "fedaws": lambda: _silos(**{"algorithm": "fedaws", "correction.form": "hinge"}),
-    "scaffold": lambda: _silos(**{"algorithm": "fedpe", "local.drift": "scaffold"}),
-    "privacyface": lambda: (test_privacyface.build(), tiny.people()),
-    "composed": lambda: (test_privacyface.build(composed), tiny.people()),
-    "dp_hyperface": lambda: _faces(ff.dp_hyperface),
-    "hyperface": lambda: _faces(ff.hyperface),
+    "dp_fedemb": tiny.dp_fedemb(),
+    "adaptive": tiny.dp_fedemb(aggregate=ff.adaptive(
+        clip_norm=1.0, noise_multiplier=0.5, count_stddev_per_client=0.5)),
+    "fedavg": tiny.fedavg(),
+    "centralized": tiny.centralized(),
+    "fedpe": tiny.fedpe(),
+    "fedgc": tiny.fedgc(),
+    "fedaws": tiny.fedaws(),
+    "scaffold": tiny.fedpe(local=ff.replace(tiny.SILO_LOCAL, drift=ff.drifts.scaffold())),
+    "privacyface": tiny_clusters.privacyface(),
+    "composed": tiny_clusters.composed(),
+    "dp_hyperface": tiny_methods.dp_hyperface(),
+    "hyperface": tiny_methods.hyperface(),
 }
 
 
 @pytest.fixture(params=METHODS)
 def method(request):
-  return METHODS[request.param]()
+  return bound(METHODS[request.param])
 
 
 def test_a_forgotten_release_is_refused_by_the_name_of_its_channel(method):
@@ -78,16 +59,16 @@ def test_a_step_measures_what_is_declared(method):
     assert named == (measure.covered_by is None), name
 
 
-@pytest.mark.parametrize("parts, uncovered", [
+@pytest.mark.parametrize("changes, uncovered", [
     ({}, {"labels"}),
     ({"labels": ff.labels.u_shaped(noise_multiplier=0.0, acknowledged=True)},
      {"logits", "logit_gradients"}),
     ({"labels": ff.labels.u_shaped(noise_multiplier=1.0)}, {"logits"}),
     ({"labels": ff.labels.randomized_response(epsilon=1.0)}, set()),
     ({"device": ff.devices.trained_published()}, {"labels", "activation_gradients"}),
-], ids=lambda value: str(value) if isinstance(value, dict) else "-".join(sorted(value)))
-def test_what_crosses_the_cut_is_released_or_said(parts, uncovered):
-  algorithm = tiny_runs.bound(tiny_runs.method(**parts), tiny_runs.sources())
+], ids=["pseudonym", "u_shaped", "u_shaped and noise", "randomized_response", "published"])
+def test_what_crosses_the_cut_is_released_or_said(changes, uncovered):
+  algorithm, _ = bound(dp_activations(**changes))
   assert set(algorithm.uncovered) == uncovered
   assert set(algorithm.channels) - uncovered <= {r.channel for r in algorithm.releases}
   for sentence in algorithm.uncovered.values():

@@ -1,4 +1,4 @@
-"""The table of a config's flat hparams, and that every part reads its own mapping alone."""
+"""Every part reads its own mapping of the hparams alone, by itself and within a step."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from fedjax_face.losses.class_pairs import Anchors
 from fedjax_face.losses.consensus import ForeignPoints, consensus
 from fedjax_face.losses.gradient_correction import gradient_correction
 from fedjax_face.losses.spreadout import spreadout
-from fedjax_face.method.algorithm import Data
+from fedjax_face.method.algorithm import Data, with_values
 from fedjax_face.models import registry as models
 from fedjax_face.models.heads import geometry_of
 from fedjax_face.models.margins import cosface_margin, geometry
@@ -22,19 +22,10 @@ from fedjax_face.privacy import noise
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
 from fedjax_face.runs import streams
-from tests.algorithms import (
-  test_algorithms,
-  test_channels,
-  test_privacyface,
-  test_silos,
-  tiny,
-)
-from tests.edge import tiny_runs
-from tests.flat import composed
-from tests.flat.hparams import CLIPS, PATHS, flat, nested, replaced, with_values
-from tests.flat.variants import EVERY, load
+from tests.methods import tiny, tiny_clusters, tiny_methods
 
-PARTS = {path.split(".")[0] for path in PATHS.values()} - {"CLIPS"} | set(CLIPS)
+PARTS = {"local", "head", "aggregate", "gradient", "activations", "server", "exchange",
+         "correction", "optimizer", "device"}
 
 
 class Log(set):
@@ -76,58 +67,12 @@ class Own:
     return cls(children[0], *static)
 
 
-# ---- the table ----
-
-
-def test_the_table_is_one_to_one():
-  assert len(set(PATHS.values())) == len(PATHS)
-  section = {key: float(number) for number, key in enumerate(PATHS)}
-  for clips in CLIPS:
-    whole = nested(section, clips)
-    assert flat(whole) == section
-    assert len(jax.tree.leaves(whole)) == len(PATHS)
-    assert set(whole[clips]) == {"clip_norm", "noise_multiplier"}
-    assert replaced(whole, {"clip_norm": -1.0})[clips]["clip_norm"] == -1.0
-    assert flat(replaced(whole, {"clip_norm": -1.0})) == section | {"clip_norm": -1.0}
-
-
-@pytest.mark.parametrize("name, variant", EVERY)
-def test_the_table_covers_every_config(name, variant):
-  config = load(name).get_config(variant)
-  for section in (config.hparams, (config.get("pretrain") or {}).get("hparams") or {}):
-    assert flat(nested(section)) == {k: v for k, v in section.items() if v is not None}
-
-
-def test_what_a_budget_decides_is_left_out_until_then():
-  assert nested({"clip_norm": 2.0, "noise_multiplier": None}) == {"aggregate": {"clip_norm": 2.0}}
-
-
-@pytest.mark.parametrize("key, near", [
-    ("clip_nrm", r" \(did you mean 'clip_norm'\?\)"),
-    ("correction_strenght", r" \(did you mean 'correction_strength'\?\)"), ("zzz", "")])
-def test_an_unknown_key_is_refused_with_its_nearest_name(key, near):
-  with pytest.raises(ValueError, match=f"^hparams.{key} is not known{near}; expected some of cli"):
-    nested({"clip_norm": 1.0, key: 1.0})
-
-
-def test_a_run_with_an_unknown_key_is_refused_before_it_trains():
-  config = tiny.config()
-  with config.unlocked():
-    config.hparams.server_learning_rat = 1.0
-  with pytest.raises(ValueError, match="did you mean 'server_learning_rate'"):
-    test_algorithms.registry.build(config, tiny.sources(), tiny.one_device())
-
-
 def test_values_are_added_and_replaced_without_changing_what_was_given():
   given = {"server": {"learning_rate": 1.0}, "local": {"drift": {"weight": 2.0}}}
   more = with_values(given, {"local": {"drift": {"weight": 3.0}}, "head": {"scale": 4.0}})
   assert more == {"server": {"learning_rate": 1.0}, "local": {"drift": {"weight": 3.0}},
                   "head": {"scale": 4.0}}
   assert given["local"]["drift"]["weight"] == 2.0 and "head" not in given
-
-
-def test_a_scalar_that_no_config_names_goes_by_its_path():
-  assert flat({"exchange": {"other": 1.0}, "rate": 2.0}) == {"exchange.other": 1.0, "rate": 2.0}
 
 
 # ---- each part ----
@@ -203,24 +148,10 @@ def test_a_part_that_reads_another_key_is_caught():
   with pytest.raises(AssertionError, match="'cap_angle' is no key of its own"):
     foreign("v1")(Own({"weight": 1.0}, Log(), "own."))
   with pytest.raises(AssertionError, match="'clip_norm' is no key of its own"):
-    aggregated(aggregators.clipped_mean)(Own(nested(AGGREGATE), Log(), "own."))
+    aggregated(aggregators.clipped_mean)(Own({"aggregate": AGGREGATE}, Log(), "own."))
 
 
 # ---- a step, which holds them all ----
-
-
-def _federated(**overrides):
-  return test_algorithms.build(**{"model.backbone": "one_layer"} | overrides), tiny.people()
-
-
-def _silos(**overrides):
-  return test_silos.build(**{"model.backbone": "one_layer"} | overrides), tiny.people()
-
-
-def _split():
-  sources = tiny_runs.sources()
-  chosen = tiny_runs.method(device=ff.devices.trained_private())
-  return tiny_runs.bound(chosen, sources), sources.train
 
 
 OF_LOCAL = {"local.learning_rate", "local.momentum", "local.head_learning_rate_scale"}
@@ -230,38 +161,36 @@ OF_HEAD = {"head.margin", "head.scale"}
 OF_STEPS = {"correction.strength", "correction.learning_rate"}
 OF_CLUSTERS = {"exchange.noise_multiplier", "exchange.loss.weight"}
 STEPS = {
-    "dp_fedemb": (_federated, OF_LOCAL | OF_SERVER | OF_AGGREGATE),
-    "fedprox": (lambda: _federated(**{"local.drift": "fedprox", "model.head": "arcface"}),
+    "dp_fedemb": (tiny.dp_fedemb(), OF_LOCAL | OF_SERVER | OF_AGGREGATE),
+    "fedprox": (tiny.dp_fedemb(head=ff.arcface(), local=ff.replace(
+        tiny.LOCAL, drift=ff.drifts.fedprox())),
                 OF_LOCAL | {"local.drift.weight"} | OF_SERVER | OF_AGGREGATE | OF_HEAD),
-    "fedavg": (lambda: _federated(algorithm="fedavg"), OF_LOCAL | OF_SERVER | OF_AGGREGATE),
-    "centralized": (lambda: _federated(**{
-        "algorithm": "centralized", "hparams.noise_multiplier": None}), OF_LOCAL),
-    "fedpe": (lambda: _silos(algorithm="fedpe"), OF_LOCAL | OF_SERVER | OF_HEAD),
-    "scaffold": (lambda: _silos(**{"algorithm": "fedpe", "local.drift": "scaffold"}),
+    "fedavg": (tiny.fedavg(), OF_LOCAL | OF_SERVER | OF_AGGREGATE),
+    "centralized": (tiny.centralized(), OF_LOCAL),
+    "fedpe": (tiny.fedpe(), OF_LOCAL | OF_SERVER | OF_HEAD),
+    "scaffold": (tiny.fedpe(local=ff.replace(tiny.SILO_LOCAL, drift=ff.drifts.scaffold())),
                  OF_LOCAL | OF_SERVER | OF_HEAD),
-    "fedgc": (_silos, OF_LOCAL | OF_SERVER | OF_HEAD | OF_STEPS),
-    "fedaws": (lambda: _silos(**{"algorithm": "fedaws", "correction.form": "hinge"}),
-               OF_LOCAL | OF_SERVER | OF_HEAD | OF_STEPS | {"correction.margin"}),
-    "privacyface": (lambda: (test_privacyface.build(), tiny.people()),
-                    OF_LOCAL | OF_SERVER | OF_HEAD | OF_CLUSTERS),
-    "composed": (lambda: (test_privacyface.build(composed), tiny.people()),
+    "fedgc": (tiny.fedgc(), OF_LOCAL | OF_SERVER | OF_HEAD | OF_STEPS),
+    "fedaws": (tiny.fedaws(), OF_LOCAL | OF_SERVER | OF_HEAD | OF_STEPS | {"correction.margin"}),
+    "privacyface": (tiny_clusters.privacyface(), OF_LOCAL | OF_SERVER | OF_HEAD | OF_CLUSTERS),
+    "composed": (tiny_clusters.composed(),
                  OF_LOCAL | OF_SERVER | OF_AGGREGATE | OF_HEAD | OF_STEPS | OF_CLUSTERS
                  | {"exchange.anchor_cosine"}),
-    "dp_hyperface": (lambda: test_channels._faces(ff.dp_hyperface), {
+    "dp_hyperface": (tiny_methods.dp_hyperface(), {
         "gradient.clip_norm", "gradient.noise_multiplier", "optimizer.decay",
         "optimizer.of.learning_rate", "optimizer.of.momentum",
         "optimizer.of.weight_learning_rate_scale"}),
-    "dp_activations": (_split, {
-        "activations.clip_norm", "activations.noise_multiplier", "server.learning_rate",
-        "device.learning_rate", "device.clip_norm", "device.noise_multiplier"}),
+    "dp_activations": (
+        tiny_methods.dp_activations(device=ff.devices.trained_private(noise_multiplier=1.0)), {
+            "activations.clip_norm", "activations.noise_multiplier", "server.learning_rate",
+            "device.learning_rate", "device.clip_norm", "device.noise_multiplier"}),
 }
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_hands_each_part_its_own_scalars(name, monkeypatch):
-  monkeypatch.setitem(models.BACKBONES, "one_layer", tiny.OneLayer)
-  make, expected = STEPS[name]
-  algorithm, train = make()
+def test_a_step_hands_each_part_its_own_scalars(name):
+  method, expected = STEPS[name]
+  algorithm, train = tiny_methods.bound(method)
   state = jax.eval_shape(algorithm.init, jax.random.key(0))
   data = Data(jnp.asarray(train.images), jax.tree.map(jnp.asarray, getattr(train, "targets", ())))
   keys = streams.step_keys(0, streams.public_root(0), 0)
