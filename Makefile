@@ -1,13 +1,14 @@
 # make demo   virtual environment, install, DP-FedEmb on the built-in synthetic faces
 # make test   virtual environment, install, tests
 # make check  ruff and mypy
+# make test-faults   every fault at every change on the disk (CONTRIBUTING.md says how long)
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/demo
 CPU_DEVICES ?= 2
 
-.PHONY: demo test check clean
+.PHONY: demo test check test-faults clean
 
 $(VENV)/installed: requirements.lock setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +22,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -n 2 --dist worksteal
+
+test-faults: $(VENV)/installed
+	$(RUN) -m tests.faults
 
 check: $(VENV)/installed
 	$(RUN) -m ruff check .
