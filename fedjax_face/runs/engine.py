@@ -25,11 +25,11 @@ from fedjax_face.runs import (
     checkpoint,
     config,
     health,
+    inputs,
     loop,
     references,
     secret_roots,
     summary,
-    training_set,
 )
 from fedjax_face.runs.callbacks import (
     ENDED,
@@ -51,7 +51,6 @@ from fedjax_face.runs.records import (
     WeightsAndBiases,
     make_guarded,
     read_json,
-    write_json,
 )
 from fedjax_face.runs.run_statement import (
     claims_nothing,
@@ -94,7 +93,7 @@ def carry_on(record: Any, rounds: int, workdir: str | os.PathLike,
     return read_json(workdir / "summary.json"), read_json(workdir / "privacy.json")
   say = Display(rounds, 0, is_main_process()).say
   experiment = make()
-  training_set.require_same(experiment.sources, workdir)
+  inputs.require_same(experiment.sources, workdir)
   if callbacks:
     experiment.ledger.declare_not_covered(LOOKED_AT)
   found = _found(experiment, workdir, say)
@@ -103,8 +102,7 @@ def carry_on(record: Any, rounds: int, workdir: str | os.PathLike,
   if is_main_process():
     make_guarded(workdir)
     config.record(record, workdir)
-    write_json(workdir / training_set.INPUTS,
-               training_set.inputs(experiment.sources, training_set.key(workdir)))
+    inputs.record(experiment.sources, workdir)
     if before.round < rounds:
       write_privacy(experiment, budget_entry.whole(experiment), workdir, budget, "unfinished")
   clock, ledger = _Clock(), Ledger.from_json(before.ledger)
@@ -166,7 +164,8 @@ def _resume(experiment: Experiment, found: Checkpoint | None, workdir: pathlib.P
   """What was found or the state before the first round; the roots where rounds follow."""
   options, algorithm = experiment.config, experiment.algorithm
   if found is None:
-    state = loop.initial_state(algorithm, options.seed, experiment.mesh)
+    state = loop.initial_state(algorithm, options.seed, experiment.mesh,
+                               experiment.sources.train.images)
     return _begun(experiment, Checkpoint(
         0, state, experiment.ledger.to_json(), config.digest(experiment.record),
         repr(algorithm.releases), finished=True), workdir)

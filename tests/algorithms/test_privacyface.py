@@ -65,8 +65,15 @@ def with_mechanism(name, **overrides):
                   "exchange.epsilon": epsilon} | overrides)
 
 
+def started(algorithm, images=None):
+  """The state before the first round."""
+  looked = () if algorithm.look is None else (
+      algorithm.look(tiny.people().images if images is None else images),)
+  return algorithm.init(jax.random.key(0), *looked)
+
+
 def run(algorithm, rounds=2, images=None, noise=100):
-  step, state = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
+  step, state = jax.jit(algorithm.step), started(algorithm, images)
   data = Data(tiny.people().images if images is None else images)
   states = []
   for number in range(rounds):
@@ -188,7 +195,7 @@ def test_clusters_published_later_follow_the_backbone_that_the_server_has_arrive
 
 
 def test_class_embeddings_can_start_as_prototypes():
-  state = build(algorithm="fedpe", **{"model.head_init": "prototypes"}).init(jax.random.key(0))
+  state = started(build(algorithm="fedpe", **{"model.head_init": "prototypes"}))
   cosines = l2_normalise(state.heads.class_embeddings) @ person_rows().T
   np.testing.assert_allclose(cosines[:12].max(axis=0), np.ones(12), atol=1e-5)
 
