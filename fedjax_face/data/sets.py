@@ -84,7 +84,12 @@ register.kind(PublicSet, name="public_set", homes=("fedjax_face.data.public_sets
 def _data(section: dict[str, Any], seed: int, public: PublicSet | None = None) -> Data:
   if public is not None:
     section = {**section, "public": public.section}
-  return Data(lambda: sources.load(section, seed))
+  return Data(lambda: sources.load(section, seed), public=_public(section))
+
+
+def _public(section: dict[str, Any]) -> Callable[[], Any] | None:
+  """() -> the public set of a section; None where it has none."""
+  return (lambda: sources.load_public(section)) if section.get("public") else None
 
 
 @register.data
@@ -274,4 +279,4 @@ def closed_set(people: PublicSet, *, evaluation: Fraction = 0.25, public: Public
   section = {**people.section, "test_fraction": evaluation}
   if public is not None:
     section["public"] = public.section
-  return Data(lambda: known_people.load(section, seed), feeds="classes")
+  return Data(lambda: known_people.load(section, seed), feeds="classes", public=_public(section))

@@ -85,6 +85,16 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
   return sources._replace(public=compact(public), notes=notes)
 
 
+def load_public(config_data: Mapping[str, Any]) -> FaceDataset:
+  """The public set of a section, as `load` gives it, without reading the private one.
+
+  Raises:
+    ValueError: an unknown name or key.
+    FileNotFoundError: data that is not there.
+  """
+  return compact(whole_set("data.public", dict(config_data["public"]))[0])
+
+
 def whole_set(section: str, options: dict[str, Any]) -> tuple[FaceDataset, tuple[str, ...]]:
   """A set that is not split, and notes about it; `options`: `name`, one of `PUBLIC`, and more.
 

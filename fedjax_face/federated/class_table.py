@@ -60,6 +60,18 @@ class _Rows(NamedTuple):
   trained: Any
 
 
+class FirstSight(NamedTuple):
+  """What the table takes from pixels of the training set before the first round.
+
+  Attributes:
+    look: uint8 [N, H, W, C] -> unit f32 [R, D], a mean for each row, zero for padding.
+    length: of a class embedding, which starts as its mean; None: it starts as it is drawn.
+  """
+
+  look: Callable[[Any], jax.Array]
+  length: float | None
+
+
 class ClassPlaces(NamedTuple):
   """Which rows of the table belong to which silo; host arrays, static.
 
@@ -112,7 +124,8 @@ PublishedAnchors = Callable[[Any, HParams], Anchors]
 
 
 def private(init_table: InitHead, where: ClassPlaces, exchange: Exchange = SILENT,
-            prototypes: PrototypeHead | None = None) -> HeadStrategy:
+            prototypes: PrototypeHead | None = None,
+            seen: FirstSight | None = None) -> HeadStrategy:
   """Every silo keeps its class embeddings to itself: none is sent or averaged (FedPE).
 
   Args:
@@ -121,14 +134,15 @@ def private(init_table: InitHead, where: ClassPlaces, exchange: Exchange = SILEN
       that has no image in that first pass (`clients.max_examples`) keeps the row that it was drawn.
     where: places of the silos' classes.
     exchange: what silos tell each other of them; default nothing.
+    seen: what comes from pixels before the first round; None: nothing.
   """
   return _table(init_table, where, lambda table, hparams: (table, {}), NOTHING, NOTHING, exchange,
-                prototypes)
+                prototypes, seen)
 
 
 def corrected_at_home(init_table: InitHead, where: ClassPlaces, correct: Correct,
-                      exchange: Exchange, prototypes: PrototypeHead | None = None
-                      ) -> HeadStrategy:
+                      exchange: Exchange, prototypes: PrototypeHead | None = None,
+                      seen: FirstSight | None = None) -> HeadStrategy:
   """Every silo corrects its own class embeddings by what others have published, and sends none.
 
   Args:
@@ -137,35 +151,43 @@ def corrected_at_home(init_table: InitHead, where: ClassPlaces, correct: Correct
     correct: (table, hparams) -> (table, metrics), as from `steps_at_home`: what it makes of a
       silo's rows may depend on these and on `table.exchanged` alone.
     exchange: what silos tell each other.
-    prototypes: as for `private`.
+    prototypes, seen: as for `private`.
   """
-  return _table(init_table, where, correct, NOTHING, _OF_CORRECTION, exchange, prototypes)
+  return _table(init_table, where, correct, NOTHING, _OF_CORRECTION, exchange, prototypes, seen)
 
 
 def corrected(init_table: InitHead, where: ClassPlaces, correct: Correct,
-              prototypes: PrototypeHead | None = None) -> HeadStrategy:
+              prototypes: PrototypeHead | None = None,
+              seen: FirstSight | None = None) -> HeadStrategy:
   """Silos send their class embeddings; the server corrects all of them and sends them back.
 
   Args:
     init_table: key -> head parameters with the class embeddings of all silos, without padding.
     where: places of the silos' classes.
     correct: (table, hparams) -> (table, metrics), the server's step.
-    prototypes: as for `private`; the start is then part of what a silo sends.
+    prototypes, seen: as for `private`; the start is then part of what a silo sends.
   """
-  return _table(init_table, where, correct, where.channels(), _OF_CORRECTION, SILENT, prototypes)
+  return _table(init_table, where, correct, where.channels(), _OF_CORRECTION, SILENT, prototypes,
+                seen)
 
 
 def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
            channels: Mapping[str, Communication], metrics: Mapping[str, Measure],
-           exchange: Exchange, prototypes: PrototypeHead | None) -> HeadStrategy:
+           exchange: Exchange, prototypes: PrototypeHead | None, seen: FirstSight | None
+           ) -> HeadStrategy:
   slots = jnp.asarray(where.rows)
   size, silos = len(where.owner), len(where.rows)
 
-  def init(key):
-    embeddings = _only_class_embeddings(init_table(key))
+  def init(key, means=None):
+    means = jnp.full((size, where.dim), jnp.nan) if means is None else means
+    if seen is not None and seen.length is not None:
+      embeddings = seen.length * means
+    else:
+      embeddings = _only_class_embeddings(init_table(key))
     padding = size - len(embeddings)
+    exchanged = exchange.init(means) if exchange.starts_seeing else exchange.init()
     return {}, ClassTable(jnp.pad(embeddings, ((0, padding), (0, 0))), jnp.zeros(silos),
-                          exchange.init(), jnp.zeros(silos, bool) if prototypes else ())
+                          exchanged, jnp.zeros(silos, bool) if prototypes else ())
 
   def rows_of(clients: jax.Array) -> jax.Array:
     return jnp.where(clients[:, None] >= 0, slots[clients], size)
@@ -214,6 +236,7 @@ def _table(init_table: InitHead, where: ClassPlaces, correct: Correct,
       releases=exchange.releases,
       hparams={"exchange": exchange.hparams} if exchange.hparams else NOTHING,
       needs_all_images=exchange.needs_all_images,
+      look=None if seen is None else seen.look,
   )
 
 

@@ -21,13 +21,15 @@ ONCE = 1 << 30
 
 # (class embeddings [N, C, D], Ending) -> unit vectors [N, C, D], one for each person
 Rows = Callable[[jax.Array, Ending], jax.Array]
+FirstRows = Callable[[jax.Array], jax.Array]
 
 
 class Exchange(NamedTuple):
   """Publication by the silos and selection for a silo.
 
   Attributes:
-    init: () -> kept.
+    init: (unit f32 [R, D], the first means of the classes in their table, where it `starts_seeing`)
+      -> kept.
     publish: (kept, class embeddings [N, C, D], Ending with its own hparams) -> (kept, metrics).
     select: (kept, client id) -> what the client is given, by name.
     anchors: (kept, own hparams) -> the published points as anchors of a correction.
@@ -36,9 +38,10 @@ class Exchange(NamedTuple):
     releases: what a round reveals.
     hparams: its own, that its mechanism was calibrated to.
     needs_all_images: it embeds the whole set, not only the images of a cohort.
+    starts_seeing: it publishes means of the images under the backbone that the run starts from.
   """
 
-  init: Callable[[], Any]
+  init: Callable[..., Any]
   publish: Callable[[Any, jax.Array, Ending], tuple[Any, dict[str, jax.Array]]]
   select: Callable[[Any, jax.Array], dict[str, Any]]
   anchors: Callable[[Any, HParams], Anchors] | None
@@ -47,6 +50,7 @@ class Exchange(NamedTuple):
   releases: tuple[Release, ...]
   hparams: HParams
   needs_all_images: bool = False
+  starts_seeing: bool = False
 
 
 SILENT = Exchange(
@@ -67,15 +71,17 @@ class Published(NamedTuple):
   Attributes:
     clusters: leaves [N, Q, ...]; without people before the first publication.
     round: int32 scalar.
+    means: f32 [R, D], what is clustered where that was seen before the first round; else ().
   """
 
   clusters: Clusters
   round: jax.Array
+  means: Any = ()
 
 
 def cluster_exchange(mechanism: ClusterMechanism, real: jax.Array, dim: int, *, rows: Rows,
                      every: int, rounds: int, noise_multiplier: float,
-                     needs_all_images: bool) -> Exchange:
+                     needs_all_images: bool, first: FirstRows | None = None) -> Exchange:
   """Clusters of every silo's people, published after rounds 1, 1 + every, 1 + 2 every, ...
 
   A silo is given all clusters but its own; where sums are pooled over silos, those of the total
@@ -92,24 +98,26 @@ def cluster_exchange(mechanism: ClusterMechanism, real: jax.Array, dim: int, *, 
     noise_multiplier: noise over the sensitivity of one publication; 0 where the mechanism sets its
       own.
     needs_all_images: `rows` reads `Ending.images`.
+    first: the first means of the classes -> what is clustered in the place of `rows`; None: `rows`.
   """
   silos, places = real.shape
   size = places if mechanism.clusters is None else mechanism.clusters
 
-  def init() -> Published:
+  def init(*means: jax.Array) -> Published:
     empty = Clusters(jnp.zeros((silos, size, dim)), jnp.zeros((silos, size)),
                      jnp.zeros((silos, size)))
-    return Published(empty, jnp.int32(0))
+    return Published(empty, jnp.int32(0), *means)
 
   def publish(kept: Published, class_embeddings, ending: Ending):
+    clustered = lambda: (rows(class_embeddings, ending) if first is None else first(kept.means))
     clusters = jax.lax.cond(
         kept.round % every == 0,
         # Without the barrier the compiler works constant rows out, slowly.
         lambda: mechanism.publish(
-            *jax.lax.optimization_barrier((rows(class_embeddings, ending), real)),
+            *jax.lax.optimization_barrier((clustered(), real)),
             ending.hparams["noise_multiplier"], ending.key)[0],
         lambda: kept.clusters)
-    return Published(clusters, kept.round + 1), metrics(clusters)
+    return Published(clusters, kept.round + 1, kept.means), metrics(clusters)
 
   def metrics(clusters: Clusters) -> dict[str, jax.Array]:
     if mechanism.pooled:  # a silo's own view, which must not leave it
@@ -142,7 +150,7 @@ def cluster_exchange(mechanism: ClusterMechanism, real: jax.Array, dim: int, *, 
       (Release("clusters", "person", Adjacency.ADD_OR_REMOVE_ONE,
                mechanism.event(noise_multiplier), "every silo and the server", covers=every,
                note=mechanism.words),),
-      {"noise_multiplier": noise_multiplier}, needs_all_images)
+      {"noise_multiplier": noise_multiplier}, needs_all_images, first is not None)
 
 
 def _communication(mechanism: ClusterMechanism, real: Any, dim: int, share: float

@@ -13,7 +13,7 @@ import numpy as np
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.federated import exchange
 from fedjax_face.federated.class_table import ClassPlaces
-from fedjax_face.federated.exchange import ONCE, Rows
+from fedjax_face.federated.exchange import ONCE, FirstRows, Rows
 from fedjax_face.federated.mechanisms import Mechanism, Surroundings, anchor_table
 from fedjax_face.federated.memory import Ending
 from fedjax_face.federated.prototypes import of_public_backbone, prototypes, public_people
@@ -43,7 +43,7 @@ class SiloClasses(NamedTuple):
   """The class embeddings of a run's silos, as far as an exchange asks.
 
   Attributes:
-    train: the training set.
+    train: facts of the training set.
     places: of the classes in the table.
     row_of_label: int32 [L], row of each label in the table.
     embed: (backbone parameters, uint8 [B, H, W, C]) -> unit f32 [B, D].
@@ -138,11 +138,13 @@ def _bound(asked: _Asked, silos: SiloClasses, setting: Setting, own: HParams) ->
     mechanism = mechanism._replace(
         event=lambda noise_multiplier: dp_accounting.NonPrivateDpEvent(), adds_noise=False,
         words=f"{mechanism.words}; no guarantee: {_TRAINED_TOGETHER}")
+  of_first = asked.rows == "prototypes" and not asked.every
   return exchange.cluster_exchange(
       mechanism, jnp.asarray(silos.places.real), silos.places.dim,
       rows=_rows(asked, silos, setting), every=every, rounds=setting.rounds,
       noise_multiplier=_noise_multiplier(asked, mechanism, every, setting, own),
-      needs_all_images=asked.rows == "prototypes" and asked.every > 0)
+      needs_all_images=asked.rows == "prototypes" and asked.every > 0,
+      first=_first_rows(silos) if of_first else None)
 
 
 def _noise_multiplier(asked: _Asked, mechanism: ClusterMechanism, every: int, setting: Setting,
@@ -193,15 +195,16 @@ def _mechanism(asked: _Asked, silos: SiloClasses, setting: Setting,
   return clustering.projected(bound(lambda: inside), basis)
 
 
+def _first_rows(silos: SiloClasses) -> FirstRows:
+  """What one publication clusters: the prototypes that were seen before the first round."""
+  return lambda means: _by_silo(means, silos.places)
+
+
 def _rows(asked: _Asked, silos: SiloClasses, setting: Setting) -> Rows:
-  """What is clustered."""
+  """What every publication clusters anew."""
   if asked.rows == "class_embeddings":
     return lambda class_embeddings, ending: l2_normalise(class_embeddings)
-  train = silos.train
-  row, size = silos.row_of_label[train.label], len(silos.places.owner)
-  frozen = of_public_backbone(setting, silos.embed, train.images, row, size)
-  if not asked.every:
-    return lambda class_embeddings, ending: _by_silo(frozen, silos.places)
+  row, size = silos.row_of_label[silos.train.label], len(silos.places.owner)
   of_people = prototypes(silos.embed, public_people(setting).images, size)
 
   def rows(class_embeddings, ending: Ending):

@@ -13,14 +13,14 @@ import numpy as np
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import identity_of
 from fedjax_face.federated import class_table, heads
-from fedjax_face.federated.class_table import ClassPlaces, Correct
+from fedjax_face.federated.class_table import ClassPlaces, Correct, FirstSight
 from fedjax_face.federated.clients import Classes, Clients
 from fedjax_face.federated.embedding_model import EmbeddingModel
 from fedjax_face.federated.exchange import SILENT
 from fedjax_face.federated.exchange import Exchange as BoundExchange
 from fedjax_face.federated.exchanges import Exchange, SiloClasses
 from fedjax_face.federated.heads import HeadStrategy, InitHead
-from fedjax_face.federated.prototypes import of_public_backbone
+from fedjax_face.federated.prototypes import of_public_backbone, public_people
 from fedjax_face.federated.silo_people import class_rows
 from fedjax_face.losses.corrections import Correction
 from fedjax_face.method import HParams, Setting
@@ -44,8 +44,8 @@ _OF_SILOS_NOT_COVERED = (
     "A histogram of the cosines between class embeddings of different silos is written to the "
     "summary without noise.",
     "Checkpoints of this simulation hold the class embeddings of every silo, and where it has them "
-    "its control variate and its own view of pooled clusters, also where these never leave a real "
-    "silo.",
+    "its people's prototypes, its control variate and its own view of pooled clusters, also where "
+    "these never leave a real silo.",
 )
 
 
@@ -53,7 +53,7 @@ class Surroundings(NamedTuple):
   """What the life of a head is bound to.
 
   Attributes:
-    train: the training set.
+    train: facts of the training set.
     clients: of the method.
     head: its form.
     model: backbone and head of a client.
@@ -118,12 +118,14 @@ class Silos(NamedTuple):
     init: key -> head of all classes.
     given: what they are bound to.
     exchange: of the run.
+    seen: what comes from pixels before the first round, or None.
   """
 
   classes: SiloClasses
   init: InitHead
   given: Surroundings
   exchange: BoundExchange
+  seen: FirstSight | None
 
   @property
   def places(self) -> ClassPlaces:
@@ -154,7 +156,8 @@ def kept_by_silos(start_head: StartOfSilo, corrected: Life | None = None,
     classes = _classes(given)
     spoken = SILENT if exchange is None else exchange.bind(
         classes, given.setting, given.hparams.get("exchange", {}))
-    silos = Silos(classes, _init_classes(given, classes, start_head), given, spoken)
+    silos = Silos(classes, _drawn_classes(given, classes), given, spoken,
+                  _first_sight(given, classes, start_head, spoken))
     start = given.model.prototype_head if start_head == "local_prototypes" else None
     strategy, releases = (private if corrected is None else corrected)(silos, start)
     owner = jnp.asarray(classes.places.owner)
@@ -168,7 +171,7 @@ def kept_by_silos(start_head: StartOfSilo, corrected: Life | None = None,
 
 def private(silos: Silos, prototypes: Any) -> tuple[HeadStrategy, tuple[Release, ...]]:
   """Nobody corrects them (FedPE)."""
-  return class_table.private(silos.init, silos.places, silos.exchange, prototypes), ()
+  return class_table.private(silos.init, silos.places, silos.exchange, prototypes, silos.seen), ()
 
 
 def at_server(correction: Correction) -> Life:
@@ -179,7 +182,7 @@ def at_server(correction: Correction) -> Life:
     correct = class_table.gradient_steps(
         correction.gradient(given.head.normalised, "clients"), silos.places, given.setting.mesh,
         correction.steps, given.model.geometry)
-    return (class_table.corrected(silos.init, silos.places, correct, prototypes),
+    return (class_table.corrected(silos.init, silos.places, correct, prototypes, silos.seen),
             (SERVER_SEES_CLASSES, CLIENTS_SEE_CORRECTIONS))
 
   return life
@@ -197,7 +200,7 @@ def at_home(correction: Correction) -> Life:
         correction.gradient(given.head.normalised, None), silos.places, correction.steps,
         exchange.anchors, given.model.geometry)
     return class_table.corrected_at_home(
-        silos.init, silos.places, correct, exchange, prototypes), ()
+        silos.init, silos.places, correct, exchange, prototypes, silos.seen), ()
 
   return life
 
@@ -214,19 +217,29 @@ def _classes(given: Surroundings) -> SiloClasses:
   return SiloClasses(train, places, row_of_label, given.model.embed, held.label)
 
 
-def _init_classes(given: Surroundings, classes: SiloClasses, start_head: StartOfSilo) -> InitHead:
-  """Class embeddings as a head of one class starts them, or as long as a cosine head's where they
-  are prototypes.
+def _first_sight(given: Surroundings, classes: SiloClasses, start_head: StartOfSilo,
+                 exchange: BoundExchange) -> FirstSight | None:
+  """Each person's prototype under the public backbone, where class embeddings start from it, as
+  long as a cosine head's, or the exchange publishes it; None where nobody looks.
+  """
+  starts = start_head == "public_prototypes"
+  if not (starts or exchange.starts_seeing):
+    return None
+  setting, embed, places = given.setting, given.model.embed, classes.places
+  public_people(setting)  # refuses a start that is not public
+  row, size = classes.row_of_label[given.train.label], len(places.owner)
+  return FirstSight(
+      lambda images: of_public_backbone(setting, embed, images, row, size),
+      COSINE_INIT_STD * math.sqrt(places.dim) if starts else None)
+
+
+def _drawn_classes(given: Surroundings, classes: SiloClasses) -> InitHead:
+  """Class embeddings as a head of one class starts them.
 
   Each is drawn from the identity of the first person who has the label: where another leaves, they
   stay as they were.
   """
   train, labels = given.train, classes.labels
-  if start_head == "public_prototypes":
-    means = of_public_backbone(given.setting, given.model.embed, train.images,
-                               classes.row_of_label[train.label], len(labels))
-    length = COSINE_INIT_STD * math.sqrt(means.shape[1])
-    return lambda key: {"params": {"class_embeddings": length * means}}
   init_one = given.one_class().init_head
   identity = _identity_of_labels(train)[labels]
   words = jnp.asarray(np.stack([identity >> np.uint64(32), identity & np.uint64(2**32 - 1)], -1),

@@ -28,8 +28,8 @@ class HeadStrategy(NamedTuple):
   """The life of a head over a round.
 
   Attributes:
-    init: key -> (public, kept): parts that join the aggregated parameters ({} for none), and what
-      is kept beside them.
+    init: (key, what `look` saw if it looks) -> (public, kept): parts that join the aggregated
+      parameters ({} for none), and what is kept beside them.
     memory: how `kept` is handed out and taken back.
     start: (public parameters, common, own entry, client id, key, images, ClientBatches) -> what a
       client has beside the backbone: the `head` that it starts from, and what its loss only reads.
@@ -42,9 +42,10 @@ class HeadStrategy(NamedTuple):
     releases: what of `kept` leaves a client in a round.
     hparams: those of its parts, by their names, that mechanisms were calibrated to.
     needs_all_images: its memory reads the whole set, not only the images of a cohort.
+    look: as of `Algorithm`.
   """
 
-  init: Callable[[jax.Array], tuple[dict[str, Any], Any]]
+  init: Callable[..., tuple[dict[str, Any], Any]]
   memory: Memory
   start: Callable[..., dict[str, Any]]
   released: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
@@ -55,6 +56,7 @@ class HeadStrategy(NamedTuple):
   releases: tuple[Release, ...] = ()
   hparams: HParams = NOTHING
   needs_all_images: bool = False
+  look: Callable[[Any], Any] | None = None
 
 
 def fresh(init_head: InitHead, start: str,

@@ -64,7 +64,7 @@ class FederatedRound(NamedTuple):
   `channels` and `metrics` are those of `Algorithm`.
   """
 
-  init: Callable[[jax.Array, Any], FederatedState]
+  init: Callable[..., FederatedState]
   step: Callable[..., tuple[FederatedState, Metrics]]
   channels: Mapping[str, Callable[[FederatedState], Communication]]
   metrics: Mapping[str, Measure]
@@ -110,8 +110,8 @@ def federated_round(
     clients_per_chunk: clients run side by side on a device; must divide its share of the clients.
   """
 
-  def init(key: jax.Array, backbone: Any) -> FederatedState:
-    public, kept = heads.init(key)
+  def init(key: jax.Array, backbone: Any, *seen: Any) -> FederatedState:
+    public, kept = heads.init(key, *seen)
     params = {"backbone": backbone, **public}
     return FederatedState(params, kept, client_update.init(params),
                           aggregator.init(params, part_of(hparams, "aggregate")),

@@ -154,10 +154,10 @@ def _algorithm(parts: _Parts, who: Participation, model: EmbeddingModel, client_
       clients_per_chunk=setting.clients_per_chunk,
   )
 
-  def init(key: jax.Array):
+  def init(key: jax.Array, *seen: Any):
     backbone_key, round_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
     backbone = model.init_backbone(backbone_key) if setting.start is None else setting.start
-    return round_.init(round_key, backbone)
+    return round_.init(round_key, backbone, *seen)
 
   own = part_of(hparams, "aggregate")
   return Algorithm(
@@ -179,6 +179,7 @@ def _algorithm(parts: _Parts, who: Participation, model: EmbeddingModel, client_
       class_embeddings=life.class_embeddings,
       sharding=round_.sharding,
       needs_all_images=life.strategy.needs_all_images,
+      look=life.strategy.look,
       mechanism=_mechanism(aggregator, who, own),
       averages_over=who.clients if aggregator.adds_noise else None,
   )

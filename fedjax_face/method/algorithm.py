@@ -156,7 +156,8 @@ class Algorithm:
 
   Attributes:
     name: of the method.
-    init: key -> State, a pytree of arrays.
+    init: (key, what `look` saw) -> State, a pytree of arrays; without the latter, of the same
+      shapes, and not a number where that would count.
     cohort: (draws of the participation root, round) -> Cohort of static shapes; every draw about a
       unit from its identity.
     step: (State, Data, Cohort, HParams, StepKeys) -> (State, Metrics); pure, may be jitted,
@@ -189,11 +190,14 @@ class Algorithm:
       there is no such mean.
     prepare: (Data, HParams, StepKeys) -> Data that the steps get instead, computed once before the
       first round, and again alike where a run goes on; None where they get the data themselves.
+    look: uint8 [N, H, W, C], the images of the training set -> what the state before the first
+      round holds of them, arrays; None where that holds nothing of them.
     method: the call that it was bound from, a part; None of one that was made by hand.
+    facts: what it was bound to (`data.facts`); None of one that was made by hand.
   """
 
   name: str
-  init: Callable[[jax.Array], State]
+  init: Callable[..., State]
   cohort: Callable[[Draws, int], Cohort]
   step: Callable[[State, Data, Cohort, HParams, StepKeys], tuple[State, Metrics]]
   hparams: HParams
@@ -217,7 +221,9 @@ class Algorithm:
   mechanism: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
   averages_over: int | None = None
   prepare: Callable[[Data, HParams, StepKeys], Data] | None = None
+  look: Callable[[Any], Any] | None = None
   method: Any = None
+  facts: Any = None
 
   def __post_init__(self) -> None:
     """Completes `not_covered`; raises ValueError for what leaves and is not accounted for."""

@@ -1,8 +1,8 @@
 """Methods: parts chosen and wired, and how one is bound to data.
 
 A method is a value made of parts: a registered factory whose parameters are the sections of a
-config. Bound to a training set and a setting it is an `Algorithm`: pure functions, scalars nested
-like the call that made the method, and what it reveals.
+config. Bound to the facts of a training set and a setting it is an `Algorithm`: pure functions,
+scalars nested like the call that made the method, and what it reveals.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from fedjax_face import options
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.facts import facts
 from fedjax_face.method.algorithm import Algorithm, HParams
 from fedjax_face.options import OptionError, register
 from fedjax_face.privacy import calibration
@@ -86,8 +87,8 @@ class Method(NamedTuple):
   """A training method whose parts are chosen.
 
   Attributes:
-    bind: (training set, Setting, hparams) -> Algorithm; the hparams are nested like the call that
-      made the method, without those that are still open.
+    bind: (facts of the training set, Setting, hparams) -> Algorithm; the hparams are nested like
+      the call that made the method, without those that are still open.
     data: what it is fed with and judged by: "embeddings", "face_tasks" or "classes".
     unit: whose epsilon a budget means that says no unit.
   """
@@ -104,11 +105,12 @@ register.kind(Method, keeps_options=True, homes=tuple(
 
 
 def bind(method: Any, train: Any, setting: Setting) -> Algorithm:
-  """A method on a training set.
+  """A method on a training set, of which it is given the facts and no pixel.
 
   Args:
     method: a part, as a registered factory makes it.
-    train: the private training set: a FaceDataset, or a RegionSet for a network of several tasks.
+    train: the private training set, or its facts: a FaceDataset, or a RegionSet for a network of
+      several tasks.
     setting: of the run.
 
   Raises:
@@ -116,9 +118,10 @@ def bind(method: Any, train: Any, setting: Setting) -> Algorithm:
       ("method.clients.per_round=0: ...").
   """
   privacy = setting.privacy._replace(unit=setting.privacy.unit or method.unit)
-  bound = method.bind(train, setting._replace(
+  known = facts(train)
+  bound = method.bind(known, setting._replace(
       method=options.call(method)["name"], privacy=privacy), options.hparams(method))
-  return dataclasses.replace(bound, method=method)
+  return dataclasses.replace(bound, method=method, facts=known)
 
 
 def require_unit(setting: Setting, *units: str) -> None:

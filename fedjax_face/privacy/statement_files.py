@@ -26,8 +26,9 @@ _KEY = File(
     "training_set.key", "guard", "key of the digest of the training set above: who has it and "
     "everybody else's data can tell who is in. Its owner needs it to compute the digest anew")
 _INPUTS = File(
-    "inputs.json", "guard", "digests, under that key, of who trains, who evaluates and who is "
-    "public, by which the folder knows its data again")
+    "inputs.json, facts.npz", "guard", "who trains, who evaluates and who is public, by name where "
+    "they have names, with digests under that key of every image, by which the folder knows its "
+    "data again and is used without them")
 _BUDGET = (
     File("privacy_budget.json", "guard", "which entry of the privacy budget is this run's"),
     File("the file of --privacy_budget, that file's .lock", "guard", "outside this folder; digests "

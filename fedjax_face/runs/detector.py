@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -15,16 +14,13 @@ import numpy as np
 
 from fedjax_face import method as methods
 from fedjax_face import options
-from fedjax_face.data.regions.cutting import Regions
 from fedjax_face.data.regions.sources import RegionSet
-from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES
-from fedjax_face.draws import identity_of
-from fedjax_face.runs import checkpoint, experiment
+from fedjax_face.runs import checkpoint, experiment, inputs
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.face_tasks import Detector, detector_of, mean_landmarks
+from fedjax_face.runs.inputs import INPUTS
 from fedjax_face.runs.mesh import clients_mesh
 from fedjax_face.runs.run import recorded
-from fedjax_face.runs.training_set import FACTS, INPUTS
 
 
 def load_detector(workdir: str | os.PathLike,
@@ -47,21 +43,24 @@ def load_detector(workdir: str | os.PathLike,
   name = asked.record["method"]["name"]
   if options.made(asked.method).data != "face_tasks":
     raise ValueError(f"{workdir}: {name} finds no faces; expected a run of dp_hyperface")
-  blank, mesh = _blank_set(asked, workdir), clients_mesh(jax.devices()[:1])
+  if not (workdir / INPUTS).is_file():
+    raise FileNotFoundError(f"{workdir}: no checkpoint yet, and no {INPUTS}, which says how large "
+                            "the regions are")
+  known, mesh = inputs.recorded(workdir).train, clients_mesh(jax.devices()[:1])
   public = functools.cache(lambda: asked.data.public)
   start = None
   if frozen := options.made(options.argument(asked.method, "network")).frozen:
     start = _trained_before(asked, mesh, workdir, public, frozen)
   priced = asked.priced()
-  algorithm = methods.bind(priced.method, blank, priced.setting(mesh, None, start))
+  algorithm = methods.bind(priced.method, known, priced.setting(mesh, None, start))
   found = checkpoint.restore(workdir / "checkpoints",
                              jax.eval_shape(algorithm.init, jax.random.key(0)), print)
   if found is None:
     raise FileNotFoundError(f"{workdir}/checkpoints: no checkpoint yet")
   assert algorithm.predict is not None
   state, predict = jax.tree.map(jax.numpy.asarray, found.state), jax.jit(algorithm.predict)
-  return detector_of(asked.evaluation.section(), lambda images: predict(state, images), blank,
-                   _kept_landmarks(asked, blank.frame, workdir, public))
+  return detector_of(asked.evaluation.section(), lambda images: predict(state, images), known,
+                   _kept_landmarks(asked, known.frame, workdir, public))
 
 
 def _kept_landmarks(asked: Asked, frame: str, workdir: pathlib.Path,
@@ -90,22 +89,3 @@ def _trained_before(asked: Asked, mesh: Any, workdir: pathlib.Path,
                             f"{', '.join(frozen)}")
   stage = asked.stage(public(), mesh)
   return experiment.carried_out(stage, public(), mesh, workdir, print)
-
-
-def _blank_set(asked: Asked, workdir: pathlib.Path) -> RegionSet:
-  """Regions of the size of the training set's, enough for a step: what a state's shapes need."""
-  path = workdir / INPUTS
-  if not path.is_file():
-    raise FileNotFoundError(f"{workdir}: no checkpoint yet, and no {INPUTS}, which says how large "
-                            "the regions are")
-  facts = json.loads(path.read_text())[FACTS]
-  size, frame = facts["image_shape"][0], facts["frame"]
-  count, points = asked.record["method"]["units"]["batch_size"], len(LANDMARK_NAMES)
-  number, box = np.arange(count, dtype=np.int32), np.zeros((count, 4), np.float32)
-  regions = Regions(
-      images=np.zeros((count, size, size, 3), np.uint8), image=number, person=number, box=box,
-      face=np.ones(count, np.int32), landmarks=np.zeros((count, points, 2), np.float32),
-      visible=np.zeros((count, points), bool), pose=np.zeros((count, 3), np.float32),
-      gender=np.zeros(count, np.int32), known=np.zeros((count, 5), bool), original=number,
-      identity=identity_of(number))
-  return RegionSet("blank", regions, box, (), frame)

@@ -25,6 +25,7 @@ from fedjax_face.runs import (
     derived,
     disk,
     health,
+    inputs,
     interrupts,
     lock,
     loop,
@@ -37,7 +38,6 @@ from fedjax_face.runs import (
     secret_roots,
     streams,
     summary,
-    training_set,
 )
 from fedjax_face.runs.callbacks import ENDED, LOOKED_AT, Callback, ended, mark_ended
 from fedjax_face.runs.checkpoint import Checkpoint
@@ -46,7 +46,7 @@ from fedjax_face.runs.evaluator import Outcome
 from fedjax_face.runs.experiment import TO_A_THIRD_PARTY, Experiment
 from fedjax_face.runs.mesh import gathered, is_main_process, shard
 from fedjax_face.runs.outputs import Outputs
-from fedjax_face.runs.records import CsvFile, write_json
+from fedjax_face.runs.records import CsvFile
 from fedjax_face.runs.rows import Values, add, opening_lines, rows_of
 from fedjax_face.runs.streams import Roots
 
@@ -149,7 +149,7 @@ class _Run:
     would be a second release.
     """
     experiment, workdir = self.experiment, self.workdir
-    training_set.require_same(experiment.sources, workdir)
+    inputs.require_same(experiment.sources, workdir)
     if self.callbacks:
       experiment.ledger.declare_not_covered(LOOKED_AT)
     now = machine.of(experiment.mesh)
@@ -181,7 +181,8 @@ class _Run:
     experiment = self.experiment
     options, algorithm = experiment.config, experiment.algorithm
     if found is None:
-      state = loop.initial_state(algorithm, options.seed, experiment.mesh)
+      state = loop.initial_state(algorithm, options.seed, experiment.mesh,
+                                 experiment.sources.train.images)
       return Checkpoint(0, state, experiment.ledger.to_json(), config.digest(experiment.record),
                         repr(algorithm.releases), finished=True, platform=now)
     if found.round:
@@ -192,8 +193,7 @@ class _Run:
   def _record(self, before: Checkpoint, ledger: Ledger) -> None:
     """What the folder says of the run from its beginning."""
     experiment, workdir = self.experiment, self.workdir
-    write_json(workdir / training_set.INPUTS,
-               training_set.inputs(experiment.sources, training_set.key(workdir)))
+    inputs.record(experiment.sources, workdir)
     resumed.record(experiment, workdir, dict(before.platform))
     config.record(experiment.record, workdir)
     if before.round < experiment.config.rounds:

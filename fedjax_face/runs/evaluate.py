@@ -89,7 +89,7 @@ def _chosen(run: Run, section: Mapping[str, str] | None) -> tuple[FaceDataset | 
 
 def _require_others(run: Run, found: FaceDataset) -> None:
   """Refuses people who train; says so where that cannot be told."""
-  if not check_disjoint(run.sources.train, found, "person"):
+  if not check_disjoint(run.facts, found, "person"):
     print("whether this set shares a person with the training set cannot be checked",
           file=sys.stderr)
 

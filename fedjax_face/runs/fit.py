@@ -14,7 +14,7 @@ from fedjax_face.method import Budget, Method
 from fedjax_face.method.algorithm import State
 from fedjax_face.privacy.budget import Budget as Account
 from fedjax_face.privacy.ledger import Ledger, is_non_private
-from fedjax_face.runs import engine, health, loop, streams, training_set
+from fedjax_face.runs import engine, figures, health, inputs, loop, streams
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.callbacks import LOOKED_AT, Callback, ended
 from fedjax_face.runs.experiment import Experiment, Say
@@ -75,6 +75,8 @@ def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
     return Run.of_memory(made, last.state, last.ledger, last.rows)
   place = pathlib.Path(workdir).absolute()
   carried = carried_out(asked, place, say, account=_account(account), callbacks=callbacks)
+  if is_main_process():
+    figures.save(place, asked.evaluation.headline)
   return Run.of_folder(place, asked.experiment(place) if carried is None else carried)
 
 
@@ -113,7 +115,7 @@ def carried_out(asked: Asked, workdir: pathlib.Path, say: Say, *, account: Accou
 
   engine.carry_on(asked.record, asked.record["rounds"], workdir, make, account, callbacks)
   if not made and sources is not None:
-    training_set.require_same(sources, workdir)
+    inputs.require_same(sources, workdir)
   return made[0] if made else None
 
 
@@ -184,7 +186,7 @@ def _rounds(made: Experiment, callbacks: Sequence[Callback]) -> Iterator[Progres
   participation = secret_root() if claims else public_root(options_.seed)
   if callbacks:
     ledger.declare_not_covered(LOOKED_AT)
-  state = loop.initial_state(made.algorithm, options_.seed, made.mesh)
+  state = loop.initial_state(made.algorithm, options_.seed, made.mesh, made.sources.train.images)
   rows = [(0, made.evaluator.values(gathered(state, made.mesh)))]
   for progress in loop.train(
       made.algorithm, made.sources.train.images, targets=made.sources.train.targets,

@@ -1,49 +1,154 @@
-"""`load`: a run that a folder holds."""
+"""`load`: a run that a folder holds, with or without the data that it was trained on."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+from jax.sharding import Mesh
+
+from fedjax_face import method as methods
+from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.facts import ImagesWhenAsked
 from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
-from fedjax_face.runs import edge
+from fedjax_face.privacy.ledger import Ledger
+from fedjax_face.runs import checkpoint, edge, experiment, inputs
+from fedjax_face.runs import start as starts
 from fedjax_face.runs.asked import Asked
+from fedjax_face.runs.evaluators import evaluator_of
 from fedjax_face.runs.experiment import Experiment
+from fedjax_face.runs.mesh import clients_mesh
 from fedjax_face.runs.run import Run, recorded
+
+_FEEDS = {"protocols": "embeddings", "face_tasks": "face_tasks", "classification": "classes"}
+_GIVE = "fedjax_face.load(WORKDIR, data=Sources(...))"
 
 
 def load(workdir: str | os.PathLike, data: Sources | None = None,
          given: Mapping[str, Any] | None = None) -> Run:
-  """The run that `fit`, or an edge server, left in a folder.
+  """The run that `fit`, or an edge server, left in a folder, finished or not.
+
+  Images that it was trained on are read only where they are asked for: for its own people and what
+  it is compared with. `embed`, `predict`, `statement`, `epsilon`, `metrics` and evaluation on
+  others need none; where a method takes points or directions from the public set, that is read.
 
   Args:
     workdir: of the run.
-    data: the sets, where they were made by hand.
+    data: its sets, where they were made by hand or lie elsewhere now; they are compared with what
+      the run has kept of them.
     given: path in config.json -> value, for other values that were made by hand
       ("method.backbone").
 
   Raises:
-    FileNotFoundError: no run is kept there, or its data are gone.
-    ValueError: of a run of another program, or a value made by hand that is not given.
+    FileNotFoundError: no run is kept there.
+    ValueError: of a run of another program, values made by hand that are not given, or other data.
   """
-  said = recorded(workdir)
-  values = dict(given or {})
-  if data is not None:
-    if "by_hand" not in (said["data"] or {}):
-      raise ValueError("data: this run's are recorded; leave data out")
-    values["data"] = Data.by_hand(data)
-  place = pathlib.Path(workdir).absolute()
-  server = (place / "devices.json").is_file()  # which pre-trains for itself
+  said, place = recorded(workdir), pathlib.Path(workdir).absolute()
+  server = (place / "devices.json").is_file()  # which pre-trains for itself, and keeps no facts
   if said.get("start") and not server and not (place / "pretrained").exists():
     raise FileNotFoundError(f"{place}/pretrained: what the run started from is gone")
-  made = Asked.of_config(said, values).priced().experiment(None if server else place)
+  asked = _asked(said, given or {}, data).priced()
   if server:
-    return _of_server(place, made)
-  return Run.of_folder(place, made)
+    return _of_server(place, asked.experiment())
+  mesh = clients_mesh()
+  made = _without_data(asked, place, mesh)
+  run = Run.of_folder(place, made, lambda: _with_data(asked, made, place))
+  if data is not None:
+    inputs.require_same(asked.sources(), place)
+  return run
+
+
+def _asked(said: Mapping[str, Any], given: Mapping[str, Any], data: Sources | None) -> Asked:
+  """The call that config.json records, with what it cannot hold."""
+  by_hand = _by_hand(said)
+  if missing := [path for path in by_hand if path not in given and path != "data"]:
+    wanted = ", ".join(f"{path!r}: ..." for path in missing)
+    what = ", ".join(f"{path} ({by_hand[path].split('(')[0]})" for path in missing)
+    raise ValueError(f"{what}: made by hand, so that config.json does not hold them; give them: "
+                     f"fedjax_face.load(WORKDIR, given={{{wanted}}})")
+  values = dict(given)
+  if "data" in by_hand:
+    values["data"] = Data(_ask_for_data, by_hand["data"], _FEEDS[said["evaluation"]["name"]])
+  asked = Asked.of_config(said, values)
+  return asked if data is None else asked._replace(data=Data.by_hand(data))
+
+
+def _by_hand(said: Any, path: str = "") -> dict[str, str]:
+  """Path -> repr of every value of a config that was made by hand."""
+  if not isinstance(said, Mapping):
+    return {}
+  if set(said) == {"by_hand"}:
+    return {path: str(said["by_hand"])}
+  found: dict[str, str] = {}
+  for name, value in said.items():
+    found |= _by_hand(value, f"{path}.{name}" if path else name)
+  return found
+
+
+def _ask_for_data() -> Sources:
+  raise ValueError(f"data: the sets of this run were made by hand, and are needed here: {_GIVE}, "
+                   "or evaluate on others: run.evaluate(data=...)")
+
+
+def _without_data(asked: Asked, place: pathlib.Path, mesh: Mesh) -> Experiment:
+  """The experiment bound to the facts that lie in the folder; no sources, no evaluator."""
+  if not (place / inputs.INPUTS).is_file():
+    raise FileNotFoundError(f"{place}: no checkpoint yet, and no {inputs.INPUTS}, which says what "
+                            "the run is trained on")
+  known = inputs.recorded(place)
+  public, backbone = known.public, None
+  started: dict[str, Any] = {}
+  if asked.start is not None:
+    stage = starts.stage_of(asked.start, public, mesh, asked.record["seed"], asked.compute)
+    backbone = _started(stage, place)
+    started = {"start_words": "public start" if asked.start.public else "pre-trained start",
+               "untrained": lambda: starts.untrained(stage)}
+  if isinstance(public, FaceDataset):
+    when_asked: Any = ImagesWhenAsked(
+        public.images.shape, lambda: _public(asked, place).images)
+    public = dataclasses.replace(public, images=when_asked)
+  algorithm = methods.bind(asked.method, known.train, asked.setting(mesh, public, backbone))
+  return Experiment(asked.of_loop(), mesh, None, algorithm, Ledger(), None, False, backbone,
+                    record=asked.record, **started)
+
+
+def _started(stage: experiment.Stage, place: pathlib.Path) -> Any:
+  """What the run started from, as it keeps it."""
+  template = jax.eval_shape(stage.algorithm.init, jax.random.key(0))
+  found = checkpoint.restore(place / "pretrained", template, _say)
+  if found is None:
+    raise FileNotFoundError(f"{place}/pretrained: what the run started from is gone")
+  return stage.algorithm.start(found.state)
+
+
+def _public(asked: Asked, place: pathlib.Path) -> FaceDataset:
+  """The public set, which must be that of the run."""
+  try:
+    public = asked.data.public
+  except FileNotFoundError as error:
+    raise FileNotFoundError(f"{error}: this method takes points from the public set; put it back, "
+                            f"or give the sets of the run: {_GIVE}") from error
+  inputs.require_same(Sources(None, None, public), place, ("public",))  # type: ignore[arg-type]
+  return public
+
+
+def _with_data(asked: Asked, made: Experiment, place: pathlib.Path) -> Experiment:
+  """The same with its own data, which must be there."""
+  try:
+    sources = asked.sources()
+  except FileNotFoundError as error:
+    raise FileNotFoundError(f"{error}: the run's own people are asked for, and their images are "
+                            "gone; put them back, or say where they are or who else it is: "
+                            f"{_GIVE}, run.evaluate(data=...)") from error
+  inputs.require_same(sources, place)
+  return made._replace(sources=sources, evaluator=evaluator_of(
+      asked.evaluation, made.algorithm, sources, made.config.seed))
 
 
 def _say(line: str) -> None:

@@ -108,7 +108,7 @@ def train(
                      "compute.resident=true")
   mesh = clients_mesh() if mesh is None else mesh
   if state is None:
-    state = initial_state(algorithm, seed, mesh)
+    state = initial_state(algorithm, seed, mesh, images)
   scalars = replicate(jax.tree.map(jnp.float32, scalars), mesh)
   client_root = replicate(client_key(seed), mesh)
   rows = Data(images, targets)
@@ -146,11 +146,21 @@ def _require_noise_of_releases(released: Mapping[str, Any], given: Mapping[str, 
                        f"{released.get(name)}: build it with the other one")
 
 
-def initial_state(algorithm: Algorithm, seed: int, mesh: Mesh) -> State:
-  """The state before round 0, placed on the mesh as the algorithm wishes."""
-  init = lambda key: jax.tree.map(_strongly_typed, algorithm.init(key))
+def initial_state(algorithm: Algorithm, seed: int, mesh: Mesh, images: Any = None) -> State:
+  """The state before round 0, placed on the mesh as the algorithm wishes.
+
+  Args:
+    algorithm: of the run.
+    seed: of it.
+    mesh: devices.
+    images: uint8 [N, H, W, C] of the training set, which some algorithms look at; None: what they
+      would have seen is not a number, so that nobody trains from it.
+  """
+  look = None if images is None else algorithm.look
+  seen = () if look is None else (jax.tree.map(np.asarray, look(images)),)
+  init = lambda key, *seen: jax.tree.map(_strongly_typed, algorithm.init(key, *seen))
   return jax.jit(init, out_shardings=_placement(algorithm, mesh))(
-      replicate(init_key(seed), mesh))
+      *replicate((init_key(seed), *seen), mesh))
 
 
 def _placement(algorithm: Algorithm, mesh: Mesh) -> State:

@@ -57,7 +57,7 @@ class Player:
     self.algorithm = made[self._epochs]
     self._cohorts = _of_one_shape({number: a.cohort for number, a in made.items()})
     self._dispatch = loop.compile_rounds(self.algorithm, mesh)
-    self.start = loop.initial_state(self.algorithm, self._seed, mesh)
+    self.start = loop.initial_state(self.algorithm, self._seed, mesh, self._images)
 
   def play(self, values: Mapping[str, Any], state: State, start: int, stop: int, stream: int,
            rounds_per_dispatch: int) -> tuple[State, dict[str, np.ndarray]]:

@@ -8,7 +8,7 @@ import jax
 
 from fedjax_face.method.algorithm import flattened
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.runs import checkpoint, config, disk, machine, secret_roots, training_set
+from fedjax_face.runs import checkpoint, config, disk, inputs, machine, secret_roots
 from fedjax_face.runs.callbacks import ended_early
 from fedjax_face.runs.checkpoint import Checkpoint
 from fedjax_face.runs.experiment import Experiment, Say
@@ -57,6 +57,9 @@ def found(experiment: Experiment, workdir: pathlib.Path, now: Machine,
   if kept.releases != repr(algorithm.releases):
     raise ValueError("rounds cannot grow here: the noise was fixed for the rounds that were "
                      "asked for at first; choose another workdir")
+  if kept.round and not (workdir / inputs.INPUTS).exists():
+    raise ValueError(f"{workdir}/{inputs.INPUTS} is gone: whether the data are those of the run "
+                     "cannot be told; put it back, or choose another workdir")
   return _on_platform(experiment, workdir, kept, now)
 
 
@@ -124,7 +127,7 @@ def _require_the_same_noise(experiment: Experiment, workdir: pathlib.Path, now: 
     raise ValueError(f"{lost}: the same rounds with other noise would be a second release; "
                      f"{_WAYS_OUT}")
   again = f"{lost}, and it cannot begin again with the same noise:"
-  for name in ("config.json", training_set.INPUTS, RESOLVED):
+  for name in ("config.json", inputs.INPUTS, RESOLVED):
     if not (workdir / name).exists():
       raise ValueError(f"{again} {name} is gone; choose another workdir")
   if not is_pinned(options) and not (workdir / secret_roots.FOLDER).is_dir():

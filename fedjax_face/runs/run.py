@@ -18,14 +18,15 @@ import numpy as np
 
 from fedjax_face import options
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.sources import Sources
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.runs import (
     checkpoint,
+    inputs,
     references,
     run_statement,
     summary,
-    training_set,
 )
 from fedjax_face.runs.evaluator import Outcome, on_one_device
 from fedjax_face.runs.evaluators import evaluator_of
@@ -47,8 +48,9 @@ class Run:
 
   def __init__(self, made: Experiment, state: Any, ledger: Ledger,
                rows: Sequence[tuple[int, Mapping[str, Any]]],
-               workdir: pathlib.Path | None = None) -> None:
-    self._made, self._rows = made, list(rows)
+               workdir: pathlib.Path | None = None,
+               read: Callable[[], Experiment] | None = None) -> None:
+    self._made, self._rows, self._read = made, list(rows), read
     self._state = jax.tree.map(jnp.asarray, on_one_device(state))
     self.ledger, self.workdir, self.config = ledger, workdir, made.record
 
@@ -58,20 +60,32 @@ class Run:
     return cls(made, state, ledger, rows)
 
   @classmethod
-  def of_folder(cls, workdir: pathlib.Path, made: Experiment) -> Run:
+  def of_folder(cls, workdir: pathlib.Path, made: Experiment,
+                read: Callable[[], Experiment] | None = None) -> Run:
     """The run in a folder, as its newest checkpoint has it.
+
+    Args:
+      workdir: of the run.
+      made: the experiment; with `read` it needs no sources and no evaluator.
+      read: () -> the experiment with its data, which are read when they are first needed.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
       ValueError: one of another run.
     """
-    training_set.require_same(made.sources, workdir)
+    if read is None:
+      inputs.require_same(made.sources, workdir)
     template = jax.eval_shape(made.algorithm.init, jax.random.key(0))
     found = checkpoint.restore(workdir / "checkpoints", template, lambda line: None)
     if found is None:
       raise FileNotFoundError(f"{workdir}/checkpoints: no checkpoint yet")
     rows = [row for row in _read_rows(workdir) if row[0] <= found.round]
-    return cls(made, found.state, Ledger.from_json(found.ledger), rows, workdir)
+    return cls(made, found.state, Ledger.from_json(found.ledger), rows, workdir, read)
+
+  @functools.cached_property
+  def _whole(self) -> Experiment:
+    """With its data."""
+    return self._made if self._read is None else self._read()
 
   @property
   def method(self) -> str:
@@ -85,8 +99,22 @@ class Run:
 
   @property
   def sources(self) -> Any:
-    """The sets of the run."""
-    return self._made.sources
+    """The sets of the run; of one that was loaded they are read now, and must be those.
+
+    Raises:
+      FileNotFoundError: they are gone.
+      ValueError: they are others, or were made by hand and are not given.
+    """
+    return self._whole.sources
+
+  @property
+  def facts(self) -> Any:
+    """The training set without its pixels: who is in it."""
+    return self._made.algorithm.facts
+
+  @property
+  def _image_shape(self) -> tuple[int, ...]:
+    return tuple(self.facts.images.shape[1:])
 
   @property
   def asked(self) -> Mapping[str, Any]:
@@ -139,8 +167,7 @@ class Run:
     return jax.tree.map(lambda *parts: np.concatenate(parts), *blocks)
 
   def _blocks(self, function: Callable[[Any, Any], Any], images: Any) -> list[Any]:
-    images = np.asarray(images)
-    expected = tuple(self._made.sources.train.images.shape[1:])
+    images, expected = np.asarray(images), self._image_shape
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
       raise ValueError(f"images are {images.dtype} {list(images.shape)}; expected uint8 "
                        f"[N, {', '.join(map(str, expected))}]")
@@ -160,6 +187,7 @@ class Run:
 
     Raises:
       ValueError: an unknown protocol, or one that needs pairs without any; images of another shape.
+      FileNotFoundError: the run's own people are asked for and their images are gone.
     """
     asked = options.made(protocols)
     if isinstance(asked, Evaluation):
@@ -187,11 +215,11 @@ class Run:
     if data is not None and not isinstance(data, FaceDataset):
       raise ValueError(f"data is {type(data).__name__}; expected a FaceDataset: "
                        "fedjax_face.faces(images, person)")
-    expected = tuple(made.sources.train.images.shape[1:])
+    expected = self._image_shape
     if data is not None and tuple(data.images.shape[1:]) != expected:
       raise ValueError(f"data: images are {list(data.images.shape[1:])}; expected "
                        f"{list(expected)}, as those of the training set")
-    sources = made.sources if data is None else made.sources._replace(evaluation=data, pairs=pairs)
+    sources = self.sources if data is None else Sources(self.facts, data, pairs=pairs)
     judged = Evaluation(options.made(made.algorithm.method).data, 0, 0, 0, (), asked)
     return evaluator_of(judged, made.algorithm, sources, made.config.seed).outcome(self._state)
 
@@ -238,7 +266,7 @@ class Run:
 
   @functools.cached_property
   def _compared(self) -> dict[str, Reference]:
-    return references.references(self._made)
+    return references.references(self._whole)
 
   @property
   def references(self) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pathlib
 import secrets
 from typing import Any
@@ -14,8 +13,6 @@ import numpy as np
 from fedjax_face.runs.secret_roots import write_owner_only
 
 KEY = "training_set.key"
-INPUTS = "inputs.json"
-FACTS = "facts"
 _KEY_BYTES = 32
 _WHOLE_BYTES = 2 << 30   # a larger set enters the digest with the pixels of some images only
 _SOME_IMAGES = 64
@@ -61,34 +58,25 @@ def described(train: Any, key: bytes = b"") -> dict[str, Any]:
               f", under the key in {KEY}: only who has the key can compute it" if key else "")}
 
 
-def inputs(sources: Any, key: bytes) -> dict[str, Any]:
-  """Keyed digests of the sets of a run, who trains, who evaluates, who is public; and `facts` that
-  are public: the shape of an image, and of regions the frame of their landmarks.
+def image_digests(of: Any, key: bytes) -> tuple[np.ndarray, np.ndarray]:
+  """Keyed digests of single images, by which the first that differs is found.
+
+  Args:
+    of: a `FaceDataset`, or a `RegionSet`, whose regions' labels enter with their pixels.
+    key: of the digests.
+
+  Returns:
+    Rows int64 [n] whose pixels were read, all but of a large set, and digests uint64 [n], not 0.
   """
-  sets = {name: getattr(sources, name, None) for name in ("train", "evaluation", "public")}
-  has_rows = lambda of: hasattr(of, "label") or hasattr(of, "regions")
-  train = sources.train
-  return {name: described(of, key)["digest"] if has_rows(of) else None
-          for name, of in sets.items()} | {FACTS: {
-              "image_shape": list(train.images.shape[1:]), "frame": getattr(train, "frame", None)}}
-
-
-def require_same(sources: Any, workdir: pathlib.Path) -> None:
-  """Refuses a folder whose run is on other data; one that has not begun is anybody's.
-
-  The same noise on other data would be a second release, and who evaluates must not train.
-
-  Raises:
-    ValueError: people, labels or pixels of a set are not those of the run.
-  """
-  path = workdir / INPUTS
-  if not path.exists():
-    return
-  recorded, now = json.loads(path.read_text()), inputs(sources, key(workdir))
-  for name, digest in recorded.items():
-    if name != FACTS and now.get(name) != digest:
-      raise ValueError(f"{workdir} is of a run on other data: people, labels or pixels of the "
-                       f"{name} set differ; choose another folder")
+  rows, images, _ = _pixels(of.images)
+  labels = jax.tree.leaves(of.targets)
+  digests = np.empty(len(rows), np.uint64)
+  for place, row in enumerate(rows):
+    digest = hashlib.blake2b(images[place].tobytes(), digest_size=8, key=key)
+    for label in labels:
+      digest.update(np.ascontiguousarray(label[row]).tobytes())
+    digests[place] = max(int.from_bytes(digest.digest(), "little"), 1)
+  return rows, digests
 
 
 def content(train: Any) -> str:
@@ -110,16 +98,17 @@ def _digest(name: str, person: np.ndarray, labels: Any, images: Any, key: bytes
   digest = hashlib.blake2b(name.encode(), digest_size=16, key=key)
   for leaf in jax.tree.leaves((person, labels)):
     _add(digest, leaf)
-  pixels, which = _pixels(images)
+  _, pixels, which = _pixels(images)
   _add(digest, pixels)
   return digest.hexdigest(), which
 
 
-def _pixels(images: Any) -> tuple[np.ndarray, str]:
+def _pixels(images: Any) -> tuple[np.ndarray, np.ndarray, str]:
+  """Rows that are read, their images, and in words what these are."""
   if isinstance(images, np.ndarray) and images.nbytes <= _WHOLE_BYTES:
-    return images, "pixels"
+    return np.arange(len(images)), images, "pixels"
   rows = np.unique(np.linspace(0, len(images) - 1, _SOME_IMAGES).astype(np.int64))
-  return np.asarray(images[rows]), f"pixels of {len(rows)} images"
+  return rows, np.asarray(images[rows]), f"pixels of {len(rows)} images"
 
 
 def _add(digest: Any, array: Any) -> None:

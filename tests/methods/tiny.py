@@ -112,7 +112,7 @@ def _bound_once(method, rounds):
 
 def start(algorithm):
   """The state before the first round."""
-  return initial_state(algorithm, 0, one_device())
+  return initial_state(algorithm, 0, one_device(), people().images)
 
 
 def steps(algorithm, rounds=1, noise=100, images=None, **hparams):

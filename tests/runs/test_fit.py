@@ -126,7 +126,7 @@ def test_load_finds_the_run_and_asks_for_what_no_config_holds(kept):
   assert "identification/rank1" in found.evaluate(asked)
   with pytest.raises(ValueError, match="dp_fedemb is not judged so: expected names of protocols"):
     found.evaluate(ff.evaluations.classification())
-  with pytest.raises(ValueError, match="method.backbone: was made by hand"):
+  with pytest.raises(ValueError, match="method.backbone .OneLayer., start.method.backbone"):
     ff.load(kept.workdir, data=sources())
   with pytest.raises(FileNotFoundError, match="no run is kept there"):
     ff.load(kept.workdir / "nowhere")
@@ -252,7 +252,8 @@ def test_a_program_cannot_be_given_what_was_made_by_hand_and_says_so(kept, capsy
   from experiments import evaluate
   assert evaluate.main([f"--workdir={kept.workdir}"]) == 2
   said = capsys.readouterr().err
-  assert "method.backbone: was made by hand, as OneLayer(" in said and said.count("\n") == 1
+  assert "method.backbone (OneLayer), start.method.backbone (OneLayer): made by hand" in said
+  assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("changes, name", [
@@ -297,13 +298,13 @@ def test_a_folder_is_of_its_own_data(tmp_path, kept):
   with pytest.raises(KeyboardInterrupt):
     fit(workdir=tmp_path / "run", callbacks=[stop])
   whole = photographs(16)
-  for other, name in ((whole.split(evaluation=0.4, public=photographs(6, seed=2)), "public"),
-                      (photographs(16, seed=7).split(evaluation=0.4), "train")):
-    with pytest.raises(ValueError, match=f"other data: people, labels or pixels of the {name} set|"
-                                         "another config"):
+  for other, words in (
+      (whole.split(evaluation=0.4, public=photographs(6, seed=2)), "'1-00' is public there and"),
+      (photographs(16, seed=7).split(evaluation=0.4), "person '0-0[0-9]' trains there and not")):
+    with pytest.raises(ValueError, match=f"other data: person .*{words}|another config"):
       fit(data=other, workdir=tmp_path / "run")
   given = {"method.backbone": OneLayer(), "start.method.backbone": OneLayer()}
-  with pytest.raises(ValueError, match="of the public set differ"):
+  with pytest.raises(ValueError, match="person '1-00' is public there and not here"):
     ff.load(kept.workdir, whole.split(evaluation=0.4, public=photographs(6, seed=2)), given)
   assert "could stop training by them" in fit(workdir=tmp_path / "run").statement
 
