@@ -19,7 +19,7 @@ from fedjax_face.data.regions.cutting import Regions
 from fedjax_face.data.regions.sources import RegionSet
 from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES
 from fedjax_face.draws import identity_of
-from fedjax_face.runs import checkpoint, experiment
+from fedjax_face.runs import checkpoint, stage
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.face_tasks import Detector, detector_of, mean_landmarks
 from fedjax_face.runs.mesh import clients_mesh
@@ -85,11 +85,10 @@ def _kept_landmarks(asked: Asked, frame: str, workdir: pathlib.Path,
 def _trained_before(asked: Asked, mesh: Any, workdir: pathlib.Path,
                     public: Callable[[], RegionSet | None], frozen: Any) -> Any:
   """The pre-trained network that a run's frozen layers are of."""
-  if not (workdir / "pretrained").is_dir():
-    raise FileNotFoundError(f"{workdir}/pretrained: no such folder; it holds the frozen layers "
+  if not (workdir / stage.FOLDER).is_dir():
+    raise FileNotFoundError(f"{workdir / stage.FOLDER}: no such folder; it holds the frozen layers "
                             f"{', '.join(frozen)}")
-  stage = asked.stage(public(), mesh)
-  return experiment.carried_out(stage, public(), mesh, workdir, print)
+  return stage.carried_out(asked.stage(public(), mesh), public(), mesh, workdir, print)
 
 
 def _blank_set(asked: Asked, workdir: pathlib.Path) -> RegionSet:

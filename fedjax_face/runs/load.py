@@ -10,7 +10,7 @@ from typing import Any
 
 from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
-from fedjax_face.runs import edge
+from fedjax_face.runs import edge, stage
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.experiment import Experiment
 from fedjax_face.runs.run import Run, recorded
@@ -38,8 +38,8 @@ def load(workdir: str | os.PathLike, data: Sources | None = None,
     values["data"] = Data.by_hand(data)
   place = pathlib.Path(workdir).absolute()
   server = (place / "devices.json").is_file()  # which pre-trains for itself
-  if said.get("start") and not server and not (place / "pretrained").exists():
-    raise FileNotFoundError(f"{place}/pretrained: what the run started from is gone")
+  if said.get("start") and not server and not (place / stage.FOLDER).exists():
+    raise FileNotFoundError(f"{place / stage.FOLDER}: what the run started from is gone")
   made = Asked.of_config(said, values).priced().experiment(None if server else place)
   if server:
     return _of_server(place, made)

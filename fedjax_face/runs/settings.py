@@ -60,6 +60,7 @@ class Compute(NamedTuple):
   checkpoint_every: int
   resident: str
   wandb: str
+  starts: str = ""
 
 
 class Detections(NamedTuple):
@@ -190,7 +191,8 @@ def rehearsed(public: str, *, people: Count, judges: Count, chose: tuple[str, ..
 @register.compute
 def compute(*, rounds_per_dispatch: Count = 5, clients_per_chunk: Count = 1,
             checkpoint_every: Count = 25,
-            resident: Literal["auto", "true", "false"] = "auto", wandb: str = "") -> Compute:
+            resident: Literal["auto", "true", "false"] = "auto", wandb: str = "",
+            starts: str = "") -> Compute:
   """How a run is carried out; nothing here changes what is learned beyond float tolerance.
 
   Args:
@@ -199,5 +201,8 @@ def compute(*, rounds_per_dispatch: Count = 5, clients_per_chunk: Count = 1,
     checkpoint_every: rounds.
     resident: whether the training images live on the device; `auto` goes by their size.
     wandb: project of Weights & Biases, a third party, to which metrics are sent; "" for none.
+    starts: folder in which what is trained before a run is kept, and found by all runs that start
+      alike on the same images, by digest; "" for none. Of a module of your own the digest knows the
+      repr and not the code.
   """
-  return Compute(rounds_per_dispatch, clients_per_chunk, checkpoint_every, resident, wandb)
+  return Compute(rounds_per_dispatch, clients_per_chunk, checkpoint_every, resident, wandb, starts)

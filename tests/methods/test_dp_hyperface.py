@@ -501,6 +501,6 @@ def test_a_run_with_frozen_layers_goes_on_and_finds_faces_by_all_of_them(tmp_pat
   jax.tree.map(np.testing.assert_array_equal, detector.predict(regions),
                jax.jit(again.algorithm.predict)(state, regions))
   assert "pre-training" not in capsys.readouterr().out
-  shutil.rmtree(tmp_path / "pretrained")
+  shutil.rmtree(tmp_path / "start")
   with pytest.raises(FileNotFoundError, match="it holds the frozen layers shared"):
     load_detector(tmp_path)
