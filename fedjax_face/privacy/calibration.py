@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import pickle
 from collections.abc import Callable, Mapping
 
 import dp_accounting
@@ -59,8 +61,7 @@ def calibrate_noise(
 
   def evaluate(steps: int) -> float:
     noise, event = steps / _PER_UNIT, make_event(steps / _PER_UNIT)
-    value = (accounting.smallest_finite(event, delta, adjacency) if accountant is None else
-             accounting.epsilon_by(accountant, event, delta, adjacency))
+    value = _epsilon(pickle.dumps(event), delta, adjacency, accountant)
     if progress is not None:
       progress(noise, value)
     return value
@@ -74,6 +75,15 @@ def calibrate_noise(
     else:
       low = middle
   return high / _PER_UNIT
+
+
+@functools.lru_cache(maxsize=256)
+def _epsilon(pickled: bytes, delta: float, adjacency: Adjacency, accountant: str | None) -> float:
+  """Of an event, which has no hash; a run is bound once to check it and again to train."""
+  event = pickle.loads(pickled)
+  if accountant is None:
+    return accounting.smallest_finite(event, delta, adjacency)
+  return accounting.epsilon_by(accountant, event, delta, adjacency)
 
 
 def _bracket(evaluate: Callable[[int], float], target: float, largest: int, name: str

@@ -37,7 +37,7 @@ _BUDGET = (
 
 
 def of_run(*, evaluates_training_people: bool, releases_model: bool = True, curves: bool = True,
-           secrets: bool = False, pretrained: bool = False, budget: bool = False,
+           secrets: bool = False, start: bool = False, budget: bool = False,
            silos: bool = False, wandb: bool = False, ended_early: bool = False
            ) -> tuple[File, ...]:
   """The files of a training run.
@@ -47,7 +47,7 @@ def of_run(*, evaluates_training_people: bool, releases_model: bool = True, curv
     releases_model: whether what is trained leaves through a channel with a guarantee.
     curves: whether it draws ROC and DET curves.
     secrets: whether it still keeps its roots of noise and participation.
-    pretrained: whether it keeps a public start.
+    start: whether it keeps a public start.
     budget: whether it is entered in a privacy budget.
     silos: whether it keeps class embeddings of silos (`figures/overlap.png` compares them).
     wandb: whether metrics go to Weights & Biases as well.
@@ -64,8 +64,8 @@ def of_run(*, evaluates_training_people: bool, releases_model: bool = True, curv
            + (" and from class embeddings" if silos else "")),
       *((File("figures/roc.png, figures/det.png", "guard", f"results, without noise, on {whom}"),)
         if curves else ()),
-      *((File("pretrained", "guard", "trained on the public set alone: as public as that set is"),)
-        if pretrained else ()),
+      *((File("start", "guard", "trained on the public set alone: as public as that set is"),)
+        if start else ()),
       _KEY, _INPUTS,
       *((File("ended.json", "guard", "when code that looked at such metrics ended training"),)
         if ended_early else ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Mapping
@@ -18,9 +19,11 @@ from fedjax_face.data.regions.sources import RegionSources
 from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
 from fedjax_face.method import Budget, Method, Setting, Watch
+from fedjax_face.method.algorithm import Algorithm
 from fedjax_face.privacy.calibration import require_exactly_one
 from fedjax_face.runs import experiment as experiments
 from fedjax_face.runs import rehearsed
+from fedjax_face.runs import stage as stages
 from fedjax_face.runs import start as starts
 from fedjax_face.runs.evaluators import evaluator_of
 from fedjax_face.runs.experiment import Experiment, Say
@@ -211,12 +214,16 @@ class Asked(NamedTuple):
                  watch: Watch | None = None) -> Experiment:
     """Data loaded, pre-training done, the method bound.
 
+    What refuses the method is found before it pre-trains, so far as it does not look at the values
+    that it starts from.
+
     Args:
-      workdir: where what comes of pre-training is kept; None: nowhere.
+      workdir: where what comes of pre-training is kept, and resumed; None: nowhere.
       say: told what is worth a line.
       mesh: default all devices.
       sources: of the same data section, where several runs share them.
-      public_stages: folder where runs that pre-train alike share what came of it.
+      public_stages: folder where runs that pre-train alike share what came of it, where
+        `compute.starts` names none.
       watch: of an audit, which puts its canaries into what is summed.
 
     Raises:
@@ -228,16 +235,12 @@ class Asked(NamedTuple):
     sources = self.sources() if sources is None else sources
     for note in sources.notes:
       say(note)
-    stage, backbone = self._started(sources, mesh, workdir, say, public_stages)
-    algorithm = methods.bind(self.method, sources.train, self.setting(
-        mesh, sources.public, backbone, say, watch))
+    calibrating = experiments.once(say)
+    before, backbone = self._started(sources, mesh, workdir, say, public_stages, calibrating)
+    algorithm = self._bound(sources, self.setting(
+        mesh, sources.public, backbone, calibrating, watch))
     for note in algorithm.notes:
       say(note)
-    unit = self.privacy.unit or options.made(self.method).unit
-    units = dict.fromkeys(release.unit for release in algorithm.releases)
-    if unit not in units:
-      raise ValueError(f"privacy.unit={unit!r}: {algorithm.name} accounts for each "
-                       f"{' or '.join(units)}")
     config = self.of_loop()
     ledger = experiments.ledger_before(config, sources, algorithm)
     if self.start is not None:
@@ -249,11 +252,9 @@ class Asked(NamedTuple):
         evaluator_of(self.evaluation, algorithm, sources, config.seed),
         experiments.is_resident(self.compute.resident, sources.train.images), backbone,
         record=self.record)
-    if stage is None:
+    if before is None:
       return made
-    return made._replace(
-        start_words="public start" if self.start.public else "pre-trained start",
-        untrained=lambda: starts.untrained(stage))
+    return made._replace(start_words=before.words, untrained=lambda: starts.untrained(before))
 
   def priced(self) -> Asked:
     """The same with some noise in the place of what a budget asks for.
@@ -303,13 +304,30 @@ class Asked(NamedTuple):
         experiments.calibration_line(say), watch)
 
   def _started(self, sources: Any, mesh: Mesh, workdir: str | os.PathLike | None, say: Say,
-               public_stages: str | os.PathLike | None) -> Any:
+               public_stages: str | os.PathLike | None, calibrating: Say) -> Any:
+    """What trains before the run, and what came of it."""
     if self.start is None:
       return None, None
-    stage = self.stage(sources.public, mesh)
-    return stage, experiments.carried_out(stage, sources.public, mesh, workdir, say, public_stages)
+    before = self.stage(sources.public, mesh)
 
-  def stage(self, public: Any, mesh: Mesh) -> experiments.Stage:
+    def check(shapes: Any) -> None:
+      with contextlib.suppress(TypeError):  # it needs the values, with which it is bound below
+        self._bound(sources, self.setting(mesh, sources.public, shapes, calibrating))
+
+    return before, stages.carried_out(
+        before, sources.public, mesh, workdir, say, self.compute.starts or public_stages, check)
+
+  def _bound(self, sources: Any, setting: Setting) -> Algorithm:
+    """The method on its training set, with the unit that a budget is of."""
+    algorithm = methods.bind(self.method, sources.train, setting)
+    unit = self.privacy.unit or options.made(self.method).unit
+    units = dict.fromkeys(release.unit for release in algorithm.releases)
+    if unit not in units:
+      raise ValueError(f"privacy.unit={unit!r}: {algorithm.name} accounts for each "
+                       f"{' or '.join(units)}")
+    return algorithm
+
+  def stage(self, public: Any, mesh: Mesh) -> stages.Stage:
     """What trains before the run.
 
     Raises:

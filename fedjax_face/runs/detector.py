@@ -15,7 +15,7 @@ import numpy as np
 from fedjax_face import method as methods
 from fedjax_face import options
 from fedjax_face.data.regions.sources import RegionSet
-from fedjax_face.runs import checkpoint, experiment, inputs
+from fedjax_face.runs import checkpoint, inputs, stage
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.face_tasks import Detector, detector_of, mean_landmarks
 from fedjax_face.runs.inputs import INPUTS
@@ -84,8 +84,8 @@ def _kept_landmarks(asked: Asked, frame: str, workdir: pathlib.Path,
 def _trained_before(asked: Asked, mesh: Any, workdir: pathlib.Path,
                     public: Callable[[], RegionSet | None], frozen: Any) -> Any:
   """The pre-trained network that a run's frozen layers are of."""
-  if not (workdir / "pretrained").is_dir():
-    raise FileNotFoundError(f"{workdir}/pretrained: no such folder; it holds the frozen layers "
+  if not (workdir / stage.FOLDER).is_dir():
+    raise FileNotFoundError(f"{workdir / stage.FOLDER}: no such folder; it holds the frozen layers "
                             f"{', '.join(frozen)}")
-  stage = asked.stage(public(), mesh)
-  return experiment.carried_out(stage, public(), mesh, workdir, print)
+  found = public()
+  return stage.carried_out(asked.stage(found, mesh), found, mesh, workdir, print)

@@ -69,7 +69,8 @@ def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
     if account is not None:
       raise ValueError(f"account={account}: a run that is entered in it needs a workdir")
     _require_memory(asked)
-    made = asked.experiment(None, say)
+    with streams.pinned():
+      made = asked.experiment(None, say)
     last = collections.deque(streams.in_pinned(_in_memory(made, callbacks, shown=True)),
                              maxlen=1)[0]
     return Run.of_memory(made, last.state, last.ledger, last.rows)
@@ -141,7 +142,8 @@ def rounds(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
   """
   asked = Asked.of(method, data, rounds, seed, start, privacy, None, compute)
   _require_memory(asked)
-  made = asked.experiment(None)
+  with streams.pinned():
+    made = asked.experiment(None)
   made.ledger.declare_not_covered(LOOKED_AT)
   return streams.in_pinned(_in_memory(made, ()))
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from fedjax_face import method as methods
@@ -18,7 +17,7 @@ from fedjax_face.data.facts import ImagesWhenAsked
 from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.runs import checkpoint, edge, experiment, inputs
+from fedjax_face.runs import edge, inputs, stage
 from fedjax_face.runs import start as starts
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.evaluators import evaluator_of
@@ -51,8 +50,8 @@ def load(workdir: str | os.PathLike, data: Sources | None = None,
   """
   said, place = recorded(workdir), pathlib.Path(workdir).absolute()
   server = (place / "devices.json").is_file()  # which pre-trains for itself, and keeps no facts
-  if said.get("start") and not server and not (place / "pretrained").exists():
-    raise FileNotFoundError(f"{place}/pretrained: what the run started from is gone")
+  if said.get("start") and not server and not (place / stage.FOLDER).exists():
+    raise FileNotFoundError(f"{place / stage.FOLDER}: what the run started from is gone")
   asked = _asked(said, given or {}, data).priced()
   if server:
     return _of_server(place, asked.experiment())
@@ -105,10 +104,10 @@ def _without_data(asked: Asked, place: pathlib.Path, mesh: Mesh) -> Experiment:
   public, backbone = known.public, None
   started: dict[str, Any] = {}
   if asked.start is not None:
-    stage = starts.stage_of(asked.start, public, mesh, asked.record["seed"], asked.compute)
-    backbone = _started(stage, place)
+    before = starts.stage_of(asked.start, public, mesh, asked.record["seed"], asked.compute)
+    backbone = _started(before, place)
     started = {"start_words": "public start" if asked.start.public else "pre-trained start",
-               "untrained": lambda: starts.untrained(stage)}
+               "untrained": lambda: starts.untrained(before)}
   if isinstance(public, FaceDataset):
     when_asked: Any = ImagesWhenAsked(
         public.images.shape, lambda: _public(asked, place).images)
@@ -118,13 +117,12 @@ def _without_data(asked: Asked, place: pathlib.Path, mesh: Mesh) -> Experiment:
                     record=asked.record, **started)
 
 
-def _started(stage: experiment.Stage, place: pathlib.Path) -> Any:
+def _started(before: stage.Stage, place: pathlib.Path) -> Any:
   """What the run started from, as it keeps it."""
-  template = jax.eval_shape(stage.algorithm.init, jax.random.key(0))
-  found = checkpoint.restore(place / "pretrained", template, _say)
+  found = stage.kept(before, place, _say)
   if found is None:
-    raise FileNotFoundError(f"{place}/pretrained: what the run started from is gone")
-  return stage.algorithm.start(found.state)
+    raise FileNotFoundError(f"{place / stage.FOLDER}: what the run started from is gone")
+  return found
 
 
 def _public(asked: Asked, place: pathlib.Path) -> FaceDataset:

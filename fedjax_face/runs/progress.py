@@ -85,10 +85,12 @@ class Display:
     rounds: total.
     start: rounds that were done before.
     shown: False prints nothing (all processes but the first).
+    title: what trains, where it is not the run itself.
   """
 
-  def __init__(self, rounds: int, start: int, shown: bool = True):
+  def __init__(self, rounds: int, start: int, shown: bool = True, title: str = ""):
     self._rounds, self._done, self._shown = rounds, start, shown
+    self._title = title
     self._first: tuple[int, float] | None = None
     self._last_line = -math.inf
     self._bar: Any = None
@@ -102,8 +104,8 @@ class Display:
       self._bar = Progress(TextColumn("{task.description}"), BarColumn(),
                            TextColumn("{task.fields[text]}"), console=screen)
       self._bar.start()
-      self._task = self._bar.add_task("training", total=self._rounds, completed=self._done,
-                                      text="compiling")
+      self._task = self._bar.add_task(self._title or "training", total=self._rounds,
+                                      completed=self._done, text="compiling")
     return self
 
   def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -139,7 +141,7 @@ class Display:
     return waited >= SECONDS_BETWEEN_LINES or self._done == self._rounds
 
   def _text(self, values: Mapping[str, float]) -> str:
-    parts = [f"round {self._done}/{self._rounds}"]
+    parts = [f"{self._title}: " * bool(self._title) + f"round {self._done}/{self._rounds}"]
     if "loss" in values:
       parts.append(f"loss {values['loss']:.4g}")
     parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items()

@@ -24,7 +24,7 @@ from fedjax_face.data.sources import Sources
 from fedjax_face.evaluation.protocols import Metric
 from fedjax_face.method import Budget, Method
 from fedjax_face.privacy import planning
-from fedjax_face.runs import experiment
+from fedjax_face.runs import stage as stages
 from fedjax_face.runs.asked import Asked, check_noise, overridden
 from fedjax_face.runs.candidates import LOCAL_EPOCHS, draw, step_unit, value_of
 from fedjax_face.runs.mesh import clients_mesh
@@ -106,9 +106,9 @@ def _chosen(asked: Asked, workdir: pathlib.Path | None, candidates: int, repetit
   own = rehearsed(asked, plan, people, mesh.size)
   backbone = None
   if parts.pretraining is not None:
-    backbone = experiment.carried_out(
+    backbone = stages.carried_out(
         own.stage(parts.pretraining, mesh), parts.pretraining, mesh, None, say,
-        None if workdir is None else workdir / "public_stages")
+        asked.compute.starts or (None if workdir is None else workdir / "public_stages"))
   drawn = draw(asked.method, candidates, np.random.default_rng([seed, REHEARSAL, 1]))
   stage = Stage(own, parts, mesh, backbone, {c.values.get(LOCAL_EPOCHS) for c in drawn})
   start = stage.evaluator.outcome(stage.start, band=False).metrics

@@ -95,7 +95,7 @@ def said(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path, budget: 
       evaluates_training_people=sources.evaluates_training_people,
       releases_model=_releases_model(experiment), curves=algorithm.embed is not None,
       secrets=status != "finished" and not is_pinned(options),
-      pretrained=experiment.untrained is not None, budget=budget is not None,
+      start=experiment.untrained is not None, budget=budget is not None,
       ended_early=(workdir / ENDED).exists(),
       silos=algorithm.class_embeddings is not None, wandb=bool(options.training.get("wandb"))),
     budget=None if budget is None else budgets.statement(budget.path), counted=counted)

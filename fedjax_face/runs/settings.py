@@ -60,6 +60,7 @@ class Compute(NamedTuple):
   checkpoint_every: int
   resident: str
   wandb: str
+  starts: str = ""
   allow_other_platform: bool = False
   restart_same_noise: bool = False
 
@@ -193,7 +194,8 @@ def rehearsed(public: str, *, people: Count, judges: Count, chose: tuple[str, ..
 def compute(*, rounds_per_dispatch: Count = 5, clients_per_chunk: Count = 1,
             checkpoint_every: Count = 25,
             resident: Literal["auto", "true", "false"] = "auto", wandb: str = "",
-            allow_other_platform: bool = False, restart_same_noise: bool = False) -> Compute:
+            starts: str = "", allow_other_platform: bool = False,
+            restart_same_noise: bool = False) -> Compute:
   """How a run is carried out; nothing here changes what is learned beyond float tolerance.
 
   Args:
@@ -202,10 +204,13 @@ def compute(*, rounds_per_dispatch: Count = 5, clients_per_chunk: Count = 1,
     checkpoint_every: rounds.
     resident: whether the training images live on the device; `auto` goes by their size.
     wandb: project of Weights & Biases, a third party, to which metrics are sent; "" for none.
+    starts: folder in which what is trained before a run is kept, and found by all runs that start
+      alike on the same images, by digest; "" for none. Of a module of your own the digest knows the
+      repr and not the code.
     allow_other_platform: an interrupted run may go on with other devices, versions or instructions,
       which its statement then says; else it is refused.
     restart_same_noise: a run whose checkpoints are lost begins again, with the same noise on the
       same data, so that nothing is released twice; else it is refused.
   """
-  return Compute(rounds_per_dispatch, clients_per_chunk, checkpoint_every, resident, wandb,
+  return Compute(rounds_per_dispatch, clients_per_chunk, checkpoint_every, resident, wandb, starts,
                  allow_other_platform, restart_same_noise)

@@ -19,9 +19,9 @@ from fedjax_face.options import at_least, register
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger, non_private
 from fedjax_face.runs import loop
-from fedjax_face.runs.experiment import Stage
 from fedjax_face.runs.mesh import clients_mesh
 from fedjax_face.runs.settings import Compute
+from fedjax_face.runs.stage import Stage
 
 
 class Start(NamedTuple):
@@ -46,9 +46,11 @@ register.kind(Start)
 @register.start
 def pretrain(method: Method, *, rounds: Annotated[int, at_least(1)] = 40,
              seed: Annotated[int, at_least(0)] | None = None, public: bool = True) -> Start:
-  """Non-private training on the public set of the data, kept beside the run.
+  """Non-private training on the public set of the data: a run of its own, kept beside the run.
 
-  A method that says no backbone takes that of the run.
+  A method that says no backbone takes that of the run. In the run's folder it is resumed like the
+  run (`start/`); runs that start alike on the same images share it in one process, and wherever
+  `compute(starts=FOLDER)` says.
 
   Args:
     method: that trains, usually `centralized()`.
@@ -92,7 +94,12 @@ def stage_of(start: Any, public: Any, mesh: Mesh, seed: int, compute: Compute) -
   identity = json.dumps({"method": options.call(chosen), "seed": own, "rounds": start.rounds},
                         sort_keys=True)
   return Stage(algorithm, start.rounds, own, hashlib.sha256(identity.encode()).hexdigest(),
-               ConfigDict(compute._asdict()))
+               ConfigDict(compute._asdict()), words(start))
+
+
+def words(start: Start) -> str:
+  """What a run calls what it starts from."""
+  return "public start" if start.public else "pre-trained start"
 
 
 def untrained(stage: Stage) -> tuple[Algorithm, Any]:

@@ -120,14 +120,13 @@ def split_system(parts: SplitParts, train: FaceDataset, setting: Setting,
   Raises:
     ValueError: parts that the data do not fit, or nothing public to take from what is public.
   """
-  shape = tuple(train.images.shape[1:])
+  held, shape = parts.clients.holding(train, setting.seed), tuple(train.images.shape[1:])
   split, device, init_server = halves(parts.cut, train.num_labels, shape, setting)
   clip = parts.activations.clip(split.non_negative)
   clip_norm = hparams.get("activations", {}).get("clip_norm")
   if clip_norm is None:
     clip_norm = _median_norm(clip, public_activations(
         setting.public, split, device, f"{_CLIP_NORM}=None"))
-  held = parts.clients.holding(train, setting.seed)
   schedule = accounting.Schedule(
       parts.device.mode, setting.rounds, 1, int(held.images.max()),
       int(np.bincount(train.person).max()), parts.clients.batch_size)

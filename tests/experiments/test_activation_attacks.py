@@ -108,7 +108,7 @@ def test_a_run_is_evaluated_again_whole_or_as_an_edge_server_left_it(played, tmp
   found = checkpoint.restore(
       run / "checkpoints", jax.eval_shape(algorithm.init, jax.random.key(0)), print)
   checkpoint.save(server / "checkpoints", found._replace(state=found.state.server))
-  shutil.copytree(run / "pretrained", server / "pretrained")
+  shutil.copytree(run / "start", server / "start")
   shutil.copy(run / "config.json", server)
   (server / "devices.json").write_text("{}")
   edge.write_server_record(server, edge.ServerRecord(edge.build(asked).public_digest(), 2))

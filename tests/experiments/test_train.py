@@ -129,7 +129,7 @@ def test_pretraining_on_a_public_set_is_kept_and_stated(tmp_path):
   assert train.main(command(tmp_path, "pretrain", "--config.rounds=1")) == 0
   said = json.loads((tmp_path / "privacy.json").read_text())
   assert len(said["public_datasets"]) == 1 and said["units"][0]["epsilon"]["best"] != "infinite"
-  assert (tmp_path / "pretrained/00000002").is_dir()
+  assert (tmp_path / "start/checkpoints/00000002").is_dir()
 
 
 def test_pretraining_on_an_undeclared_set_has_no_epsilon(tmp_path):

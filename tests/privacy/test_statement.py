@@ -257,11 +257,11 @@ def test_curves_are_guarded_whoever_is_evaluated(of_people_who_train):
 
 
 def test_the_table_of_files_has_what_a_run_leaves_and_nothing_else():
-  asked = {"pretrained", "overlap.png", "wandb", "--privacy_budget", "secrets", "roc.png"}
+  asked = {"start", "overlap.png", "wandb", "--privacy_budget", "secrets", "roc.png"}
   named = lambda **of: {name for name in asked for file in statement_files.of_run(
       evaluates_training_people=False, **{"curves": False} | of) if name in file.pattern}
   assert not named()
-  for option, names in (("pretrained", {"pretrained"}), ("silos", {"overlap.png"}),
+  for option, names in (("start", {"start"}), ("silos", {"overlap.png"}),
                         ("wandb", {"wandb"}), ("budget", {"--privacy_budget"}),
                         ("secrets", {"secrets"}), ("curves", {"roc.png"})):
     assert named(**{option: True}) == names

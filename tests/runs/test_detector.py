@@ -62,7 +62,7 @@ def test_a_finished_run_finds_faces_without_its_private_data(tmp_path, read, cap
   load_detector(tmp_path)
   assert read == ([1] if frozen else [])  # frozen layers need the public set
   if frozen:
-    shutil.rmtree(tmp_path / "pretrained")
+    shutil.rmtree(tmp_path / "start")
     with pytest.raises(FileNotFoundError, match="it holds the frozen layers shared"):
       load_detector(tmp_path)
 
