@@ -249,7 +249,7 @@ def _trained(parts: EdgeParts, before: Part, received: Sequence[Sequence[Any]], 
              finite: jax.Array) -> tuple[Part, Outcome]:
   """The outcome of a step; one in which no device sent an example leaves the part as it was."""
   if not any((message.example != PADDING).any() for message in received[0]):
-    return before, Outcome(_by_device(parts, reply), {})
+    return before, Outcome(_by_device(parts, reply), dict.fromkeys(metrics, math.nan))
   if not finite:
     raise ValueError("a parameter would become NaN or infinite")
   values = {name: float(value) for name, value in metrics.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -70,7 +71,7 @@ class ServerFiles:
     """Writes the metrics, and a checkpoint where one is due."""
     self.step, self.state = step, state
     self._begin(step + 1)
-    self._table.write_rows([(step, metrics)])
+    self._table.write_rows([(step, {"loss": math.nan, **metrics})])  # devices may keep theirs
     if step % self._parts.checkpoint_every == 0 or step == self._parts.steps:
       self._save()
 

@@ -347,7 +347,7 @@ def test_a_server_that_lost_its_checkpoints_is_refused(mode, way_out, tmp_path):
   run.finished_step(2, server_part(parts), {"loss": 0.0})
   shutil.rmtree(tmp_path / "checkpoints")
   (tmp_path / "checkpoints").mkdir()
-  with pytest.raises(ValueError, match="metrics.csv has steps and server.json says that 3") as error:
+  with pytest.raises(ValueError, match="metrics.csv has steps and server.json says") as error:
     ServerFiles(tmp_path, parts, "digest")
   assert "\n" not in str(error.value) and not list((tmp_path / "checkpoints").iterdir())
 
