@@ -41,11 +41,7 @@ def define(values: flags.FlagValues) -> None:
 
 
 def connection(values: flags.FlagValues) -> dict[str, Any]:
-  """`address`, `tls` and `insecure` of the command line.
-
-  Raises:
-    ValueError: some TLS files and not others.
-  """
+  """`address`, `tls`, `insecure`; ValueError where some TLS files are given and not others."""
   from fedjax_face.edge.transport import Tls
   names = ("certificate", "key", "authority")
   missing = [name for name in names if not values[name].value]

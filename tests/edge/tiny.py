@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import numpy as np
 import optax
 
 from fedjax_face.data import pixels
 from fedjax_face.edge.halves import DeviceData, EdgeParts, PrivateGradients
-from fedjax_face.privacy import per_example
+from fedjax_face.privacy import per_example, statement
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.split import accounting
@@ -57,3 +59,14 @@ def make_parts(mode="frozen_cached", labels=PSEUDONYM, noise=0.5, devices=2):
       releases=accounting.releases(schedule, noise, labels, 0.5 if private else None),
       before=before, sampling="in words",
       population={"image": 2 * IMAGES, "person": 4}, delta=1e-5, checkpoint_every=1)
+
+
+_ACCOUNTED, _privacy_json = {}, statement.privacy_json
+
+
+def accounted_once(ledger, **named):
+  """`statement.privacy_json`; the numbers of a ledger are always the same, and take long."""
+  key = json.dumps(ledger.to_json(), sort_keys=True) + repr(named)
+  if key not in _ACCOUNTED:
+    _ACCOUNTED[key] = _privacy_json(ledger, **named)
+  return _ACCOUNTED[key]

@@ -97,13 +97,13 @@ class Call(threading.Thread):
       self.outcome = error
 
   def result(self):
-    self.join(30)
+    self.join(200)
     assert not self.is_alive(), "the call hangs"
     return self.outcome
 
 
 def wait_until(condition):
-  deadline = time.monotonic() + 20
+  deadline = time.monotonic() + 100
   while not condition():
     assert time.monotonic() < deadline, "never came to be"
     time.sleep(0.01)

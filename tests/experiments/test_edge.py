@@ -18,12 +18,13 @@ from fedjax_face.edge.client import EdgeClient
 from fedjax_face.edge.device import device_part
 from fedjax_face.edge.halves import DeviceData, server_part
 from fedjax_face.edge.recording import read_transcript
+from fedjax_face.privacy import statement
 from fedjax_face.runs import checkpoint, edge, edge_device, lock
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.edge_folder import Statement
 from fedjax_face.runs.edge_journal import Journal
 from fedjax_face.runs.edge_server_files import ServerFiles
-from tests.edge.tiny import data, make_parts
+from tests.edge.tiny import accounted_once, data, make_parts
 from tests.edge.toys import Call, wait_until
 
 NOISE_ROOT = bytes(range(32))
@@ -40,6 +41,7 @@ def parts(monkeypatch):
     return held.parts
 
   monkeypatch.setattr(edge, "build", build)
+  monkeypatch.setattr(statement, "privacy_json", accounted_once)
   return held
 
 
@@ -52,12 +54,12 @@ def port():
 
 def serve(folder, port, *more):
   return Call(edge_server.main, [*CONFIG, f"--workdir={folder}/server",
-                                 f"--address=127.0.0.1:{port}", "--step_seconds=20", *more])
+                                 f"--address=127.0.0.1:{port}", "--step_seconds=200", *more])
 
 
 def take_part(folder, port, number, *more):
   return Call(device.main, [*CONFIG, f"--workdir={folder}/device_{number}", f"--device={number}",
-                            f"--address=127.0.0.1:{port}", "--patience=20", *more])
+                            f"--address=127.0.0.1:{port}", "--patience=200", *more])
 
 
 def end_state(folder, template):
@@ -160,7 +162,7 @@ def test_other_public_parts_are_refused_by_the_server(parts, port, tmp_path, cap
 
 
 def wait_for_start(capfd):
-  deadline = time.monotonic() + 20
+  deadline = time.monotonic() + 100
   while "listening" not in capfd.readouterr().out:
     assert time.monotonic() < deadline
     time.sleep(0.05)
@@ -226,8 +228,8 @@ def test_a_server_goes_on_with_the_public_parts_of_its_run_only(tmp_path):
 
 
 def steps_on_the_statement(folder):
-  statement = json.loads((folder / "privacy.json").read_text())
-  return {channel["steps"] for unit in statement["units"] for channel in unit["channels"]}
+  said = json.loads((folder / "privacy.json").read_text())
+  return {channel["steps"] for unit in said["units"] for channel in unit["channels"]}
 
 
 @pytest.mark.parametrize("mode", ["frozen_cached", "frozen_fresh"])
@@ -388,10 +390,10 @@ def test_the_folders_of_both_programs_are_held(parts, port, tmp_path, capfd):
 
 def test_a_statement_is_true_before_the_next_step_is_sent(tmp_path):
   parts = make_parts("frozen_fresh")
-  statement = Statement(tmp_path, parts, "author", ())
+  kept = Statement(tmp_path, parts, "author", ())
   seen = []
   run = ServerFiles(tmp_path, parts, "digest", lambda steps: (
-      statement.cover(steps), seen.append((steps, edge.server_record(tmp_path)))))
+      kept.cover(steps), seen.append((steps, edge.server_record(tmp_path)))))
   assert steps_on_the_statement(tmp_path) == {1}
   run.finished_step(1, server_part(parts), {"loss": 0.0})
   assert steps_on_the_statement(tmp_path) == {1}

@@ -29,7 +29,7 @@ from fedjax_face.runs.records import CsvFile
 from fedjax_face.split.accounting import MODES
 from fedjax_face.split.labels import LabelPolicy
 from fedjax_face.split.message import PADDING
-from tests.edge.tiny import PSEUDONYM, make_parts
+from tests.edge.tiny import PSEUDONYM, accounted_once, make_parts
 
 CONFIG = "cd" * 32
 LABELS = {"u_shaped": LabelPolicy("u_shaped", noise_multiplier=1.0)}
@@ -138,17 +138,6 @@ def rows_sent(run):
       if example != PADDING and np.any(values):
         found.setdefault((frame.channel, frame.step, int(example)), set()).add(values.tobytes())
   return found
-
-
-ACCOUNTED, privacy_json = {}, statement.privacy_json
-
-
-def accounted_once(ledger, **named):
-  """The numbers of a ledger are the same in every life, and take long."""
-  key = json.dumps(ledger.to_json(), sort_keys=True)
-  if key not in ACCOUNTED:
-    ACCOUNTED[key] = privacy_json(ledger, **named)
-  return ACCOUNTED[key]
 
 
 @pytest.fixture
