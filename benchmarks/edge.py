@@ -62,14 +62,15 @@ def _contract(megabytes: int) -> Any:
 
 def _serve(megabytes: int, steps: int, port_to: Any) -> None:
   from fedjax_face.edge.contract import Exchange, Outcome, Terms
-  from fedjax_face.edge.service import EdgeService, serve
+  from fedjax_face.edge.service import EdgeService
+  from fedjax_face.edge.serving import serve
 
   def accept(state: float, received: Any) -> tuple[float, Outcome]:
     return state, Outcome((None,) * len(received[-1]), {"loss": 0.0})
 
   service = EdgeService(
       _contract(megabytes), (Exchange("activations", "receipt", accept),),
-      Terms(_DIGEST, _DIGEST, "", 60.0, lambda device, shown: shown), 0.0, 0, steps,
+      Terms(_DIGEST, _DIGEST, {}, 60.0, lambda device, shown: shown), 0.0, 0, steps,
       lambda step, state, metrics: None, None, lambda line: None)
   server, port = serve(service, "127.0.0.1:0", None)
   port_to.send(port)
@@ -87,8 +88,8 @@ def _send(address: str, megabytes: int, options: argparse.Namespace) -> list[flo
   values = np.random.default_rng(0).normal(size=(_BATCH, *contract.shape)).astype(np.float32)
   message = Message(values, np.zeros(_BATCH, np.int32), np.arange(_BATCH, dtype=np.int32),
                     np.int32(0))
-  client = EdgeClient(address, None, contract, {"activations": "receipt"},
-                      Join(0, _DIGEST, _DIGEST, _DIGEST, ""), 60.0)
+  client = EdgeClient(address, None, contract, {"activations": "receipt"}, 0,
+                      lambda: Join(0, _DIGEST, _DIGEST, _DIGEST), 60.0)
   rates = []
   try:
     step = client.join().step

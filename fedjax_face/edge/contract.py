@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +57,8 @@ class Contract:
     labels_are_sent: False: the loss stays on the device.
     largest_activation: L2 norm that no example's activation exceeds; see `largest_norm`.
     largest_logit_gradient: the same for gradients of logits.
+    messages: of a device in a pass.
+    images: of each device; empty: every message holds some.
   """
 
   shape: tuple[int, ...]
@@ -66,6 +68,8 @@ class Contract:
   labels_are_sent: bool
   largest_activation: float = math.inf
   largest_logit_gradient: float = math.inf
+  messages: int = 1
+  images: tuple[int, ...] = ()
 
   def check_sizes(self, header: Header) -> None:
     """Checks the announced shape, before anything is allocated for it.
@@ -100,6 +104,33 @@ class Contract:
       raise ValueError(f"{frame.channel} of other examples than the activations of this step")
     _check_norms(np.asarray(frame.content[0]), self._largest(frame.channel), frame.channel)
 
+  def require_examples(self, frame: Frame, device: int, begun: int) -> None:
+    """Refuses activations of padding alone where the device has no reason to send them.
+
+    It has one where the message is past its last image, which every pass ends with on a device that
+    has fewer images than another, and in a step that it may have sent before.
+
+    Args:
+      frame: that is checked.
+      device: whose it is.
+      begun: steps of which the device said, when it joined, that it may have sent anything.
+
+    Raises:
+      ValueError: padding alone in another step.
+    """
+    if not isinstance(frame.content, Message) or (frame.content.example != PADDING).any():
+      return
+    if frame.step >= begun and self._examples_due(device, frame.step):
+      raise ValueError(f"{frame.channel} of step {frame.step} are padding alone: device {device} "
+                       f"has images for it, and said of {begun} steps, from 0, that it had begun "
+                       "them when it joined")
+
+  def _examples_due(self, device: int, step: int) -> int:
+    """Rows of a message that hold an example where nothing was sent before."""
+    if not self.images:
+      return self.batch
+    return min(max(self.images[device] - step % self.messages * self.batch, 0), self.batch)
+
   def _shape_of(self, channel: str) -> tuple[int, ...]:
     return (self.num_classes,) if channel.startswith("logit") else self.shape
 
@@ -129,18 +160,22 @@ class Terms:
   Attributes:
     config: hex digest that every device's config must have.
     public: `EdgeParts.public_digest` that every device must have.
-    token: secret of all devices; empty: none is asked for.
+    tokens: device -> `wire.kept_digest` of its token; empty: none is asked for.
     step_seconds: how long a device waits for the others in one exchange, and how long one frame
       may take to arrive.
     first_noise: (device, `Join.noise`) -> what it first showed; lasting, so that a device that
       lost the root of its noise is known after the server's restart too.
+    begun: steps that devices may have begun before this server was started.
+    first_byte_seconds: how long a device's call may be silent before its first byte.
   """
 
   config: str
   public: str
-  token: str
+  tokens: Mapping[int, bytes]
   step_seconds: float
   first_noise: Callable[[int, str], str]
+  begun: int = 0
+  first_byte_seconds: float = 10.0
 
 
 def largest_norm(clip: ActivationClip, clip_norm: float, noise_multiplier: float,

@@ -20,7 +20,7 @@ from fedjax_face.privacy.per_example import GradientClip
 from fedjax_face.split import step as steps
 from fedjax_face.split.labels import LabelPolicy
 from fedjax_face.split.mechanism import ActivationClip
-from fedjax_face.split.message import Reply
+from fedjax_face.split.message import PADDING, Reply
 from fedjax_face.split.network import Params, SplitNetwork
 from fedjax_face.split.step import Part
 
@@ -52,6 +52,7 @@ class EdgeParts:
     mode: one of `accounting.MODES`.
     passes: over every device's images.
     messages: of one device in a pass; a step is one message of each.
+    images: of each device.
     batch: B, rows of a message.
     labels: how labels reach the server.
     num_classes: of the logits.
@@ -65,7 +66,7 @@ class EdgeParts:
       no example twice in one pass. ValueError where `device_data` raises it.
     noise_seed: pins every device's noise; None: from the operating system.
     releases: of one pass.
-    not_covered: sentences for the statement.
+    before: the ledger before the first step: the start, a rehearsal, what is not covered.
     sampling: who takes part when, in words.
     population: unit -> number of them.
     delta: of the statement.
@@ -79,6 +80,7 @@ class EdgeParts:
   mode: str
   passes: int
   messages: int
+  images: tuple[int, ...]
   batch: int
   labels: LabelPolicy
   num_classes: int
@@ -91,7 +93,7 @@ class EdgeParts:
   rows: Callable[[int, int], np.ndarray]
   noise_seed: int | None
   releases: tuple[Release, ...]
-  not_covered: tuple[str, ...]
+  before: Ledger
   sampling: str
   population: dict[str, int]
   delta: float
@@ -118,6 +120,11 @@ class EdgeParts:
     return self.labels.policy == "u_shaped"
 
   @property
+  def repeats_everything(self) -> bool:
+    """Whether a device sends the same bytes whenever a step comes again, so that nothing is new."""
+    return self.mode == "frozen_cached" and not self.is_u_shaped
+
+  @property
   def answers(self) -> dict[str, str]:
     """Channel that a device sends -> channel that comes back, in the order of a step."""
     last = "activation_gradients" if self.device_is_trained else "receipt"
@@ -128,7 +135,8 @@ class EdgeParts:
     """What both sides expect."""
     return Contract(
         shape=self.split.shape, batch=self.batch, num_classes=self.num_classes,
-        devices=self.devices, labels_are_sent=not self.is_u_shaped,
+        devices=self.devices, labels_are_sent=not self.is_u_shaped, messages=self.messages,
+        images=self.images,
         largest_activation=largest_norm(
             self.clip, self.clip_norm, self.noise_multiplier, math.prod(self.split.shape)),
         largest_logit_gradient=largest_norm(
@@ -149,11 +157,9 @@ class EdgeParts:
     Args:
       steps_begun: steps of which anything was sent, or may have been; 0: none.
     """
-    ledger = Ledger()
+    ledger = Ledger.from_json(self.before.to_json())
     for release in self.releases:
       ledger.record(release, self.passes_begun(steps_begun))
-    for sentence in self.not_covered:
-      ledger.declare_not_covered(sentence)
     return ledger
 
 
@@ -214,7 +220,7 @@ def _from_labels(parts: EdgeParts) -> Callable[..., Any]:
     reply = done.reply if parts.device_is_trained else None
     return done.part, reply, done.metrics, _all_finite(done.part)
 
-  return lambda part, received: _trained(parts, *step(part, _stacked(received[0])))
+  return lambda part, received: _trained(parts, part, received, *step(part, _stacked(received[0])))
 
 
 def _logits(parts: EdgeParts) -> Callable[..., Any]:
@@ -234,11 +240,16 @@ def _from_gradients(parts: EdgeParts) -> Callable[..., Any]:
     reply = done.reply if parts.device_is_trained else None
     return done.part, reply, done.metrics, _all_finite(done.part)
 
-  return lambda part, received: _trained(parts, *step(part, *map(_stacked, received)))
+  return lambda part, received: _trained(
+      parts, part, received, *step(part, *map(_stacked, received)))
 
 
-def _trained(parts: EdgeParts, part: Part, reply: Reply | None, metrics: dict[str, jax.Array],
+def _trained(parts: EdgeParts, before: Part, received: Sequence[Sequence[Any]], part: Part,
+             reply: Reply | None, metrics: dict[str, jax.Array],
              finite: jax.Array) -> tuple[Part, Outcome]:
+  """The outcome of a step; one in which no device sent an example leaves the part as it was."""
+  if not any((message.example != PADDING).any() for message in received[0]):
+    return before, Outcome(_by_device(parts, reply), dict.fromkeys(metrics, math.nan))
   if not finite:
     raise ValueError("a parameter would become NaN or infinite")
   values = {name: float(value) for name, value in metrics.items()}

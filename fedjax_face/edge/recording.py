@@ -6,6 +6,7 @@ of `wire`. What a killed server left half written is cut off when the next one g
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import struct
@@ -37,22 +38,30 @@ class Recorder:
           whole = max((end for *_, end in _entries(file, path)), default=0)
         if not whole and path.stat().st_size:
           raise ValueError(f"{path} is no transcript: it holds no whole entry")
-      self._file = open(path, "ab")  # noqa: SIM115
+      self._path, self._file = path, open(path, "ab")  # noqa: SIM115
       self._file.truncate(whole)
     except OSError as error:
       raise OSError(f"transcript {path}: {error.strerror}") from error
     self._lock = threading.Lock()
 
   def write(self, direction: Direction, data: wire.Bytes) -> None:
-    """Appends one frame."""
-    with self._lock:
-      self._file.write(_ENTRY.pack(_DIRECTIONS.index(direction), len(data)))
-      self._file.write(memoryview(data))
-      self._file.flush()
+    """Appends one frame.
+
+    Raises:
+      OSError: one line naming the file.
+    """
+    try:
+      with self._lock:
+        self._file.write(_ENTRY.pack(_DIRECTIONS.index(direction), len(data)))
+        self._file.write(memoryview(data))
+        self._file.flush()
+    except OSError as error:
+      raise OSError(f"transcript {self._path} not written: {error.strerror}") from error
 
   def close(self) -> None:
-    """Closes the file."""
-    self._file.close()
+    """Closes the file; what could not be written was told by `write`."""
+    with contextlib.suppress(OSError):
+      self._file.close()
 
 
 def read_transcript(path: str | os.PathLike) -> Transcript:

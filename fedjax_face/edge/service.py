@@ -1,10 +1,11 @@
-"""The server's side of split learning over gRPC: sessions, order, and what is never trained from.
+"""The server's side of split learning: sessions, order, and what is never trained from.
 
 A step runs when all K devices have sent what it needs, for a step has static shapes [K, B, ...];
 with one device every message is a step by itself. Devices send activations (and, where the loss
 stays with them, gradients of the logits after it) of the step that is next; everything else is
 refused with one line and leaves no trace in the state. A device that goes away while the others
-are waited for takes its message back, and may join again.
+are waited for takes its message back, and may join again. Only devices that have joined have calls,
+a few each, so that nobody fills the server but for himself.
 
 One lock orders everything; a step runs under it.
 """
@@ -17,15 +18,13 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent import futures
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
 
 from fedjax_face.edge import wire
 from fedjax_face.edge.contract import Contract, Exchange, State, Terms
-from fedjax_face.edge.transport import OPTIONS, SERVICE, Tls
 from fedjax_face.edge.wire import Frame, Header, Joined, JoinRequest
 from fedjax_face.split.message import Direction
 
@@ -33,7 +32,9 @@ Code = grpc.StatusCode
 Record = Callable[[Direction, wire.Bytes], None]
 FinishedStep = Callable[[int, State, dict[str, float]], None]
 
-_SPARE_CALLS = 8     # calls at once beyond one for each device
+CALLS = 4
+"""Of one device at once: one that runs, and earlier ones of which the end has not been seen."""
+
 _LOOK_SECONDS = 0.5  # between looks whether a device that waits is still there
 
 
@@ -81,6 +82,8 @@ class EdgeService:
     self._changed = threading.Condition()
     self._devices: dict[bytes, int] = {}      # session -> device
     self._replaced: dict[int, bytes] = {}     # device -> its session before the last
+    self._begun: dict[int, int] = {}          # device -> steps that it said to have begun
+    self._calls: dict[int, int] = {}          # device -> its calls that have not ended
     self._owners: dict[int, tuple[bytes, ...]] = {}
     self._received: list[tuple[Any, ...]] = []  # by exchanges of this step that are over
     self._pending = _Pending()
@@ -106,12 +109,12 @@ class EdgeService:
 
     Raises:
       ValueError: anything else than a request to join, or a device that there is not.
-      Refused: another token, config, certificate, other public parts, or other noise than before.
+      Refused: another token, config, certificate, other public parts, other noise than before, or
+        steps begun that this server did not ask for.
     """
     request = wire.decode_join(data)
     device = request.device
-    if not hmac.compare_digest(request.token, wire.token_digest(self._terms.token)):
-      raise Refused(Code.UNAUTHENTICATED, f"device {device}: wrong token")
+    self._require_token(request)
     _require_same("config", device, request.config, self._terms.config)
     _require_same("public parts (device parameters, projection, clip norm, noise multiplier)",
                   device, request.public, self._terms.public)
@@ -121,17 +124,46 @@ class EdgeService:
       if self._owners.get(device, identity) != identity:
         raise Refused(Code.PERMISSION_DENIED, f"device {device} belongs to another certificate")
       self._require_first_noise(request)
+      self._require_known_steps(request)
       self._owners[device] = identity  # last: who is refused takes no device's place
       self._leave(device)
       session = secrets.token_bytes(16)
-      self._devices[session] = device
+      self._devices[session], self._begun[device] = device, request.begun
       self._say(f"device {device} joined at step {self._step}")
       return wire.encode_joined(Joined(session, self._step, self._steps))
 
-  def send(self, pieces: Iterable[bytes], is_active: Callable[[], bool] = lambda: True) -> Frame:
+  def enter(self, session: bytes) -> Callable[[], None]:
+    """Counts a call of a device, before anything of it is read.
+
+    Args:
+      session: that the call shows.
+
+    Returns:
+      What ends the call; a second time it does nothing.
+
+    Raises:
+      Refused: unknown session, or too many calls of its device at once.
+    """
+    with self._changed:
+      device = self._device_of(session)
+      if self._calls.get(device, 0) >= CALLS:
+        raise Refused(Code.RESOURCE_EXHAUSTED, f"device {device} has {CALLS} calls open")
+      self._calls[device] = self._calls.get(device, 0) + 1
+    ended = threading.Lock()
+
+    def leave() -> None:
+      if ended.acquire(blocking=False):
+        with self._changed:
+          self._calls[device] -= 1
+
+    return leave
+
+  def send(self, session: bytes, pieces: Iterable[bytes],
+           is_active: Callable[[], bool] = lambda: True) -> Frame:
     """Takes a frame of a device, waits for the others, and gives the answer.
 
     Args:
+      session: that the call shows.
       pieces: of the frame.
       is_active: whether the device is still there.
 
@@ -139,12 +171,14 @@ class EdgeService:
       ValueError: no frame, or one that breaks the contract.
       Refused: unknown session, wrong order, or no answer.
     """
-    whole = wire.receive(pieces, self._accept)
+    whole = wire.receive(pieces, lambda header: self._accept(session, header))
     frame = wire.decode(whole)
     with self._changed:
       device = self._require_next(frame)
       sent = self._received[0][device] if self._received else None
+      begun = self._begun[device]
     self._contract.check(frame, device, sent)
+    self._contract.require_examples(frame, device, begun)
     with self._changed:
       self._require_next(frame)
       self._keep("to_server", whole)
@@ -161,9 +195,9 @@ class EdgeService:
     return self._contract.devices
 
   @property
-  def step_seconds(self) -> float:
-    """How long one frame may take to arrive."""
-    return self._terms.step_seconds
+  def terms(self) -> Terms:
+    """Of joining and waiting."""
+    return self._terms
 
   @property
   def _is_over(self) -> bool:
@@ -172,6 +206,22 @@ class EdgeService:
   def _require_running(self) -> None:
     if self._error is not None:
       raise Refused(Code.UNAVAILABLE, "the server has stopped")
+
+  def _require_token(self, request: JoinRequest) -> None:
+    """The token opens its own device's place and no other's; compared in constant time."""
+    if self._terms.tokens:
+      kept = self._terms.tokens.get(request.device, b"")
+      if not hmac.compare_digest(wire.kept_digest(request.token), kept):
+        raise Refused(Code.UNAUTHENTICATED, f"device {request.device}: wrong token")
+
+  def _require_known_steps(self, request: JoinRequest) -> None:
+    asked_for = max(self._terms.begun, self._step + 1)
+    if request.begun > asked_for:
+      raise Refused(Code.FAILED_PRECONDITION,
+                    f"device {request.device} has begun {request.begun} steps and this server has "
+                    f"asked for {asked_for}: it has lost its workdir, or is of another run; put it "
+                    "back, or start server and devices anew in other workdirs, which is a second "
+                    "release of the same images")
 
   def _require_first_noise(self, request: JoinRequest) -> None:
     try:
@@ -201,10 +251,19 @@ class EdgeService:
     self._received, self._pending = [], _Pending()
     self._changed.notify_all()
 
-  def _accept(self, header: Header) -> None:
+  def _accept(self, session: bytes, header: Header) -> None:
+    if header.frame.session != session:
+      raise ValueError("a frame of another session than its call's")
     with self._changed:
       self._require_next(header.frame)
     self._contract.check_sizes(header)
+
+  def _device_of(self, session: bytes) -> int:
+    if session in self._replaced.values():
+      raise Refused(Code.FAILED_PRECONDITION, "this session is over: its device joined again")
+    if session not in self._devices:
+      raise Refused(Code.NOT_FOUND, "unknown session: join first")
+    return self._devices[session]
 
   def _require_next(self, frame: Frame) -> int:
     """The device whose turn it is to send this.
@@ -212,11 +271,7 @@ class EdgeService:
     Raises:
       Refused: unknown session, or not what is next.
     """
-    device = self._devices.get(frame.session)
-    if frame.session in self._replaced.values():
-      raise Refused(Code.FAILED_PRECONDITION, "this session is over: its device joined again")
-    if device is None:
-      raise Refused(Code.NOT_FOUND, "unknown session: join first")
+    device = self._device_of(frame.session)
     self._require_running()
     if self._is_over:
       raise Refused(Code.FAILED_PRECONDITION, f"the run is over after {self._step} steps")
@@ -271,7 +326,7 @@ class EdgeService:
     try:
       state, outcome = exchange.run(self._state, received)
     except Exception as error:  # of any kind: the state of the last step is whole
-      line = f"step {self._step} is not trained from: {_one_line(error)}"
+      line = f"step {self._step} is not trained from: {one_line(error)}"
       self._say(line)
       self._begin_again(Refused(Code.INTERNAL, line))
       return
@@ -305,79 +360,6 @@ class EdgeService:
     self._changed.notify_all()
 
 
-def serve(service: EdgeService, address: str, tls: Tls | None) -> tuple[grpc.Server, int]:
-  """Starts to answer devices.
-
-  A few calls more than devices are answered at once, each with at most one frame in memory.
-
-  Args:
-    service: what answers.
-    address: HOST:PORT; port 0: any that is free.
-    tls: None: plain text.
-
-  Returns:
-    The server, started, and its port.
-
-  Raises:
-    OSError: the address cannot be used, or a TLS file not be read.
-  """
-  calls = service.devices + _SPARE_CALLS
-  server = grpc.server(
-      futures.ThreadPoolExecutor(calls), options=OPTIONS, maximum_concurrent_rpcs=calls)
-  server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {
-      "Join": grpc.unary_unary_rpc_method_handler(_guarded(service, _join)),
-      "Send": grpc.stream_stream_rpc_method_handler(
-          _guarded(service, _send))}),))
-  credentials = tls.server() if tls else None
-  try:
-    port = (server.add_secure_port(address, credentials) if credentials
-            else server.add_insecure_port(address))
-  except RuntimeError as error:
-    raise OSError(f"address {address} cannot be used: {_one_line(error)}") from error
-  server.start()
-  return server, port
-
-
-def _join(service: EdgeService, request: bytes, context: grpc.ServicerContext) -> bytes:
-  return service.join(request, tuple(sorted(context.peer_identities() or ())))
-
-
-def _send(service: EdgeService, pieces: Iterator[bytes],
-          context: grpc.ServicerContext) -> Iterator[bytes]:
-  in_time = _in_time(pieces, context, service.step_seconds)
-  return wire.chunks(service.send(in_time, context.is_active))
-
-
-def _in_time(pieces: Iterator[bytes], context: grpc.ServicerContext,
-             seconds: float) -> Iterator[bytes]:
-  """The pieces; the call ends if they take longer."""
-  timer = threading.Timer(seconds, context.cancel)
-  timer.daemon = True
-  timer.start()
-  try:
-    yield from pieces
-  finally:
-    timer.cancel()
-
-
-def _guarded(service: EdgeService, call: Callable[..., Any]) -> Callable[..., Any]:
-  """The call with every refusal as a gRPC status of one line."""
-
-  def handler(request, context):
-    try:
-      return call(service, request, context)
-    except grpc.RpcError:  # the device is gone; there is nobody to tell
-      raise
-    except Refused as refused:
-      code, line = refused.code, str(refused)
-    except ValueError as error:
-      code, line = Code.INVALID_ARGUMENT, _one_line(error)
-    service.refuse(context.peer(), line)
-    return context.abort(code, line)
-
-  return handler
-
-
 def _require_same(what: str, device: int, found: str, wanted: str) -> None:
   if found != wanted:
     raise Refused(Code.FAILED_PRECONDITION,
@@ -385,5 +367,6 @@ def _require_same(what: str, device: int, found: str, wanted: str) -> None:
                   f"{found[:12]}, the server's with {wanted[:12]}")
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+  """What an error says, in one line of at most 500 characters."""
   return " ".join(str(error).split())[:500] or type(error).__name__

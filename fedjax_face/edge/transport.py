@@ -14,6 +14,9 @@ except ImportError:
 from fedjax_face.edge.wire import CHUNK
 
 SERVICE = "fedjax_face.split.Edge"
+JOIN, SESSION = "join-bin", "session-bin"
+"""Metadata of a call: of `Join` the request, of `Send` the session."""
+
 # Of channels and servers: nothing larger than a piece of a frame is read, nothing is sent twice or
 # through a proxy, and no two servers share a port.
 OPTIONS = [("grpc.max_receive_message_length", CHUNK), ("grpc.max_send_message_length", CHUNK),
@@ -67,20 +70,21 @@ def require_safe(address: str, tls: Tls | None, insecure: bool) -> None:
                      "--insecure to send everything in plain text")
 
 
-def require_known_devices(address: str, tls: Tls | None, token: str) -> None:
+def require_known_devices(address: str, tls: Tls | None, has_tokens: bool) -> None:
   """Refuses a server that anybody could join in the place of a device: a number has one owner.
 
   Args:
     address: HOST:PORT, of `require_safe`.
     tls: with it every device shows a certificate.
-    token: that devices must show; empty: none.
+    has_tokens: whether every device must show a token of its own.
 
   Raises:
-    ValueError: the address is not loopback, and there is neither TLS nor a token.
+    ValueError: the address is not loopback, and there are neither TLS nor tokens.
   """
-  if tls is None and not token and not _is_loopback(address.rpartition(":")[0]):
-    raise ValueError(f"address {address!r} is not loopback, and without TLS and --token_file "
-                     "anybody could join in the place of a device: give --token_file")
+  if tls is None and not has_tokens and not _is_loopback(address.rpartition(":")[0]):
+    raise ValueError(f"address {address!r} is not loopback, and without TLS and --tokens "
+                     "anybody could join in the place of a device: give --tokens=FOLDER, in which "
+                     "the server puts a secret for each device")
 
 
 def _is_loopback(host: str) -> bool:

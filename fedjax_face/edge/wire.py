@@ -28,11 +28,11 @@ Bytes = bytes | memoryview
 CHUNK = 1 << 20
 """Most bytes in one piece of a frame."""
 
-_MAGIC, _VERSION, _AXES = b"FJSL", 2, 8
+_MAGIC, _VERSION, _AXES = b"FJSL", 3, 8
 _HEADER = struct.Struct("<4sBBBx16sQd")
 _ARRAY = struct.Struct("<BB2x8I")
 _DTYPES = (np.dtype("<f4"), np.dtype("<i4"))
-_JOIN = struct.Struct("<4sBxxxi32s32s32s32s")
+_JOIN = struct.Struct("<4sBxxxi32s32s32s32sQ")
 _JOINED = struct.Struct("<4sBxxx16sQQ")
 
 # Channel -> type of its content; the place in this table is its number on the wire.
@@ -72,7 +72,8 @@ class Join(NamedTuple):
     public: hex digest of the public parts that it built, see `EdgeParts.public_digest`.
     noise: 32 bytes in hex that stand for the root of its noise and do not reveal it: the same after
       every restart.
-    token: the shared secret; empty: none. Only its SHA-256 is sent.
+    token: the device's secret; empty: none. Only its SHA-256 is sent.
+    begun: steps, from 0, of which it may have sent anything before, and may now send padding.
   """
 
   device: int
@@ -80,6 +81,7 @@ class Join(NamedTuple):
   public: str
   noise: str
   token: str = ""
+  begun: int = 0
 
 
 class JoinRequest(NamedTuple):
@@ -90,6 +92,7 @@ class JoinRequest(NamedTuple):
   public: str
   noise: str
   token: bytes
+  begun: int
 
 
 class Joined(NamedTuple):
@@ -217,14 +220,16 @@ def encode_join(join: Join) -> bytes:
   """A `Join` as bytes.
 
   Raises:
-    ValueError: config, public parts or noise are not 32 bytes in hex, or the device no int32.
+    ValueError: config, public parts or noise are not 32 bytes in hex, the device no int32, or the
+      steps begun no uint64.
   """
   digests = [bytes.fromhex(digest) for digest in (join.config, join.public, join.noise)]
   if {len(digest) for digest in digests} != {32}:
     raise ValueError(f"device {join.device}: config, public parts and noise are 32 bytes each in "
                      "a request to join")
   try:
-    return _JOIN.pack(_MAGIC, _VERSION, join.device, *digests, token_digest(join.token))
+    return _JOIN.pack(_MAGIC, _VERSION, join.device, *digests, token_digest(join.token),
+                      join.begun)
   except struct.error as error:
     raise ValueError(f"device {join.device}: {error}") from None
 
@@ -235,10 +240,10 @@ def decode_join(data: bytes) -> JoinRequest:
   Raises:
     ValueError: anything else than an encoded `Join`.
   """
-  magic, version, device, *digests, token = _unpack_all(_JOIN, data, "join request")
+  magic, version, device, *digests, token, begun = _unpack_all(_JOIN, data, "join request")
   _require_known(magic, version, "join request")
   config, public, noise = (digest.hex() for digest in digests)
-  return JoinRequest(device, config, public, noise, token)
+  return JoinRequest(device, config, public, noise, token, begun)
 
 
 def encode_joined(joined: Joined) -> bytes:
@@ -260,6 +265,11 @@ def decode_joined(data: bytes) -> Joined:
 def token_digest(token: str) -> bytes:
   """What is sent of a token: 32 bytes."""
   return hashlib.sha256(token.encode()).digest()
+
+
+def kept_digest(sent: bytes) -> bytes:
+  """What a server keeps of `token_digest`: 32 bytes, from which nobody can join."""
+  return hashlib.sha256(sent).digest()
 
 
 def _content_type(channel: str) -> type[Any] | None:

@@ -77,8 +77,10 @@ def of_edge_server(transcript: bool = False) -> tuple[File, ...]:
   """The files of the server of split learning over the wire, and its --transcript."""
   return (_STATEMENT, _CONFIG, _checkpoints(False, False, False),
           File("metrics.csv", "guard", _METRICS),
-          File("server.json, devices.json", "guard", "by what the server knows its run and its "
-               "devices"),
+          File("server.json, devices.json, tokens.json", "guard", "by what the server knows its "
+               "run and its devices"),
+          File("the folder of --tokens", "delete", "a secret of each device, once it has been "
+               "handed over"),
           *((File("the file of --transcript", "guard", "every byte that crossed, labels too"),)
             if transcript else ()))
 

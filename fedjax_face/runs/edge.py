@@ -19,9 +19,9 @@ from fedjax_face.draws import Draws
 from fedjax_face.edge.halves import DeviceData, EdgeParts, PrivateGradients, public_digest
 from fedjax_face.method.algorithm import Algorithm
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.runs import checkpoint
+from fedjax_face.runs import checkpoint, disk, rehearsed
+from fedjax_face.runs import start as starts
 from fedjax_face.runs.asked import Asked
-from fedjax_face.runs.records import write_json
 from fedjax_face.runs.streams import init_key, public_root
 from fedjax_face.split.device import GRADIENT_CLIP
 from fedjax_face.split.device import optimizer as device_optimizer
@@ -77,6 +77,7 @@ def build(asked: Asked, device: int | None = None) -> EdgeParts:
       mode=mode,
       passes=config.rounds,
       messages=held.messages,
+      images=tuple(int(count) for count in held.images),
       batch=system.schedule.batch,
       labels=system.parts.labels.policy,
       num_classes=train.num_labels,
@@ -92,7 +93,7 @@ def build(asked: Asked, device: int | None = None) -> EdgeParts:
       rows=_of_device(device, _rows(config.seed, held.cohort, own, held.messages)),
       noise_seed=config.privacy.get("noise_seed"),
       releases=algorithm.releases,
-      not_covered=(*algorithm.not_covered, *built.sources.not_covered, *NOT_COVERED),
+      before=_ledger_before(asked, built.sources, algorithm),
       sampling=algorithm.sampling,
       population={"image": len(train), "person": train.num_persons},
       delta=config.privacy.delta,
@@ -118,7 +119,7 @@ def write_server_record(workdir: pathlib.Path, record: ServerRecord) -> None:
   Raises:
     OSError: one line naming the file.
   """
-  write_json(workdir / "server.json", record._asdict())
+  disk.write(workdir / "server.json", json.dumps(record._asdict(), indent=2) + "\n")
 
 
 def server_record(workdir: pathlib.Path) -> ServerRecord | None:
@@ -155,7 +156,9 @@ def require_same_public(workdir: pathlib.Path, recorded: str, built: str) -> Non
 
 def restored_state(algorithm: Algorithm, workdir: pathlib.Path,
                    say: Callable[[str], None]) -> tuple[int, SplitState, Ledger] | None:
-  """Steps done, state and ledger of a run that a server kept in its workdir; None before the first.
+  """Steps done, state and ledger of a run that a server kept in its workdir.
+
+  None where the first checkpoint after its start has not been reached.
 
   The device parts are those of `algorithm`, built here, and must be those of the
   run by the digest that the server recorded.
@@ -176,7 +179,7 @@ def restored_state(algorithm: Algorithm, workdir: pathlib.Path,
                      f"devices, and {workdir} holds the server's alone")
   whole = jax.eval_shape(algorithm.init, jax.random.key(0))
   found = checkpoint.restore(workdir / "checkpoints", whole.server, say)
-  if found is None:
+  if found is None or not found.round:
     return None
   record = server_record(workdir)
   if record is None or record.public is None:
@@ -188,6 +191,18 @@ def restored_state(algorithm: Algorithm, workdir: pathlib.Path,
         algorithm.hparams["activations"]["noise_multiplier"]))
   return (found.round, SplitState(Part(system.device, ()), found.state),
           Ledger.from_json(found.ledger))
+
+
+def _ledger_before(asked: Asked, sources: Any, algorithm: Algorithm) -> Ledger:
+  """The ledger before the first step, with what a training run's says of its start."""
+  ledger = Ledger()
+  for sentence in (*algorithm.not_covered, *sources.not_covered, *NOT_COVERED):
+    ledger.declare_not_covered(sentence)
+  if asked.start is not None:
+    starts.enter(ledger, asked.start, sources.public.name, algorithm)
+  if asked.rehearsal is not None:
+    rehearsed.enter(ledger, asked.rehearsal, sources)
+  return ledger
 
 
 def _with_own_data(asked: Asked) -> Asked:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedjax_face.edge.halves import EdgeParts
 from fedjax_face.privacy import statement
 from fedjax_face.runs import config as configs
-from fedjax_face.runs import edge
+from fedjax_face.runs import disk, edge, lock
 from fedjax_face.runs.asked import Asked
-from fedjax_face.runs.records import make_guarded, write_atomically, write_json
+from fedjax_face.runs.records import write_json
 
 
 class Prepared(NamedTuple):
@@ -29,9 +30,10 @@ class Prepared(NamedTuple):
   digest: str
 
 
-def prepare(config: Mapping[str, Any], workdir: str | os.PathLike,
-            device: int | None = None) -> Prepared:
-  """Checks what is asked, and builds it.
+@contextlib.contextmanager
+def prepared(config: Mapping[str, Any], workdir: str | os.PathLike,
+             device: int | None = None) -> Iterator[Prepared]:
+  """Checks what is asked, builds it, and holds the folder while the program writes there.
 
   Args:
     config: arguments of `fit`.
@@ -39,37 +41,58 @@ def prepare(config: Mapping[str, Any], workdir: str | os.PathLike,
     device: whose parts are built; None: the server's.
 
   Raises:
-    ValueError: arguments that are refused, or a workdir of another run.
+    ValueError: arguments that are refused, or a workdir of another run or in use.
     FileNotFoundError: data that are not there.
   """
   asked, place = Asked.of_config(config), pathlib.Path(workdir).absolute()
   configs.check_same_run(asked.record, place)
   parts = edge.build(asked, device)
-  make_guarded(place)
-  configs.record(asked.record, place)
-  # In a section of its own the number of rounds is part of the digest: noise depends on it.
-  said = {name: value for name, value in asked.record.items()
-          if name not in ("evaluation", "compute")}
-  return Prepared(place, parts, configs.digest({"config": said}))
+  with lock.held(place):
+    configs.check_same_run(asked.record, place)  # another process may have begun one meanwhile
+    configs.record(asked.record, place)
+    # In a section of its own the number of rounds is part of the digest: noise depends on it.
+    said = {name: value for name, value in asked.record.items()
+            if name not in ("evaluation", "compute")}
+    yield Prepared(place, parts, configs.digest({"config": said}))
 
 
-def write_privacy(workdir: pathlib.Path, parts: EdgeParts, steps_begun: int, author: str,
-                  files: Sequence[Any]) -> None:
-  """Writes privacy.json and PRIVACY.md for so many steps, with a sentence on who says so.
+class Statement:
+  """privacy.json and PRIVACY.md of a program, with a sentence on who says so; true at any moment.
 
   Args:
     workdir: of the program.
     parts: of the run.
-    steps_begun: of which anything was sent, or may have been.
     author: the sentence.
     files: of `statement_files`, what the program leaves.
-
-  Raises:
-    OSError: one line naming the file.
   """
-  said = statement.privacy_json(
-      parts.ledger(steps_begun), delta=parts.delta, population=parts.population,
-      sampling=parts.sampling, noise_keys="devices" if parts.noise_seed is None else "pinned",
-      files=files)
-  write_json(workdir / "privacy.json", said | {"author": author})
-  write_atomically(workdir / "PRIVACY.md", f"{statement.privacy_markdown(said)}\n{author}\n")
+
+  def __init__(self, workdir: pathlib.Path, parts: EdgeParts, author: str,
+               files: Sequence[Any]) -> None:
+    self._workdir, self._parts, self._author, self._files = workdir, parts, author, files
+    self._passes: int | None = None
+
+  def exists(self) -> bool:
+    """Whether the program wrote one in this folder before."""
+    return (self._workdir / "PRIVACY.md").exists()
+
+  def cover(self, steps_begun: int) -> None:
+    """Writes it anew where so many steps release more than it says: before the next one is sent.
+
+    Args:
+      steps_begun: of which anything was sent, or may have been.
+
+    Raises:
+      OSError: one line naming the file.
+    """
+    passes = self._parts.passes_begun(steps_begun)
+    if passes == self._passes:
+      return
+    parts = self._parts
+    said = statement.privacy_json(
+        parts.ledger(steps_begun), delta=parts.delta, population=parts.population,
+        sampling=parts.sampling, noise_keys="devices" if parts.noise_seed is None else "pinned",
+        files=self._files)
+    write_json(self._workdir / "privacy.json", said | {"author": self._author})
+    disk.write(self._workdir / "PRIVACY.md",
+               f"{statement.privacy_markdown(said)}\n{self._author}\n")
+    self._passes = passes

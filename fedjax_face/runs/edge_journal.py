@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 from fedjax_face.edge.device import USES
-from fedjax_face.runs import secret_roots
+from fedjax_face.runs import disk, secret_roots
 
 
 class Journal:
@@ -89,7 +89,8 @@ class Journal:
                           p=1, dklen=32).hex()
 
   def _write(self, hides: Mapping[str, str], last: Mapping[str, int]) -> None:
-    secret_roots.write_owner_only(self._path, json.dumps({
+    disk.make_folder(self._path.parent)
+    disk.write(self._path, json.dumps({
         "device": self._device, "root": self.root.hex(), "hides": dict(hides), "last": dict(last),
-    }, indent=2) + "\n")
+    }, indent=2) + "\n", mode=0o600)
     self._hides, self._last = dict(hides), dict(last)

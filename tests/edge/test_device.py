@@ -319,6 +319,21 @@ def test_padding_trains_nothing():
   assert_equal(jax.tree.leaves(link.part.params), jax.tree.leaves(PARAMS["server"]))
 
 
+def test_a_step_of_padding_alone_leaves_the_server_as_it_was_whatever_it_has_learnt():
+  """Momentum moves a part without any gradient; a step that nobody sent an example for must not."""
+  for labels in (PSEUDONYM, LabelPolicy("u_shaped", acknowledged=True)):
+    parts, journal = make_parts("frozen_fresh", labels, noise=0.0, devices=1), Journal()
+    device, link = device_of(parts, journal=journal), Wire(parts)
+    link.step(0, [device])
+    after = link.part
+    (loss,) = link.step(0, [device_of(parts, journal=journal)])
+    assert not any(np.any(content[0]) for content in link.sent[len(link.sent) // 2:])
+    assert np.isnan(loss)
+    assert_equal(jax.tree.leaves(link.part), jax.tree.leaves(after))
+    link.step(1, [device])
+    assert not np.array_equal(link.part.params["kernel"], after.params["kernel"])
+
+
 def test_private_training_adds_noise_to_the_device_part():
   parts = make_parts("trained_private", noise=0.0, devices=1)
   device, link = device_of(parts), Wire(parts)

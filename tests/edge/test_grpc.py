@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import threading
 import time
 
 import grpc
 import numpy as np
 import pytest
 
-from fedjax_face.edge import client as edge_client
 from fedjax_face.edge import wire
-from fedjax_face.edge.client import EdgeClient, Interrupted, train_to_end
-from fedjax_face.edge.service import serve
+from fedjax_face.edge.client import EdgeClient, Interrupted, pauses, train_to_end
+from fedjax_face.edge.service import CALLS
+from fedjax_face.edge.serving import serve
 from fedjax_face.edge.transport import (
+    JOIN,
     OPTIONS,
     SERVICE,
+    SESSION,
     Tls,
     require_known_devices,
     require_safe,
 )
 from fedjax_face.edge.wire import Frame
-from tests.edge.toys import Call, Server, contract, join_of, message
+from tests.edge.toys import Call, Server, contract, join_of, message, wait_until
 
 ANSWERS = {"activations": "receipt"}
 
@@ -37,8 +40,9 @@ def served(server, tls=None, port=0):
 
 
 @contextlib.contextmanager
-def client(address, tls=None, device=0, devices=1, answers=ANSWERS, seconds=20.0):
-  made = EdgeClient(address, tls, contract(devices), answers, join_of(device), seconds)
+def client(address, tls=None, device=0, devices=1, answers=ANSWERS, seconds=20.0, **others):
+  made = EdgeClient(address, tls, contract(devices), answers, device,
+                    lambda: join_of(device, **others), seconds)
   try:
     yield made
   finally:
@@ -79,7 +83,7 @@ def test_large_frames_cross_whole(monkeypatch):
   values = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
   server = Server(shape=shape)
   with served(server) as address:
-    made = EdgeClient(address, None, contract(shape=shape), ANSWERS, join_of(), 20.0)
+    made = EdgeClient(address, None, contract(shape=shape), ANSWERS, 0, join_of, 20.0)
     made.join()
     made.exchange("activations", 0, message(activations=values))
     made.close()
@@ -87,10 +91,11 @@ def test_large_frames_cross_whole(monkeypatch):
   np.testing.assert_array_equal(frame.content.activations, values)
 
 
-def raw(address, pieces, timeout=20.0):
+def raw(address, pieces, session=b"", timeout=20.0):
   """What the server says to bytes that no client of ours sends."""
   with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as error:
-    b"".join(channel.stream_stream(f"/{SERVICE}/Send")(iter(pieces), timeout=timeout))
+    b"".join(channel.stream_stream(f"/{SERVICE}/Send")(
+        iter(pieces), timeout=timeout, metadata=((SESSION, session),)))
   return error.value.code().name, error.value.details()
 
 
@@ -98,19 +103,20 @@ def test_bad_bytes_are_refused_and_the_server_goes_on():
   server = Server()
   with served(server) as address, client(address) as good:
     joined = good.join()
-    whole = wire.encode(Frame("activations", joined.session, 0, message()))
-    code, line = raw(address, [b"GET / HTTP/1.1\r\n" * 9])
+    session = joined.session
+    whole = wire.encode(Frame("activations", session, 0, message()))
+    code, line = raw(address, [b"GET / HTTP/1.1\r\n" * 9], session)
     assert (code, line) == ("INVALID_ARGUMENT", "frame begins with b'GET ', not b'FJSL'")
-    assert raw(address, []) == ("INVALID_ARGUMENT", "frame ends after 0 of 0 bytes")
-    assert raw(address, [whole[:-3]])[0] == "INVALID_ARGUMENT"
-    assert "goes on after" in raw(address, [whole, b"more"])[1]
-    assert raw(address, [bytes(2 * wire.CHUNK)])[0] == "RESOURCE_EXHAUSTED"
+    assert raw(address, [], session) == ("INVALID_ARGUMENT", "frame ends after 0 of 0 bytes")
+    assert raw(address, [whole[:-3]], session)[0] == "INVALID_ARGUMENT"
+    assert "goes on after" in raw(address, [whole, b"more"], session)[1]
+    assert raw(address, [bytes(2 * wire.CHUNK)], session)[0] == "RESOURCE_EXHAUSTED"
     large = message(activations=np.ones((2, 2**18), np.float32))
-    code, line = raw(address, wire.chunks(Frame("activations", joined.session, 0, large)))
+    code, line = raw(address, wire.chunks(Frame("activations", session, 0, large)), session)
     assert (code, line) == ("INVALID_ARGUMENT",
                             "activations of shape [2, 262144], expected [2, 4]")
-    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError, match="140 exp"):
-      channel.unary_unary(f"/{SERVICE}/Join")(b"let me in", timeout=20)
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError, match="148 exp"):
+      channel.unary_unary(f"/{SERVICE}/Join")(b"", timeout=20, metadata=((JOIN, b"let me in"),))
     assert not server.states and not server.recorded
     assert good.exchange("activations", 0, message()).loss == 8.0
   assert any("refused ipv4:127.0.0.1" in line for line in server.lines)
@@ -133,15 +139,14 @@ def test_a_device_that_breaks_off_is_not_trained_from():
       assert call.result().loss == 16.0
 
 
-def test_a_device_joins_again_when_the_server_is_back(monkeypatch):
-  monkeypatch.setattr(edge_client, "_FIRST_PAUSE", 0.05)
+def test_a_device_joins_again_when_the_server_is_back():
   lines, device = [], Ones()
   with served(Server()) as address:
     port = int(address.rpartition(":")[2])
-    connection = EdgeClient(address, None, contract(), ANSWERS, join_of(), 20.0)
+    connection = EdgeClient(address, None, contract(), ANSWERS, 0, join_of, 20.0)
     connection.join()
     connection.exchange("activations", 0, message())
-  call = Call(train_to_end, connection, device, 3, 20, lambda *all: None, lines.append)
+  call = Call(train_to_end, connection, device, 3, 20, lambda *all: None, lines.append, 0.05)
   time.sleep(0.3)
   server = Server(step=1)
   with served(server, port=port):
@@ -151,16 +156,15 @@ def test_a_device_joins_again_when_the_server_is_back(monkeypatch):
   assert lines and all("joining again" in line for line in lines)
 
 
-def test_patience_ends(monkeypatch):
-  monkeypatch.setattr(edge_client, "_FIRST_PAUSE", 0.05)
+def test_patience_ends():
   with served(Server()) as address:
     pass
   with client(address) as connection, pytest.raises(ConnectionError, match="no step within 0.3 s"):
-    train_to_end(connection, Ones(), 3, 0.3, lambda *all: None, lambda line: None)
+    train_to_end(connection, Ones(), 3, 0.3, lambda *all: None, lambda line: None, 0.05)
 
 
 def test_a_refusal_is_final():
-  with served(Server(token="secret")) as address, client(address) as connection:
+  with served(Server(tokens={0: "secret"})) as address, client(address) as connection:
     with pytest.raises(ValueError, match=f"edge server {address}: device 0: wrong token"):
       train_to_end(connection, Ones(), 3, 20, lambda *all: None, pytest.fail)
 
@@ -210,12 +214,12 @@ def test_other_addresses_need_tls(address, words):
 
 def test_a_server_that_others_reach_must_know_its_devices():
   for address in ("0.0.0.0:50051", "[::]:50051", "10.0.0.1:50051"):
-    with pytest.raises(ValueError, match="in the place of a device: give --token_file"):
-      require_known_devices(address, None, "")
-    require_known_devices(address, None, "secret")
-    require_known_devices(address, Tls("c", "k", "a"), "")
+    with pytest.raises(ValueError, match="in the place of a device: give --tokens"):
+      require_known_devices(address, None, False)
+    require_known_devices(address, None, True)
+    require_known_devices(address, Tls("c", "k", "a"), False)
   for address in ("127.0.0.1:50051", "[::1]:50051", "localhost:50051"):
-    require_known_devices(address, None, "")
+    require_known_devices(address, None, False)
 
 
 @pytest.fixture(scope="module")
@@ -264,3 +268,75 @@ def test_a_missing_file_is_one_line():
 
 def test_nothing_goes_through_a_proxy_or_twice():
   assert {("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)} <= set(OPTIONS)
+
+
+@contextlib.contextmanager
+def silent(address, calls, **shown):
+  """So many streams that send nothing, with this metadata."""
+  over = threading.Event()
+
+  def nothing():
+    over.wait(30)
+    yield from ()
+
+  metadata = tuple((f"{name}-bin", value) for name, value in shown.items())
+  with grpc.insecure_channel(address) as channel:
+    send, join = (channel.stream_stream(f"/{SERVICE}/{name}") for name in ("Send", "Join"))
+    yield [(join if k % 2 else send)(nothing(), metadata=metadata) for k in range(calls)]
+    over.set()
+
+
+@pytest.mark.parametrize("shown", [{}, {"session": bytes(16)}, {"join": b"x" * 148}])
+def test_silent_streams_of_strangers_hold_nothing(shown):
+  server = Server(devices=2, tokens={0: "one", 1: "two"})
+  with served(server) as address, silent(address, 40, **shown) as streams:
+    def device(number, token):
+      with client(address, device=number, devices=2, token=token) as connection:
+        train_to_end(connection, Ones(number), 3, 20, lambda *all: None, pytest.fail)
+
+    for call in [Call(device, 0, "one"), Call(device, 1, "two")]:
+      assert call.result() is None
+    assert {stream.code() for stream in streams} <= {
+        grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.RESOURCE_EXHAUSTED}
+  assert [step for step, _ in server.states] == [1, 2, 3]
+
+
+def test_silent_streams_of_a_device_hold_its_own_calls_and_end():
+  server, lines = Server(devices=2, steps=1, first_byte_seconds=0.5), []
+  with served(server) as address, client(address, devices=2) as first, \
+       client(address, device=1, devices=2) as second:
+    sessions = [connection.join().session for connection in (first, second)]
+    with silent(address, 2 * CALLS, session=sessions[0]) as streams:
+      wait_until(lambda: server.service._calls == {0: CALLS})
+      call = Call(second.exchange, "activations", 0, message(device=1))
+      train_to_end(first, Ones(), 1, 20, lambda *all: None, lines.append, 0.1)
+      assert call.result().loss == 16.0
+      wait_until(lambda: server.service._calls == {0: 0, 1: 0})
+      assert {stream.code() for stream in streams[::2]} == {grpc.StatusCode.CANCELLED}
+  assert any("nothing came in 0.5 s" in line for line in server.lines)
+
+
+def test_a_server_that_is_full_is_asked_again():
+  server, lines, device = Server(), [], Ones()
+  with served(server) as address, client(address) as connection:
+    session = connection.join().session
+    leave = [server.service.enter(session) for _ in range(CALLS)]
+
+    def say(line):
+      lines.append(line)
+      leave.pop()()
+
+    with pytest.raises(Interrupted, match=f"device 0 has {CALLS} calls open"):
+      connection.exchange("activations", 0, message())
+    train_to_end(connection, device, 3, 20, lambda *all: None, say, 0.01)
+  assert device.steps == [0, 1, 2]
+  assert len(lines) == 1 and f"device 0 has {CALLS} calls open; joining again" in lines[0]
+
+
+def test_pauses_grow_to_a_limit_and_differ():
+  whole, half = pauses(0.2, 1.0, lambda: 0.0), pauses(0.2, 1.0, lambda: 1.0)
+  np.testing.assert_allclose([next(whole) for _ in range(5)], [0.2, 0.4, 0.8, 1.0, 1.0])
+  np.testing.assert_allclose([next(half) for _ in range(5)], [0.1, 0.2, 0.4, 0.5, 0.5])
+  drawn = pauses(1.0, 1.0)
+  assert len({next(drawn) for _ in range(9)}) == 9

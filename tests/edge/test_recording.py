@@ -47,3 +47,13 @@ def test_another_file_is_left_alone(tmp_path, content):
 def test_a_folder_is_one_line(tmp_path):
   with pytest.raises(OSError, match="transcript .*: Is a directory"):
     Recorder(tmp_path)
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+  recorder = Recorder(tmp_path / "transcript")
+  recorder.close()
+  recorder._file = open("/dev/full", "ab")  # noqa: SIM115
+  with pytest.raises(OSError, match="transcript .* not written: No space left") as error:
+    recorder.write("to_server", wire.encode(Frame("receipt", SESSION, 0)))
+  recorder.close()
+  assert "\n" not in str(error.value)

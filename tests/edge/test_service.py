@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 
 import grpc
 import numpy as np
 import pytest
 
 from fedjax_face.edge import wire
-from fedjax_face.edge.service import Refused
+from fedjax_face.edge.service import CALLS, Refused
 from fedjax_face.edge.wire import Frame
-from tests.edge.toys import TWO, Call, Server, gradients, join_of, message
+from tests.edge.toys import TWO, Call, Server, gradients, join_of, message, wait_until
 
 ONES = 8.0  # sum of `message(1.0)`
 
@@ -21,13 +20,6 @@ ONES = 8.0  # sum of `message(1.0)`
 def refused(outcome, code, words):
   assert isinstance(outcome, Refused), outcome
   assert outcome.code is code and words in str(outcome) and "\n" not in str(outcome)
-
-
-def wait_until(condition):
-  deadline = time.monotonic() + 20
-  while not condition():
-    assert time.monotonic() < deadline, "never came to be"
-    time.sleep(0.01)
 
 
 def waiting(server):
@@ -226,9 +218,12 @@ def test_a_transcript_that_cannot_be_written_ends_the_run():
     (join_of(config="ef" * 32, token="secret"), "FAILED_PRECONDITION", "other config than"),
     (join_of(public="ef" * 32, token="secret"), "FAILED_PRECONDITION", "other public parts"),
     (join_of(token="guess"), "UNAUTHENTICATED", "wrong token"),
+    (join_of(token="of device 1"), "UNAUTHENTICATED", "device 0: wrong token"),
+    (join_of(1, token="secret"), "UNAUTHENTICATED", "device 1: wrong token"),
+    (join_of(2, token="secret"), "UNAUTHENTICATED", "device 2: wrong token"),
     (join_of(), "UNAUTHENTICATED", "wrong token")])
 def test_who_may_not_join(request_, code, words):
-  server = Server(token="secret")
+  server = Server(devices=2, tokens={0: "secret", 1: "of device 1"})
   with pytest.raises(Refused) as error:
     server.service.join(wire.encode_join(request_))
   refused(error.value, grpc.StatusCode[code], words)
@@ -301,4 +296,81 @@ def test_a_frame_of_an_unknown_session_is_refused_before_it_is_read():
     pytest.fail("the rest was asked for")
 
   with pytest.raises(Refused, match="unknown session"):
-    Server().service.send(pieces())
+    Server().service.send(bytes(16), pieces())
+
+
+PADDING_ALONE = message(0.0, example=np.full(2, -1, np.int32), labels=np.full(2, -1, np.int32))
+
+
+def test_padding_alone_is_refused_from_a_device_that_has_begun_nothing():
+  server = Server()
+  session = server.join().session
+  with pytest.raises(ValueError, match="activations of step 0 are padding alone: device 0 has "
+                                       "images for it, and said of 0 steps"):
+    server.send(session, PADDING_ALONE)
+  assert not server.states and not server.recorded
+  server.send(session)
+  with pytest.raises(ValueError, match="activations of step 1 are padding alone"):
+    server.send(session, PADDING_ALONE, step=1)
+
+
+def test_padding_alone_is_taken_for_steps_that_may_have_been_sent_before():
+  server = Server(begun=2)
+  session = server.join(begun=2).session
+  server.send(session, PADDING_ALONE)
+  server.send(session, PADDING_ALONE, step=1)
+  with pytest.raises(ValueError, match="activations of step 2 are padding alone"):
+    server.send(session, PADDING_ALONE, step=2)
+  assert server.states == [(1, 0.0), (2, 0.0)]
+
+
+def test_a_device_with_fewer_images_than_another_ends_its_passes_with_padding():
+  """Three images in messages of two, in passes of three messages: the third holds none."""
+  server = Server(steps=6, messages=3, images=(3,))
+  session = server.join().session
+  server.send(session)
+  with pytest.raises(ValueError, match="step 1 are padding alone"):
+    server.send(session, PADDING_ALONE, step=1)
+  server.send(session, step=1)
+  server.send(session, PADDING_ALONE, step=2)
+  with pytest.raises(ValueError, match="step 3 are padding alone"):
+    server.send(session, PADDING_ALONE, step=3)
+
+
+def test_a_device_that_is_ahead_of_the_server_is_refused():
+  server = Server(begun=2)
+  with pytest.raises(Refused) as error:
+    server.join(begun=3)
+  refused(error.value, grpc.StatusCode.FAILED_PRECONDITION,
+          "device 0 has begun 3 steps and this server has asked for 2: it has lost its workdir")
+  session = server.join(begun=2).session
+  for step in (0, 1):
+    server.send(session, step=step)
+  server.join(begun=3)
+
+
+def test_a_device_has_a_few_calls_at_once_and_takes_no_others():
+  server = Server(devices=2)
+  first, second = (server.join(device).session for device in (0, 1))
+  leave = [server.service.enter(first) for _ in range(CALLS)]
+  with pytest.raises(Refused, match=f"device 0 has {CALLS} calls open") as error:
+    server.service.enter(first)
+  assert error.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+  server.service.enter(second)
+  leave[0](), leave[0]()  # the second time does nothing
+  server.service.enter(first)
+  with pytest.raises(Refused, match="calls open"):
+    server.service.enter(first)
+  with pytest.raises(Refused, match="unknown session"):
+    server.service.enter(bytes(16))
+
+
+def test_a_frame_belongs_to_the_session_of_its_call():
+  server = Server(devices=2)
+  first, second = (server.join(device).session for device in (0, 1))
+  with pytest.raises(ValueError, match="another session than its call's"):
+    server.service.send(first, wire.chunks(Frame("activations", second, 0, message(device=1))))
+
+
+def test_without_tokens_anybody_joins_and_what_is_shown_is_not_looked_at():
+  Server().join(token="any")

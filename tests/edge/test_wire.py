@@ -152,10 +152,11 @@ def test_only_what_a_channel_carries_is_encoded(frame, words):
 
 
 def test_joining():
-  data = wire.encode_join(Join(3, DIGEST, PUBLIC, NOISE, "secret"))
+  data = wire.encode_join(Join(3, DIGEST, PUBLIC, NOISE, "secret", 2**40))
   token = wire.token_digest("secret")
-  assert wire.decode_join(data) == (3, DIGEST, PUBLIC, NOISE, token)
+  assert wire.decode_join(data) == (3, DIGEST, PUBLIC, NOISE, token, 2**40)
   assert token != wire.token_digest("") and b"secret" not in data
+  assert wire.kept_digest(token) not in data and len(wire.kept_digest(token)) == 32
   joined = Joined(SESSION, 5, 9)
   assert wire.decode_joined(wire.encode_joined(joined)) == joined
 
@@ -167,7 +168,7 @@ def test_digests_are_32_bytes(digests):
     wire.encode_join(Join(4, *digests))
 
 
-@pytest.mark.parametrize("data", [b"", b"x" * 140,
+@pytest.mark.parametrize("data", [b"", b"x" * 148,
                                   wire.encode_join(Join(0, DIGEST, PUBLIC, NOISE)) + b"x"])
 def test_what_is_no_request_to_join(data):
   with pytest.raises(ValueError, match="join request"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 
@@ -53,14 +54,21 @@ def join_of(device=0, **others):
   return Join(**{"device": device, "config": DIGEST, "public": PUBLIC, "noise": NOISE, **others})
 
 
+def kept(tokens):
+  """device -> what a server keeps of its token."""
+  return {device: wire.kept_digest(wire.token_digest(token)) for device, token in tokens.items()}
+
+
 class Server:
   """A service with what it did: states of all steps, frames on record, lines."""
 
-  def __init__(self, exchanges=ONE, devices=1, steps=3, seconds=20.0, step=0, token="", **others):
+  def __init__(self, exchanges=ONE, devices=1, steps=3, seconds=20.0, step=0, tokens=None,
+               begun=0, first_byte_seconds=20.0, **others):
     self.states, self.recorded, self.lines, self.noise = [], [], [], {}
     self.service = EdgeService(
         contract(devices, **others), exchanges,
-        Terms(DIGEST, PUBLIC, token, seconds, self.noise.setdefault), 0.0, step, steps,
+        Terms(DIGEST, PUBLIC, kept(tokens or {}), seconds, self.noise.setdefault, begun,
+              first_byte_seconds), 0.0, step, steps,
         lambda step, state, metrics: self.states.append((step, state)),
         lambda direction, data: self.recorded.append((direction, wire.decode(bytes(data)))),
         self.lines.append)
@@ -71,7 +79,7 @@ class Server:
   def send(self, session, content=None, step=0, channel="activations", is_active=lambda: True):
     content = message() if content is None else content
     return self.service.send(
-        wire.chunks(Frame(channel, session, step, content)), is_active)
+        session, wire.chunks(Frame(channel, session, step, content)), is_active)
 
 
 class Call(threading.Thread):
@@ -89,6 +97,13 @@ class Call(threading.Thread):
       self.outcome = error
 
   def result(self):
-    self.join(30)
+    self.join(200)
     assert not self.is_alive(), "the call hangs"
     return self.outcome
+
+
+def wait_until(condition):
+  deadline = time.monotonic() + 100
+  while not condition():
+    assert time.monotonic() < deadline, "never came to be"
+    time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import socket
@@ -13,15 +14,18 @@ import numpy as np
 import pytest
 
 from experiments import device, edge_server
+from fedjax_face.edge.client import EdgeClient
 from fedjax_face.edge.device import device_part
 from fedjax_face.edge.halves import DeviceData, server_part
 from fedjax_face.edge.recording import read_transcript
-from fedjax_face.runs import checkpoint, edge, edge_device
+from fedjax_face.privacy import statement
+from fedjax_face.runs import checkpoint, edge, edge_device, lock
 from fedjax_face.runs.asked import Asked
+from fedjax_face.runs.edge_folder import Statement
 from fedjax_face.runs.edge_journal import Journal
-from fedjax_face.runs.edge_server import ServerFiles
-from tests.edge.tiny import data, make_parts
-from tests.edge.toys import Call
+from fedjax_face.runs.edge_server_files import ServerFiles
+from tests.edge.tiny import accounted_once, data, make_parts
+from tests.edge.toys import Call, wait_until
 
 NOISE_ROOT = bytes(range(32))
 CONFIG = [f"--config={pathlib.Path(__file__).parent}/edge_call.py", "--compilation_cache=off"]
@@ -37,6 +41,7 @@ def parts(monkeypatch):
     return held.parts
 
   monkeypatch.setattr(edge, "build", build)
+  monkeypatch.setattr(statement, "privacy_json", accounted_once)
   return held
 
 
@@ -49,12 +54,12 @@ def port():
 
 def serve(folder, port, *more):
   return Call(edge_server.main, [*CONFIG, f"--workdir={folder}/server",
-                                 f"--address=127.0.0.1:{port}", "--step_seconds=20", *more])
+                                 f"--address=127.0.0.1:{port}", "--step_seconds=200", *more])
 
 
 def take_part(folder, port, number, *more):
   return Call(device.main, [*CONFIG, f"--workdir={folder}/device_{number}", f"--device={number}",
-                            f"--address=127.0.0.1:{port}", "--patience=20", *more])
+                            f"--address=127.0.0.1:{port}", "--patience=200", *more])
 
 
 def end_state(folder, template):
@@ -72,11 +77,12 @@ def whole_run(folder, port, *more):
 
 
 def test_two_devices_and_what_they_leave(parts, port, tmp_path, capsys):
-  (tmp_path / "token").write_text("secret\n")
-  token = f"--token_file={tmp_path}/token"
-  calls = [serve(tmp_path, port, token, f"--transcript={tmp_path}/transcript"),
-           *(take_part(tmp_path, port, number, token) for number in (0, 1))]
-  assert [call.result() for call in calls] == [0, 0, 0]
+  tokens = tmp_path / "tokens"
+  server = serve(tmp_path, port, f"--tokens={tokens}", f"--transcript={tmp_path}/transcript")
+  wait_until((tmp_path / "server/tokens.json").exists)
+  devices = [take_part(tmp_path, port, number, f"--token_file={tokens}/{number}")
+             for number in (0, 1)]
+  assert [call.result() for call in (server, *devices)] == [0, 0, 0]
   said = capsys.readouterr().out
   assert f"listening on 127.0.0.1:{port}, step 0 of 4, devices: 2" in said
   assert "done: 4 steps" in said and "step 4 of 4, loss" in said
@@ -156,7 +162,7 @@ def test_other_public_parts_are_refused_by_the_server(parts, port, tmp_path, cap
 
 
 def wait_for_start(capfd):
-  deadline = time.monotonic() + 20
+  deadline = time.monotonic() + 100
   while "listening" not in capfd.readouterr().out:
     assert time.monotonic() < deadline
     time.sleep(0.05)
@@ -175,6 +181,9 @@ def test_a_lost_noise_root_is_refused(parts, port, tmp_path, monkeypatch, capfd)
   noise = tmp_path / "device_0/noise.json"
   kept = noise.read_text()
   noise.unlink()
+  assert take_part(tmp_path, port, 0).result() == 2
+  assert "noise.json is gone, and PRIVACY.md says" in capfd.readouterr().err
+  (tmp_path / "device_0/PRIVACY.md").unlink()
   assert take_part(tmp_path, port, 0).result() == 2
   assert "device 0 has another noise root than when it first joined" in capfd.readouterr().err
   noise.write_text(kept)
@@ -201,9 +210,10 @@ def test_a_server_counts_what_devices_may_have_sent_in_its_lives(tmp_path):
     run.finished_step(step, server_part(parts), {"loss": 0.0})
     counts.append(parts.ledger(run.steps_begun).entries[0][1])
   assert counts == [1, 1, 2, 2] and run.steps_begun == 4
-  shutil.rmtree(tmp_path / "checkpoints")
+  shutil.rmtree(tmp_path / "checkpoints/00000003")
   again = ServerFiles(tmp_path, parts, "digest")
-  assert again.step == 0 and parts.ledger(again.steps_begun).entries[0][1] == 2
+  assert again.step == 2 and parts.ledger(again.steps_begun).entries[0][1] == 2
+  assert again.asked_for == 4  # the second pass had begun, and how far is not on disk
 
 
 def test_a_server_goes_on_with_the_public_parts_of_its_run_only(tmp_path):
@@ -218,8 +228,8 @@ def test_a_server_goes_on_with_the_public_parts_of_its_run_only(tmp_path):
 
 
 def steps_on_the_statement(folder):
-  statement = json.loads((folder / "privacy.json").read_text())
-  return {channel["steps"] for unit in statement["units"] for channel in unit["channels"]}
+  said = json.loads((folder / "privacy.json").read_text())
+  return {channel["steps"] for unit in said["units"] for channel in unit["channels"]}
 
 
 @pytest.mark.parametrize("mode", ["frozen_cached", "frozen_fresh"])
@@ -291,12 +301,12 @@ def test_another_config_is_refused(parts, port, tmp_path, capfd):
 
 @pytest.mark.parametrize("program, given, words", [
     (edge_server, ["--address=0.0.0.0:50051"], "is not loopback"),
-    (edge_server, ["--address=0.0.0.0:50051", "--insecure"], "give --token_file"),
+    (edge_server, ["--address=0.0.0.0:50051", "--insecure"], "give --tokens"),
     (device, ["--address=10.1.1.1:50051"], "is not loopback"),
     (edge_server, ["--certificate=a.pem"], "--key is missing"),
     (edge_server, ["--certificate=a", "--key=b", "--authority=c"], "TLS file b: No such file"),
     (device, ["--device=-1"], "device"),
-    (edge_server, ["--token_file=absent"], "absent"),
+    (device, ["--token_file=absent"], "token absent: No such file"),
     (edge_server, ["--config.method.split.aftr=first"], "takes no aftr")])
 def test_mistakes_are_one_line(program, given, words, parts, tmp_path, capfd):
   assert program.main([*CONFIG, f"--workdir={tmp_path}/w", *given]) == 2
@@ -318,3 +328,89 @@ def test_the_journal_claims_a_step_once_and_for_all(tmp_path):
   path.write_text(path.read_text()[:-9])
   with pytest.raises(ValueError, match="is damaged.*the run cannot go on"):
     Journal(path, 1, lambda: NOISE_ROOT)
+
+
+@pytest.mark.parametrize("mode, way_out", [
+    *((mode, "anew in other workdirs, which is a second release")
+      for mode in ("frozen_fresh", "trained_private", "trained_published")),
+    ("frozen_cached", "the devices keep theirs and send the same bytes")])
+def test_a_server_that_lost_its_checkpoints_is_refused(mode, way_out, tmp_path):
+  parts = make_parts(mode)
+  run = ServerFiles(tmp_path, parts, "digest")
+  shutil.rmtree(tmp_path / "checkpoints")
+  run = ServerFiles(tmp_path, parts, "digest")  # nobody had joined: nothing is lost
+  run.first_noise(0, "aa" * 32)
+  shutil.rmtree(tmp_path / "checkpoints")
+  with pytest.raises(ValueError, match=f"but devices.json says that devices joined; .*{way_out}"):
+    ServerFiles(tmp_path, parts, "digest")
+  (tmp_path / "devices.json").unlink()
+  run = ServerFiles(tmp_path, parts, "digest")
+  run.finished_step(1, server_part(parts), {"loss": 0.0})
+  run.finished_step(2, server_part(parts), {"loss": 0.0})
+  shutil.rmtree(tmp_path / "checkpoints")
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(ValueError, match="metrics.csv has steps and server.json says") as error:
+    ServerFiles(tmp_path, parts, "digest")
+  assert "\n" not in str(error.value) and not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_server_killed_before_its_first_pass_goes_on_from_step_0(tmp_path):
+  parts = dataclasses.replace(make_parts("frozen_fresh"), checkpoint_every=2)
+  run = ServerFiles(tmp_path, parts, "digest")
+  run.first_noise(0, "aa" * 32)
+  run.finished_step(1, server_part(parts), {"loss": 0.0})
+  again = ServerFiles(tmp_path, parts, "digest")
+  assert again.step == 0 and again.asked_for == 2
+  again.finished_step(1, server_part(parts), {"loss": 1.0})
+  assert (tmp_path / "metrics.csv").read_text() == "round,loss\n1,1.0\n"
+
+
+def test_a_device_that_lost_its_trained_part_is_refused(parts, port, tmp_path, capfd):
+  parts.parts = make_parts("trained_private", devices=1)
+  server = serve(tmp_path, port)
+  assert take_part(tmp_path, port, 0).result() == server.result() == 0
+  shutil.rmtree(tmp_path / "device_0/checkpoints")
+  assert take_part(tmp_path, port, 0).result() == 2
+  said = capfd.readouterr().err
+  assert "device_0/checkpoints: there are none, but noise.json says that 4 steps" in said
+
+
+def test_the_folders_of_both_programs_are_held(parts, port, tmp_path, capfd):
+  parts.parts = make_parts(devices=1)
+  server = serve(tmp_path, port)
+  wait_until((tmp_path / "server/server.json").exists)
+  assert serve(tmp_path, port + 1).result() == 2
+  assert f"{tmp_path}/server is in use by process {os.getpid()}" in capfd.readouterr().err
+  with lock.held(tmp_path / "device_0"):
+    assert take_part(tmp_path, port, 0).result() == 2
+  said = capfd.readouterr().err.strip().splitlines()
+  assert len(said) == 1 and f"{tmp_path}/device_0 is in use by process {os.getpid()}" in said[0]
+  assert take_part(tmp_path, port, 0).result() == server.result() == 0
+
+
+def test_a_statement_is_true_before_the_next_step_is_sent(tmp_path):
+  parts = make_parts("frozen_fresh")
+  kept = Statement(tmp_path, parts, "author", ())
+  seen = []
+  run = ServerFiles(tmp_path, parts, "digest", lambda steps: (
+      kept.cover(steps), seen.append((steps, edge.server_record(tmp_path)))))
+  assert steps_on_the_statement(tmp_path) == {1}
+  run.finished_step(1, server_part(parts), {"loss": 0.0})
+  assert steps_on_the_statement(tmp_path) == {1}
+  run.finished_step(2, server_part(parts), {"loss": 0.0})
+  assert steps_on_the_statement(tmp_path) == {2}
+  assert [steps for steps, _ in seen] == [1, 2, 3] and seen[0][1] is None
+  text = (tmp_path / "PRIVACY.md").read_text()
+  assert "author" in text and "a sentence" in text
+
+
+def test_a_device_has_a_statement_before_it_reaches_a_server(parts, port, tmp_path, monkeypatch):
+  parts.parts, seen = make_parts("frozen_fresh", devices=1), []
+
+  def join(client):
+    seen.append(steps_on_the_statement(tmp_path / "device_0"))
+    raise ValueError("seen")
+
+  monkeypatch.setattr(EdgeClient, "join", join)
+  assert take_part(tmp_path, port, 0).result() == 2
+  assert seen == [{0}]
