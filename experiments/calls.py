@@ -98,6 +98,7 @@ def said(arguments: Sequence[str]) -> dict[str, Any]:
   if "method" not in config:
     raise ValueError("the config says no method: it is for another program")
   changed = overridden(config, overrides(arguments))
-  for line in changed.dropped:
-    print(f"dropped, as another part took its place: {line}", file=sys.stderr)
+  if changed.dropped:
+    print(f"dropped, as another part took its place: {', '.join(changed.dropped)}",
+          file=sys.stderr)
   return changed.config

@@ -195,6 +195,9 @@ def photographs(sources: Mapping[str, PhotographSource], *, regions: RegionCut =
                 public: Mapping[str, PhotographSource] | None = None, seed: int = 0) -> Data:
   """Annotated photographs, of which regions with and without a face are cut.
 
+      ff.photographs({"mine": ff.photograph_sources.utkface(limit=500)},
+                     public={"scenes": ff.photograph_sources.synthetic_scenes(scenes=200)})
+
   Args:
     sources: that train and evaluate, each split for itself; names of the caller's choice.
     regions: which candidates become regions.

@@ -140,7 +140,7 @@ def det(
   if reliable_far is not None and reliable_far > smallest_far:
     axes.axvspan(probit(smallest_far), probit(min(reliable_far, 0.99)), color=GRID, alpha=0.6, lw=0,
                  zorder=0)
-  axes.legend(*_with_chance_last(axes), loc="lower left", fontsize=9)
+  fig.legend(*_with_chance_last(axes), loc="outside lower center", ncols=3, fontsize=9)
   return fig
 
 

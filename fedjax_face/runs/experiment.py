@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from fedjax_face.privacy.ledger import Ledger
 TO_A_THIRD_PARTY = ("compute.wandb: metrics measured on private data, without noise, are sent to "
                      "Weights & Biases, a third party.")
 
+_SECONDS_BETWEEN_LINES = 5.0
 RESIDENT_BYTES = 2 << 30  # "auto": a set of at most this size lives on the device
 
 Say = Callable[[str], None]
@@ -95,7 +97,12 @@ def once(say: Say) -> Say:
 
 
 def calibration_line(say: Say) -> Callable[[float, float], None]:
-  """Says (noise multiplier, epsilon) while noise is calibrated."""
+  """Says (noise multiplier, epsilon) now and then, while noise is calibrated for long."""
+  last = time.monotonic()
+
   def line(noise_multiplier: float, epsilon: float) -> None:
-    say(f"calibrating noise: multiplier {noise_multiplier:.3f} gives epsilon {epsilon:.3f}")
+    nonlocal last
+    if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+      last = time.monotonic()
+      say(f"calibrating noise: multiplier {noise_multiplier:.3f} gives epsilon {epsilon:.3f}")
   return line

@@ -370,4 +370,5 @@ def _named(hparams: Mapping[str, float], names: Sequence[str]) -> str:
 def _less_noise(row: Row) -> str:
   size, noise = ("clients.per_round", "aggregate") if "clients" in row else (
       "units.batch_size", "gradient")
-  return f"raise method.{size}, lower method.{noise}.noise_multiplier (a larger privacy.epsilon)"
+  return (f"raise method.{size}, or have less noise: a larger privacy.epsilon, or a lower "
+          f"method.{noise}.noise_multiplier where it is said")

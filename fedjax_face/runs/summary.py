@@ -27,6 +27,7 @@ from fedjax_face.runs.references import Reference, gains
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jax-privacy", "dp-accounting", "numpy",
              "orbax-checkpoint")
+_WIDE = 200  # columns of a table that no terminal shows: as many as it needs
 
 
 def environment() -> dict[str, Any]:
@@ -206,7 +207,7 @@ def print_metrics(title: str, metrics: Mapping[str, Mapping[str, Any]],
     table.add_row(name, _number(metric["value"]), _interval(metric["low"], metric["high"]),
                   *("-" if other is None else _number(other["value"]) for other in beside),
                   metric["note"])
-  Console(width=None if sys.stdout.isatty() else 120).print(table)
+  Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
 def _number(value: Any) -> str:

@@ -158,6 +158,12 @@ def test_pretraining_on_an_undeclared_set_has_no_epsilon(tmp_path):
      "exactly one of privacy.epsilon and method.aggregate.noise_multiplier"),
     ([f"--config={TINY}", "--workdir=w", "--config.data=photographs", "--config.data.sources="
       "synthetic_scenes"], "data: dp_fedemb learns embeddings, and these data are for face tasks"),
+    *(([f"--config={TINY}", "--workdir=w", f"--config.{said}"], message) for said, message in (
+        ("method.local.batch_size=0", "expected a whole number, at least 1"),
+        ("method.classes=foo", "expected one of own, all"),
+        ("method.clients.per_round=400", "800 users a round, but the training set has 8"),
+        ("evaluation.names=tar_at_far", "protocol tar_at_far needs pairs"),
+        ("compute.wandb=x", "needs the package wandb"))),
 ])
 def test_mistakes_are_one_line_and_leave_nothing(
     arguments, message, tmp_path, monkeypatch, capfd):

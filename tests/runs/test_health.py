@@ -110,7 +110,7 @@ def test_hopeless_noise_names_clients_and_noise():
                    SETTING._replace(noise_norm=100.0))
   assert "signal-to-noise ratio 0.002" in line and "norm 100 times the clip norm" in line
   assert "over all 40 rounds at best 0.00016 of what changes the model is signal" in line
-  assert "raise method.clients.per_round, lower method.aggregate.noise_multiplier" in line
+  assert "raise method.clients.per_round, or have less noise: a larger privacy.epsilon" in line
 
 
 @pytest.mark.parametrize("changes", [{"rounds": 10_000}, {"independent_noise": False}])
