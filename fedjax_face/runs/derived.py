@@ -49,16 +49,24 @@ def of(workdir: pathlib.Path, asked: int, config: str) -> Said | None:
     asked: rounds of the whole run.
     config: digest of its config.
   """
-  for path in sorted((workdir / "checkpoints").glob(f"*/{DERIVED}"), reverse=True):
+  for path in sorted((workdir / "checkpoints").glob(f"[0-9]*/{DERIVED}"), reverse=True):
     try:
       kept = json.loads(path.read_text())
       digest = kept.pop("digest")
     except (OSError, ValueError, KeyError, AttributeError):
       continue
     if (digest == _digest(kept) and (kept["asked"], kept["config"]) == (asked, config)
-        and checkpoint_folder.is_whole(path.parent, kept["summary"]["rounds"])):
+        and _is_last(path.parent, kept["summary"]["rounds"])):
       return Said(kept["summary"], kept["privacy"], asked)
   return None
+
+
+def _is_last(path: pathlib.Path, done: int) -> bool:
+  """Whether a checkpoint is whole, and no round follows on it."""
+  try:
+    return checkpoint_folder.whole(path, done)["finished"]
+  except Exception:  # any damage to a file
+    return False
 
 
 def write(workdir: pathlib.Path, said: Said) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -44,8 +43,9 @@ from fedjax_face.runs.checkpoint import Checkpoint
 from fedjax_face.runs.clock import Clock
 from fedjax_face.runs.evaluator import Outcome
 from fedjax_face.runs.experiment import TO_A_THIRD_PARTY, Experiment
-from fedjax_face.runs.mesh import gathered, is_main_process, shard
+from fedjax_face.runs.mesh import agreed, gathered, is_main_process, shard
 from fedjax_face.runs.outputs import Outputs
+from fedjax_face.runs.progress import show
 from fedjax_face.runs.records import CsvFile
 from fedjax_face.runs.rows import Values, add, opening_lines, rows_of
 from fedjax_face.runs.streams import Roots
@@ -81,6 +81,7 @@ def carry_on(record: Any, rounds: int, workdir: str | os.PathLike,
   workdir = pathlib.Path(workdir).absolute()
   with lock.held(workdir), interrupts.watched() as stop, streams.pinned():
     config.check_same_run(record, workdir)
+    checkpoint.adopt(workdir / "checkpoints", _say)
     said = derived.of(workdir, rounds, config.digest(record))
     budget_entry.require_same(workdir, budget, said is not None)
     if said is not None:
@@ -91,12 +92,14 @@ def carry_on(record: Any, rounds: int, workdir: str | os.PathLike,
       return said.summary, said.privacy
     experiment = make()
     stop.check()
-    return _Run(experiment, workdir, budget, callbacks, stop).carried_out()
+    result = _Run(experiment, workdir, budget, callbacks, stop).carried_out()
+    stop.check()  # of a signal that came when everything was done
+    return result
 
 
 def _say(line: str) -> None:
   if is_main_process():
-    print(line, file=sys.stderr, flush=True)
+    show(line)
 
 
 class _Begun(NamedTuple):
@@ -114,7 +117,13 @@ class _Begun(NamedTuple):
 
 
 class _Run:
-  """An experiment in a folder, and what this process knows of it."""
+  """An experiment in a folder, and what this process knows of it.
+
+  Attributes:
+    fresh: nobody has begun it before.
+    ran: a dispatch has come to its end.
+    floor: rounds that other processes may have run before.
+  """
 
   def __init__(self, experiment: Experiment, workdir: pathlib.Path, budget: Budget | None,
                callbacks: Sequence[Callback], stop: interrupts.Stop) -> None:
@@ -122,17 +131,15 @@ class _Run:
     self.callbacks, self.stop, self.clock = callbacks, stop, Clock()
     self.watch = health.watch(experiment.algorithm, experiment.config.rounds)
     self.checkpoints = workdir / "checkpoints"
+    self.fresh, self.ran, self.floor = False, False, 0
 
   def carried_out(self) -> tuple[dict[str, Any], dict[str, Any]]:
     """summary.json and privacy.json of the whole run."""
     begun = self._begun()
     ledger = Ledger.from_json(begun.before.ledger)
-    for sentence in (*([LOOKED_AT] if self.callbacks else []),
-                     *([TO_A_THIRD_PARTY] if self.experiment.config.training.get("wandb") else [])):
-      ledger.declare_not_covered(sentence)
-    if is_main_process():
-      self._record(begun.before, ledger)
     try:
+      if is_main_process():
+        self._record(begun.before, ledger)
       if begun.roots is None:
         state, outcome, done = self._over(begun.before)
       else:
@@ -140,71 +147,113 @@ class _Run:
     except (loop.NonFiniteState, health.NoFiniteUpdate) as error:
       self._stopped(ledger, error)
       raise
+    except Exception:
+      if self.fresh and not self.ran and is_main_process():
+        resumed.undo(self.workdir)  # nothing was run, so another call may have the folder
+      raise
     return self._finish(state, ledger, outcome, done)
 
   def _begun(self) -> _Begun:
     """Checks everything, then keeps the roots and a checkpoint that needs them.
 
     A run that is killed at once must go on with the same noise: other noise on the same rounds
-    would be a second release.
+    would be a second release. What its statement must say is in the checkpoint before it goes on.
     """
     experiment, workdir = self.experiment, self.workdir
+    options = experiment.config
     inputs.require_same(experiment.sources, workdir)
-    if self.callbacks:
-      experiment.ledger.declare_not_covered(LOOKED_AT)
-    now = machine.of(experiment.mesh)
+    now = machine.of(experiment.mesh, options.training.get("clients_per_chunk", 1))
     found = resumed.found(experiment, workdir, now, _say)
     again = resumed.begins_again(found, workdir)
-    records.require_trackers(experiment.config.training.get("wandb", ""))
-    before, first = self._placed(found, now), None
+    over = found is not None and resumed.is_over(found, workdir, options.rounds)
+    records.require_trackers(options.training.get("wandb", ""))
+    before, first = self._placed(found, now, again), None
     if not before.round:
       first = experiment.evaluator.values(gathered(before.state, experiment.mesh))
     self.stop.check()
-    budget_entry.enter(experiment, workdir, self.budget)
-    if found is not None and resumed.is_over(found, workdir, experiment.config.rounds):
+    if over:
+      budget_entry.require_same(workdir, self.budget, True)
       secret_roots.remove(workdir)
       return _Begun(before, None, first)
-    roots = resumed.roots(experiment, workdir, must_exist=again or not before.finished)
+    budget_entry.enter(experiment, workdir, self.budget)
+    self.fresh, self.floor = found is None and not again, resumed.counted(workdir)
+    drawn = before.finished and not again
+    roots = resumed.roots(experiment, workdir, must_exist=not drawn)
     if is_main_process():
+      resumed.record(experiment, workdir, now, before.round if drawn else None)
       disk.remove(workdir / ENDED)  # killed before its end was kept, so it goes on
-    if again and is_main_process():
-      resumed.move_lost(workdir, _say)
-    if before.finished:
-      before = before._replace(finished=False)
+      if again:
+        resumed.move_lost(workdir, _say)
+    before = before._replace(finished=False)
+    if found is None or (before.ledger, dict(before.platform), False) != (
+        found.ledger, dict(found.platform), found.finished):
       checkpoint.save(self.checkpoints,
                       before._replace(state=gathered(before.state, experiment.mesh)))
     budget_entry.begun(workdir)
     return _Begun(before, roots, first)
 
-  def _placed(self, found: Checkpoint | None, now: machine.Machine) -> Checkpoint:
-    """What was found, or the state before the first round, on the devices."""
+  def _placed(self, found: Checkpoint | None, now: machine.Machine, again: bool) -> Checkpoint:
+    """What was found, or the state before the first round, on the devices, and what is to say."""
     experiment = self.experiment
     options, algorithm = experiment.config, experiment.algorithm
+    ledger = Ledger.from_json(experiment.ledger.to_json() if found is None else found.ledger)
+    for sentence in (
+        *([LOOKED_AT] if self.callbacks else []),
+        *([TO_A_THIRD_PARTY] if options.training.get("wandb") else []),
+        *filter(None, [found and resumed.of_platform(found, now)]),
+        *(resumed.said_before(self.workdir) if again else ())):
+      ledger.declare_not_covered(sentence)
     if found is None:
       state = loop.initial_state(algorithm, options.seed, experiment.mesh,
                                  experiment.sources.train.images)
-      return Checkpoint(0, state, experiment.ledger.to_json(), config.digest(experiment.record),
+      return Checkpoint(0, state, ledger.to_json(), config.digest(experiment.record),
                         repr(algorithm.releases), finished=True, platform=now)
     if found.round:
       _say(f"resuming after round {found.round} of {options.rounds}")
     template = jax.eval_shape(algorithm.init, jax.random.key(0))
-    return found._replace(state=shard(found.state, algorithm.sharding(template), experiment.mesh))
+    return found._replace(state=shard(found.state, algorithm.sharding(template), experiment.mesh),
+                          ledger=ledger.to_json(), platform=now)
 
   def _record(self, before: Checkpoint, ledger: Ledger) -> None:
     """What the folder says of the run from its beginning."""
     experiment, workdir = self.experiment, self.workdir
     inputs.record(experiment.sources, workdir)
-    resumed.record(experiment, workdir, dict(before.platform))
     config.record(experiment.record, workdir)
-    if before.round < experiment.config.rounds:
-      run_statement.write_unfinished(experiment, ledger, workdir, self.budget, before.round)
+    if not before.finished:
+      disk.remove(workdir / "summary.json")  # of fewer rounds
+      self._state_ahead(ledger, before.round)
+
+  def _state_ahead(self, ledger: Ledger, done: int) -> None:
+    """Writes the statement of a run that goes on, which may be killed at any moment.
+
+    It counts every round up to the next checkpoint, after which it is written anew: whatever the
+    run releases until then is in it, and what a process before may have released.
+    """
+    options = self.experiment.config
+    every = options.training.checkpoint_every
+    counted = max(min((done // every + 1) * every, options.rounds), self.floor)
+    resumed.count(self.workdir, counted)
+    run_statement.write(self.workdir, run_statement.said(
+        self.experiment, run_statement.with_more(self.experiment, ledger, counted - done),
+        self.workdir, self.budget, "unfinished", counted))
+
+  def _state_end(self, ledger: Ledger, done: int, status: str) -> dict[str, Any]:
+    """The statement of a run that has stopped after a round, and what that keeps on record."""
+    resumed.count(self.workdir, max(done, self.floor))
+    return run_statement.said(
+        self.experiment, run_statement.with_more(self.experiment, ledger, self.floor - done),
+        self.workdir, self.budget, status)
 
   def _over(self, before: Checkpoint) -> tuple[State, Outcome, int]:
     """State, its evaluation and its rounds, of a run of which no round follows."""
-    checkpoint.keep_newest(self.checkpoints, 1)
+    state = gathered(before.state, self.experiment.mesh)
+    if before.finished:
+      checkpoint.keep_newest(self.checkpoints, 1)
+    else:  # more rounds were asked for, and none of them was kept
+      checkpoint.save(self.checkpoints, before._replace(
+        state=self.experiment.algorithm.forget(state), finished=True), keep=1)
     if is_main_process():
       CsvFile(self.workdir / "metrics.csv", before.round, before.records, _say)
-    state = gathered(before.state, self.experiment.mesh)
     return state, self.experiment.evaluator.outcome(state), before.round
 
   def _train(self, before: Checkpoint, roots: Roots, first: Values | None,
@@ -225,6 +274,7 @@ class _Run:
       self.stop.waits = True
       for progress in self._rounds(before, roots):
         self.clock.add(progress)
+        self.ran = True
         state, done = progress.state, progress.span.stop
         interrupted = self.stop.asked()
         if done == options.rounds or done % saved_every == 0 or interrupted:
@@ -235,7 +285,7 @@ class _Run:
           add(rows[-1][1], outcome.values())
         elif evaluated_every and done % evaluated_every == 0:
           add(rows[-1][1], evaluator.values(state))
-        stopped = ended(self.callbacks, rows)
+        stopped = agreed(ended(self.callbacks, rows))
         if stopped and done < options.rounds:
           state = gathered(state, mesh)
           outcome = evaluator.outcome(state)
@@ -251,6 +301,8 @@ class _Run:
         if interrupted:
           self.stop.end()
     self.stop.waits = False
+    ledger = run_statement.with_more(experiment, ledger, self.floor - done)
+    self.floor = done
     checkpoint.save(self.checkpoints, before._replace(
       round=done, state=experiment.algorithm.forget(state), ledger=ledger.to_json(),
       records=kept, finished=True), keep=1)
@@ -280,10 +332,9 @@ class _Run:
     if not is_main_process():
       return
     if interrupted:
-      run_statement.write(self.workdir, run_statement.said(
-          self.experiment, ledger, self.workdir, self.budget, "interrupted"))
+      run_statement.write(self.workdir, self._state_end(ledger, now.round, "interrupted"))
     else:
-      run_statement.write_unfinished(self.experiment, ledger, self.workdir, self.budget, now.round)
+      self._state_ahead(ledger, now.round)
 
   def _finish(self, state: State, ledger: Ledger, outcome: Outcome,
               done: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -297,7 +348,7 @@ class _Run:
             self.workdir, status="finished", rounds=done, asked=options.rounds,
             experiment=self.experiment, state=state, seconds=self.clock.seconds(),
             outcome=outcome, warnings=self.watch.lines, compared=compared),
-        run_statement.said(self.experiment, ledger, self.workdir, self.budget, "finished"),
+        self._state_end(ledger, done, "finished"),
         options.rounds)
     derived.keep(self.workdir, said, config.digest(self.experiment.record))
     derived.write(self.workdir, said)
@@ -313,5 +364,5 @@ class _Run:
         summary.summary_said(
             self.workdir, status=f"stopped: {error}", rounds=error.done, experiment=experiment,
             state=shapes, seconds=self.clock.seconds(), warnings=self.watch.lines),
-        run_statement.said(experiment, ledger, self.workdir, self.budget, "stopped"),
+        self._state_end(ledger, error.done, "stopped"),
         experiment.config.rounds))

@@ -85,7 +85,7 @@ def require_same(sources: Any, workdir: pathlib.Path, sets: tuple[str, ...] = SE
   if not (workdir / INPUTS).exists():
     return
   said, arrays = _read(workdir)
-  key = training_set.key(workdir)
+  key = training_set.key(workdir, must_exist=True)
   for name in sets:
     now = _set(sources, name)
     difference = _difference(name, said[name], _of(arrays, name), now, key)

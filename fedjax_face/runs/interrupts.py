@@ -68,5 +68,6 @@ def watched() -> Iterator[Stop]:
   try:
     yield stop
   finally:
+    stop.waits = False
     for number, handler in before.items():
       signal.signal(number, handler)

@@ -15,6 +15,8 @@ from fedjax_face.runs.mesh import broadcast, is_main_process
 
 LOCK = "lock"
 
+_HELD: set[int] = set()
+
 
 @contextlib.contextmanager
 def held(workdir: str | os.PathLike) -> Iterator[None]:
@@ -29,6 +31,7 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
     OSError: a folder that cannot be made or written.
   """
   workdir, failure, descriptor = pathlib.Path(workdir), None, -1
+  made = not workdir.exists()
   if is_main_process():
     try:
       descriptor = _taken(workdir)
@@ -41,7 +44,7 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
     yield
   finally:
     if descriptor >= 0:
-      _let_go(workdir, descriptor)
+      _let_go(workdir, descriptor, made)
 
 
 def _taken(workdir: pathlib.Path) -> int:
@@ -60,6 +63,7 @@ def _taken(workdir: pathlib.Path) -> int:
       if _is_at(path, descriptor):
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _HELD.add(descriptor)
         return descriptor
       os.close(descriptor)
     except OSError as error:
@@ -72,6 +76,17 @@ def _taken(workdir: pathlib.Path) -> int:
                        ) from None
 
 
+def _forget_in_a_child() -> None:
+  """A forked child would hold the lock of a parent that has died."""
+  for descriptor in _HELD:
+    with contextlib.suppress(OSError):
+      os.close(descriptor)
+  _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_a_child)
+
+
 def _is_at(path: pathlib.Path, descriptor: int) -> bool:
   """Whether the file that is open is still the one in the folder."""
   try:
@@ -80,9 +95,10 @@ def _is_at(path: pathlib.Path, descriptor: int) -> bool:
     return False
 
 
-def _let_go(workdir: pathlib.Path, descriptor: int) -> None:
+def _let_go(workdir: pathlib.Path, descriptor: int, made: bool) -> None:
   try:
-    if [path.name for path in workdir.iterdir()] == [LOCK]:
+    _HELD.discard(descriptor)
+    if made and [path.name for path in workdir.iterdir()] == [LOCK]:
       (workdir / LOCK).unlink()
       workdir.rmdir()
   except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import platform
@@ -12,28 +13,39 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from fedjax_face.runs.mesh import broadcast
 from fedjax_face.runs.streams import DEVICE_GENERATOR
 
 Machine = dict[str, str]
 
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _VECTORS = ("avx512f", "avx2", "avx", "asimd", "sse4_2")
 _SAME_NUMBERS = ("--xla_force_host_platform_device_count",)  # counted as devices
 
 
-def of(mesh: Mesh) -> Machine:
-  """Name -> value of everything by which two machines may round, or draw, differently."""
+def of(mesh: Mesh, clients_per_chunk: int = 1) -> Machine:
+  """Name -> value of everything by which two machines may round, or draw, differently.
+
+  Every process of a job gets what holds of the first.
+
+  Args:
+    mesh: devices.
+    clients_per_chunk: clients side by side, whose number orders a sum.
+  """
   device = mesh.devices.flat[0]
   flags = sorted(flag for flag in os.environ.get("XLA_FLAGS", "").split()
                  if not flag.startswith(_SAME_NUMBERS))
-  return {
+  here = {
       "devices": f"{mesh.size} x {device.device_kind} ({device.platform})",
       "processes": str(jax.process_count()),
-      "jax": metadata.version("jax"), "jaxlib": metadata.version("jaxlib"),
+      "clients side by side": str(clients_per_chunk),
+      **{name: metadata.version(name) for name in _PACKAGES},
       "instructions": f"{platform.machine()} {_vectors()}".strip(),
       "XLA_FLAGS": " ".join(flags),
       "matmul precision": str(_setting("jax_default_matmul_precision")),
       "64 bit": str(bool(_setting("jax_enable_x64"))),
       "generator": DEVICE_GENERATOR}
+  return json.loads(broadcast(json.dumps(here).encode()))
 
 
 def _setting(name: str) -> Any:

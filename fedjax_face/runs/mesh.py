@@ -105,3 +105,8 @@ def broadcast(payload: bytes) -> bytes:
   size = int(multihost_utils.broadcast_one_to_all(np.int64(mine.size)))
   buffer = mine if is_main_process() else np.zeros(size, np.uint8)
   return np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8).tobytes()
+
+
+def agreed(answer: bool) -> bool:
+  """What process 0 answered, in every process."""
+  return bool(broadcast(bytes([answer]))[0])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+from typing import Any
 
 import jax
 
 from fedjax_face.method.algorithm import flattened
-from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.runs import checkpoint, config, disk, inputs, machine, secret_roots
+from fedjax_face.runs import checkpoint, config, disk, inputs, machine, secret_roots, training_set
 from fedjax_face.runs.callbacks import ended_early
 from fedjax_face.runs.checkpoint import Checkpoint
 from fedjax_face.runs.experiment import Experiment, Say
@@ -57,15 +58,33 @@ def found(experiment: Experiment, workdir: pathlib.Path, now: Machine,
   if kept.releases != repr(algorithm.releases):
     raise ValueError("rounds cannot grow here: the noise was fixed for the rounds that were "
                      "asked for at first; choose another workdir")
-  if kept.round and not (workdir / inputs.INPUTS).exists():
+  begun = kept.round or (workdir / "config.json").exists()
+  if begun and not (workdir / inputs.INPUTS).exists():
     raise ValueError(f"{workdir}/{inputs.INPUTS} is gone: whether the data are those of the run "
                      "cannot be told; put it back, or choose another workdir")
-  return _on_platform(experiment, workdir, kept, now)
+  if (not is_over(kept, workdir, options.rounds) and of_platform(kept, now)
+      and not options.training.get("allow_other_platform")):
+    raise ValueError(
+        f"{workdir} was run on another platform ({'; '.join(_differing(kept, now))}): rounds after "
+        "its last checkpoint would be run again with other rounding; go on where it began, or give "
+        "--allow_other_platform (compute.allow_other_platform), which its statement then says")
+  return kept
+
+
+def of_platform(kept: Checkpoint, now: Machine) -> str | None:
+  """What a statement says of a run that goes on elsewhere; None where no round is run again."""
+  differing = _differing(kept, now)
+  return machine.other_platform(kept.round, differing) if differing else None
+
+
+def _differing(kept: Checkpoint, now: Machine) -> list[str]:
+  return [] if kept.finished or not kept.platform else machine.differences(kept.platform, now)
 
 
 def is_over(kept: Checkpoint, workdir: pathlib.Path, rounds: int) -> bool:
   """Whether no round follows on a checkpoint."""
-  return kept.finished and kept.round in (rounds, ended_early(workdir, rounds))
+  return kept.round == rounds or (
+      kept.finished and kept.round == ended_early(workdir, rounds))
 
 
 def begins_again(kept: Checkpoint | None, workdir: pathlib.Path) -> bool:
@@ -103,11 +122,65 @@ def move_lost(workdir: pathlib.Path, say: Say) -> None:
   say(f"begins again with the same noise; what cannot be read lies in {workdir}/{LOST}-{number}")
 
 
-def record(experiment: Experiment, workdir: pathlib.Path, now: Machine) -> None:
-  """Writes resolved.json: every scalar as it is used, what a round releases, the platform."""
+def said_before(workdir: pathlib.Path) -> tuple[str, ...]:
+  """What the statement of a run that begins again said to be not covered."""
+  path = workdir / "privacy.json"
+  return tuple(read_json(path)["ledger"]["not_covered"]) if path.exists() else ()
+
+
+def undo(workdir: pathlib.Path) -> None:
+  """Removes what a run wrote that failed before it ran anything; its start stays.
+
+  What shows that a run had begun goes first, so that a kill on the way leaves a run that begins.
+  """
+  names = (*_TRACES, "checkpoints", RESOLVED, inputs.INPUTS, inputs.FACTS, secret_roots.FOLDER,
+           training_set.KEY)
+  with contextlib.suppress(OSError):  # the run failed for a reason of its own, which is told
+    for path in (*(workdir / name for name in names), *workdir.glob("events.out.tfevents.*")):
+      disk.remove(path)
+
+
+def record(experiment: Experiment, workdir: pathlib.Path, now: Machine,
+           noise_since: int | None) -> None:
+  """Writes resolved.json, before the checkpoint from which a run goes on.
+
+  It holds every scalar as it is used, what a round releases, the platforms on which rounds were
+  run, after which round the noise follows from the roots that are kept, and how many rounds may
+  have been run at most.
+
+  Args:
+    experiment: the run.
+    workdir: of it.
+    now: the platform from here on.
+    noise_since: rounds that were done when its roots were drawn; None: they are those of before.
+  """
+  before = _resolved(workdir)
+  platforms = before.get("platforms", [])
+  if noise_since is not None:
+    before = {"noise_since": noise_since, "counted": before.get("counted", 0) if noise_since else 0}
+    platforms = []
   write_json(workdir / RESOLVED, {
       "hparams": flattened(experiment.algorithm.hparams),
-      "releases": repr(experiment.algorithm.releases), "platform": now})
+      "releases": repr(experiment.algorithm.releases),
+      "platforms": platforms if platforms and platforms[-1] == now else [*platforms, now],
+      "noise_since": before.get("noise_since"), "counted": before.get("counted", 0)})
+
+
+def counted(workdir: pathlib.Path) -> int:
+  """Rounds that may have been run at most, whatever became of the process that ran them."""
+  return int(_resolved(workdir).get("counted", 0))
+
+
+def count(workdir: pathlib.Path, rounds: int) -> None:
+  """Keeps that so many rounds may have been run, before they are."""
+  said = _resolved(workdir)
+  if said.get("counted") != rounds:
+    write_json(workdir / RESOLVED, {**said, "counted": rounds})
+
+
+def _resolved(workdir: pathlib.Path) -> dict[str, Any]:
+  path = workdir / RESOLVED
+  return read_json(path) if path.exists() else {}
 
 
 def _lost(workdir: pathlib.Path) -> str | None:
@@ -132,29 +205,15 @@ def _require_the_same_noise(experiment: Experiment, workdir: pathlib.Path, now: 
       raise ValueError(f"{again} {name} is gone; choose another workdir")
   if not is_pinned(options) and not (workdir / secret_roots.FOLDER).is_dir():
     raise ValueError(f"{again} the root of its noise is gone; choose another workdir")
-  before = read_json(workdir / RESOLVED)
+  before = _resolved(workdir)
+  if before.get("noise_since") != 0:
+    raise ValueError(f"{again} the root of the noise of its first rounds was deleted when they had "
+                     "finished; choose another workdir")
   if before["releases"] != repr(experiment.algorithm.releases):
     raise ValueError(f"{again} its noise was calibrated otherwise; ask for the rounds and the "
                      "budget that were asked for at first, or choose another workdir")
-  if differing := machine.differences(before["platform"], now):
+  differing = [line for platform in before["platforms"]
+               for line in machine.differences(platform, now)]
+  if differing:
     raise ValueError(f"{again} it would run on another platform ({'; '.join(differing)}); choose "
                      "another workdir")
-
-
-def _on_platform(experiment: Experiment, workdir: pathlib.Path, kept: Checkpoint,
-                 now: Machine) -> Checkpoint:
-  """Refuses an interrupted run on another platform, or puts it down for the statement.
-
-  Where no round can have run after the checkpoint, the platform is free.
-  """
-  differing = machine.differences(kept.platform, now) if kept.platform else []
-  if kept.finished or not differing:
-    return kept._replace(platform=now)
-  if not experiment.config.training.get("allow_other_platform"):
-    raise ValueError(
-        f"{workdir} was run on another platform ({'; '.join(differing)}): rounds after its last "
-        "checkpoint would be run again with other rounding; go on where it began, or give "
-        "--allow_other_platform (compute.allow_other_platform), which its statement then says")
-  ledger = Ledger.from_json(kept.ledger)
-  ledger.declare_not_covered(machine.other_platform(kept.round, differing))
-  return kept._replace(platform=now, ledger=ledger.to_json())

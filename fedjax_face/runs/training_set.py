@@ -18,16 +18,23 @@ _WHOLE_BYTES = 2 << 30   # a larger set enters the digest with the pixels of som
 _SOME_IMAGES = 64
 
 
-def key(workdir: pathlib.Path) -> bytes:
+def key(workdir: pathlib.Path, must_exist: bool = False) -> bytes:
   """The key of the digest that a run publishes; drawn and kept, 0600, if it is not there.
 
   Without a key, who knows everybody else's data could try out a digest on whoever may be in.
+
+  Args:
+    workdir: of the run.
+    must_exist: digests under it are kept there already.
 
   Raises:
     ValueError: a key that is damaged, or open to others than its owner.
     OSError: a file that cannot be written.
   """
   path = workdir / KEY
+  if not path.exists() and must_exist:
+    raise ValueError(f"{path} is gone: whether the data are those of the run cannot be told; put "
+                     "it back, or choose another workdir")
   if not path.exists():
     write_owner_only(path, secrets.token_hex(_KEY_BYTES) + "\n")
   if path.stat().st_mode & 0o077:

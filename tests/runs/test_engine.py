@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.evaluation.protocols import Metric
 from fedjax_face.privacy import budget as budgets
 from fedjax_face.privacy.adjacency import Adjacency
@@ -77,8 +78,7 @@ def toy_experiment(monkeypatch):
   algorithm = toy_algorithm()
 
   def build(given, workdir, say, sources=None, public_stages=None):
-    train = types.SimpleNamespace(name="toys", images=IMAGES, targets=(), label=PEOPLE,
-                                  person=PEOPLE)
+    train = FaceDataset("toys", IMAGES, PEOPLE, PEOPLE)
     sources = sources or types.SimpleNamespace(notes=(), train=train,
                                                evaluation=train, evaluates_training_people=False)
     ledger = Ledger()
@@ -116,7 +116,7 @@ MOMENTS = [
     (checkpoint, "_write", 1), (checkpoint, "_write", 2), (checkpoint, "_write", 3),
     (config, "record", 1), (engine.references, "references", 1),
     (derived, "keep", 1), (derived, "write", 1), (resumed, "record", 1),
-    *((run_statement, "write_unfinished", call) for call in (1, 2, 3))]
+    *((run_statement, "write", call) for call in (1, 2, 3))]
 
 
 @pytest.fixture(scope="module")
@@ -535,8 +535,7 @@ def of(images):
   return types.SimpleNamespace(
       notes=(), evaluates_training_people=False,
       evaluation=types.SimpleNamespace(name="others", person=PEOPLE),
-      train=types.SimpleNamespace(name="toys", images=images, targets=(), label=people,
-                                  person=people))
+      train=FaceDataset("toys", images, people, people))
 
 
 def test_statements_of_neighbours_differ_in_nothing_but_what_they_declare(tmp_path):

@@ -70,3 +70,25 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     with lock.held(tmp_path / "file" / "w"):
       pass
   assert "\n" not in str(error.value)
+
+
+def test_a_forked_child_does_not_hold_the_lock(tmp_path):
+  read, write = os.pipe()
+  with lock.held(tmp_path):
+    child = os.fork()
+    if not child:
+      os.write(write, b".")  # what runs in a child after a fork has run
+      signal.pause()
+    os.read(read, 1)
+  try:
+    with lock.held(tmp_path):
+      pass
+  finally:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_an_empty_folder_that_was_there_stays(tmp_path):
+  with lock.held(tmp_path):
+    pass
+  assert tmp_path.exists()

@@ -13,6 +13,8 @@ import pytest
 from fedjax_face.runs import (
   checkpoint,
   derived,
+  disk,
+  interrupts,
   loop,
   machine,
   records,
@@ -99,7 +101,7 @@ def test_a_run_begins_again_neither_elsewhere_nor_with_other_noise(
   killed(tmp_path, monkeypatch)
   lose(tmp_path, "removed")
   with monkeypatch.context() as patch:
-    patch.setattr(machine, "of", lambda mesh: {"jax": "another"})
+    patch.setattr(machine, "of", lambda *given: {"jax": "another"})
     with pytest.raises(ValueError, match="another platform"):
       run(allowing("restart_same_noise"), tmp_path)
   said = json.loads((tmp_path / "resolved.json").read_text())
@@ -132,7 +134,8 @@ def test_a_run_that_died_before_it_began_simply_begins(tmp_path, monkeypatch):
 def test_another_platform_is_refused_by_what_differs_or_stated(tmp_path, monkeypatch):
   killed(tmp_path, monkeypatch)
   here = machine.of
-  monkeypatch.setattr(machine, "of", lambda mesh: here(mesh) | {"devices": "8 x H200 (gpu)"})
+  monkeypatch.setattr(machine, "of",
+                      lambda *given: here(*given) | {"devices": "8 x H200 (gpu)"})
   before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
   with pytest.raises(ValueError, match="devices '1 x cpu .cpu.' before, '8 x H200 .gpu.' now.*"
                      "--allow_other_platform"):
@@ -146,7 +149,7 @@ def test_another_platform_is_refused_by_what_differs_or_stated(tmp_path, monkeyp
 
 def test_rounds_that_are_added_to_a_finished_run_may_be_run_anywhere(tmp_path, monkeypatch):
   run(options(**SECRET, rounds=4), tmp_path)
-  monkeypatch.setattr(machine, "of", lambda mesh: {"jax": "another"})
+  monkeypatch.setattr(machine, "of", lambda *given: {"jax": "another"})
   _, privacy = run(options(**SECRET), tmp_path)
   assert not [line for line in privacy["not_covered"] if "another platform" in line]
 
@@ -316,3 +319,158 @@ def test_two_threads_cannot_run_in_one_folder(tmp_path, monkeypatch):
   first.join()
   assert len(refused) == 1 and "in use by process" in refused[0]
   assert (tmp_path / "w" / "summary.json").exists()
+
+
+# What the processes before may have released is never less than what is said.
+
+def signalled_at(monkeypatch, done):
+  """A signal comes while the rows that end with this round are written."""
+  write = records.CsvFile.write_rows
+
+  def signalled(self, rows):
+    if rows[-1][0] == done:
+      os.kill(os.getpid(), signal.SIGINT)
+    write(self, rows)
+
+  monkeypatch.setattr(records.CsvFile, "write_rows", signalled)
+
+
+def test_a_statement_never_takes_back_rounds_that_may_have_run(tmp_path, monkeypatch):
+  killed(tmp_path, monkeypatch, call=6)  # rows to 8 are there, the checkpoint of 8 too
+  with monkeypatch.context() as patch:
+    interrupt(patch, records.CsvFile, "write_rows", 2, True)  # rows to 9
+    with pytest.raises(Killed):
+      run(options(**SECRET), tmp_path)
+  lose_last = sorted(path for path in (tmp_path / "checkpoints").iterdir())[-1]
+  shutil.rmtree(lose_last)  # goes on from 4: rounds to 10 may have run
+  with monkeypatch.context() as patch:
+    signalled_at(patch, 6)
+    with pytest.raises(KeyboardInterrupt):
+      run(options(**SECRET), tmp_path)
+  said = json.loads((tmp_path / "privacy.json").read_text())
+  assert said["run"]["status"] == "interrupted"
+  assert [entry["times"] for entry in said["ledger"]["entries"]] == [10]
+  _, privacy = run(options(**SECRET), tmp_path)
+  assert [entry["times"] for entry in privacy["ledger"]["entries"]] == [10]
+
+
+def test_a_checkpoint_that_comes_sooner_does_not_shrink_the_statement(tmp_path, monkeypatch):
+  killed(tmp_path, monkeypatch, call=3, given=options(
+      **SECRET, training=EVERY | {"checkpoint_every": 25}))
+  given = options(**SECRET, training=EVERY | {"checkpoint_every": 3})
+  killed(tmp_path, monkeypatch, call=2, given=given)
+  said = json.loads((tmp_path / "privacy.json").read_text())
+  assert said["run"]["counted"] == 10
+
+
+def test_what_a_resumed_run_must_say_is_kept_before_it_goes_on(tmp_path, monkeypatch):
+  killed(tmp_path, monkeypatch)
+  here = machine.of
+  with monkeypatch.context() as patch:
+    patch.setattr(machine, "of", lambda *given: here(*given) | {"jax": "another"})
+    killed(tmp_path, patch, call=2, given=allowing("allow_other_platform"))
+  with pytest.raises(ValueError, match="another platform"):  # and back again
+    run(options(**SECRET), tmp_path)
+  _, privacy = run(allowing("allow_other_platform"), tmp_path)
+  assert len([line for line in privacy["not_covered"] if "another platform" in line]) == 2
+
+
+def test_a_run_begins_again_only_on_the_roots_and_platform_of_all_its_rounds(
+    tmp_path, monkeypatch):
+  grown, moved = tmp_path / "grown", tmp_path / "moved"
+  run(options(**SECRET, rounds=4), grown)
+  killed(grown, monkeypatch, call=3)
+  lose(grown, "removed")
+  with pytest.raises(ValueError, match="the root of the noise of its first rounds was deleted"):
+    run(allowing("restart_same_noise"), grown)
+  killed(moved, monkeypatch)
+  here = machine.of
+  with monkeypatch.context() as patch:
+    patch.setattr(machine, "of", lambda *given: here(*given) | {"jax": "another"})
+    killed(moved, patch, call=2, given=allowing("allow_other_platform"))
+    lose(moved, "removed")
+    with pytest.raises(ValueError, match="another platform"):
+      run(allowing("restart_same_noise"), moved)
+
+
+def test_other_images_are_refused_as_soon_as_a_run_has_begun(tmp_path, monkeypatch):
+  killed(tmp_path, monkeypatch, call=2)  # the checkpoint of round 0 alone
+  (tmp_path / "inputs.json").unlink()
+  with pytest.raises(ValueError, match="inputs.json is gone"):
+    run(options(**SECRET), tmp_path)
+
+
+def test_without_its_key_no_data_are_taken_for_those_of_the_run(tmp_path, monkeypatch):
+  killed(tmp_path, monkeypatch)
+  (tmp_path / "training_set.key").unlink()
+  with pytest.raises(ValueError, match="training_set.key is gone"):
+    run(options(**SECRET), tmp_path)
+  assert not (tmp_path / "training_set.key").exists()
+
+
+@pytest.mark.parametrize("name", ["00000004", "resolved.json", "config.json"])
+def test_a_growth_that_was_killed_leaves_the_finished_run_as_it_was(tmp_path, monkeypatch, name):
+  """Killed when the first of these names is renamed or written anew; then both commands."""
+  first = run(options(**SECRET, rounds=4), tmp_path)
+  with monkeypatch.context() as patch:
+    seen = []
+
+    def strikes(change, path):
+      if change == "rename" and path.name == name and not seen:
+        seen.append(path)
+        raise Killed
+
+    patch.setattr(disk, "watched", strikes)
+    with pytest.raises(Killed):
+      run(options(**SECRET), tmp_path)
+  if json.loads((tmp_path / "config.json").read_text())["rounds"] == 4:
+    again = run(options(**SECRET, rounds=4), tmp_path)
+    assert json.dumps(again[1]["units"]) == json.dumps(first[1]["units"])
+  _, privacy = run(options(**SECRET), tmp_path)
+  assert [entry["times"] for entry in privacy["ledger"]["entries"]] == [10]
+
+
+def test_a_run_that_fails_before_it_ran_anything_leaves_its_folder_to_others(
+    tmp_path, monkeypatch):
+  def failing(*given, **more):
+    raise RuntimeError("out of memory")
+    yield
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, "train", failing)
+    with pytest.raises(RuntimeError):
+      run(options(**SECRET), tmp_path / "w")
+  assert not (tmp_path / "w").exists()
+  run(options(**SECRET, seed=3), tmp_path / "w")
+
+
+def test_a_signal_in_the_last_dispatch_is_not_swallowed(tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    signalled_at(patch, 10)
+    with pytest.raises(KeyboardInterrupt):
+      run(options(**SECRET), tmp_path)
+  assert json.loads((tmp_path / "summary.json").read_text())["status"] == "finished"
+  run(options(**SECRET), tmp_path)
+
+
+def test_no_stream_ends_a_run(tmp_path, monkeypatch):
+  class Full:
+    def write(self, text):
+      raise OSError(28, "No space left on device")
+
+    def flush(self):
+      pass
+
+    def isatty(self):
+      return False
+
+  killed(tmp_path, monkeypatch)
+  monkeypatch.setattr("sys.stderr", Full())
+  run(options(**SECRET), tmp_path)
+
+
+def test_the_signals_wait_no_longer_when_a_run_has_failed():
+  with pytest.raises(ZeroDivisionError), interrupts.watched() as stop:
+    stop.waits = True
+    raise ZeroDivisionError
+  assert not stop.waits
