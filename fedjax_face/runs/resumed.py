@@ -110,6 +110,12 @@ def record(experiment: Experiment, workdir: pathlib.Path, now: Machine) -> None:
       "releases": repr(experiment.algorithm.releases), "platform": now})
 
 
+def counted(workdir: pathlib.Path) -> int:
+  """Rounds that may have been run at most, as resolved.json says; 0 where it does not."""
+  path = workdir / RESOLVED
+  return int(read_json(path).get("counted", 0)) if path.is_file() else 0
+
+
 def _lost(workdir: pathlib.Path) -> str | None:
   """That the checkpoints of a run that had begun are gone, or None."""
   trace = next((name for name in _TRACES if (workdir / name).exists()), None)
