@@ -69,6 +69,23 @@ def _is_last(path: pathlib.Path, done: int) -> bool:
     return False
 
 
+def newest(workdir: pathlib.Path) -> Said | None:
+  """What the newest finished state in a folder says, however many rounds were asked for; or None.
+
+  Newer checkpoints may lie beside it, of a run that has grown since: compare the rounds.
+  """
+  for path in sorted((workdir / "checkpoints").glob(f"*/{DERIVED}"), reverse=True):
+    try:
+      kept = json.loads(path.read_text())
+      digest = kept.pop("digest")
+      if digest == _digest(kept) and checkpoint_folder.is_whole(
+          path.parent, kept["summary"]["rounds"]):
+        return Said(kept["summary"], kept["privacy"], kept["asked"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+      continue
+  return None
+
+
 def write(workdir: pathlib.Path, said: Said) -> None:
   """Writes summary.json, privacy.json and PRIVACY.md."""
   for name, text in _files(said).items():

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from fedjax_face.edge.halves import EdgeParts
 from fedjax_face.privacy import statement
 from fedjax_face.runs import config as configs
-from fedjax_face.runs import disk, edge, lock
+from fedjax_face.runs import disk, edge, lock, streams
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.records import write_json
 
@@ -35,6 +35,8 @@ def prepared(config: Mapping[str, Any], workdir: str | os.PathLike,
              device: int | None = None) -> Iterator[Prepared]:
   """Checks what is asked, builds it, and holds the folder while the program writes there.
 
+  All of it runs under the generator of `streams.pinned`.
+
   Args:
     config: arguments of `fit`.
     workdir: of the program; made once nothing is refused.
@@ -46,8 +48,9 @@ def prepared(config: Mapping[str, Any], workdir: str | os.PathLike,
   """
   asked, place = Asked.of_config(config), pathlib.Path(workdir).absolute()
   configs.check_same_run(asked.record, place)
-  parts = edge.build(asked, device)
-  with lock.held(place):
+  with streams.pinned():
+    parts = edge.build(asked, device)
+  with lock.held(place), streams.pinned():
     configs.check_same_run(asked.record, place)  # another process may have begun one meanwhile
     configs.record(asked.record, place)
     # In a section of its own the number of rounds is part of the digest: noise depends on it.

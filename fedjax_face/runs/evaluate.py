@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import sys
@@ -108,8 +107,7 @@ def _record(run: Run, workdir: pathlib.Path, outcome: Any, data: Mapping[str, st
             own: bool) -> dict[str, Any]:
   """evaluation.json; on the run's own set what the run compared itself with stands beside."""
   metrics, roc = summary.metrics_json(outcome), summary.roc_json(outcome)
-  path = workdir / "summary.json"
-  ran = json.loads(path.read_text()) if own and path.is_file() else {}
+  ran = run.summary if own and run.summary is not None else {}
   beside = {}
   for name, reference in ran.get("references", {}).items():
     asked = {metric: of for metric, of in reference["metrics"].items() if metric in metrics}

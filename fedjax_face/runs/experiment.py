@@ -58,12 +58,15 @@ def ledger_before(config: Any, sources: Any, algorithm: Algorithm) -> Ledger:
   for sentence in (*algorithm.not_covered, *sources.not_covered):
     ledger.declare_not_covered(sentence)
   if not sources.evaluates_training_people:
-    ledger.declare_not_covered(
-        f"The model is evaluated on {evaluated_on(sources)}, without noise. Another seed may "
-        "choose others.")
+    ledger.declare_not_covered(evaluation_sentence(evaluated_on(sources)))
   if config.training.get("wandb"):
     ledger.declare_not_covered(TO_A_THIRD_PARTY)
   return ledger
+
+
+def evaluation_sentence(whom: str) -> str:
+  """That people who do not train are evaluated on without noise; `whom` as of `evaluated_on`."""
+  return f"The model is evaluated on {whom}, without noise. Another seed may choose others."
 
 
 def evaluated_on(sources: Any) -> str:

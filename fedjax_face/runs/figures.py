@@ -1,8 +1,7 @@
-"""The figures of one run, from the files that it left."""
+"""The figures of one run, from its last checkpoint."""
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,10 @@ from matplotlib.figure import Figure
 from scipy.special import ndtr, ndtri
 
 from fedjax_face.figures import figures, silo_figures
-from fedjax_face.runs import comparison
+from fedjax_face.runs import checkpoint_folder, comparison, derived
+from fedjax_face.runs.rows import columns, rows_in
+
+FOLDER = "figures"
 
 
 def of_run(workdir: str | os.PathLike, headline: Sequence[str] = ()) -> dict[str, Figure]:
@@ -22,23 +24,32 @@ def of_run(workdir: str | os.PathLike, headline: Sequence[str] = ()) -> dict[str
   Args:
     workdir: of a finished run.
     headline: metrics whose course is drawn; default those that were evaluated on the way.
+
+  Raises:
+    FileNotFoundError: no run has finished there.
   """
   place = pathlib.Path(workdir)
-  done = json.loads((place / "summary.json").read_text())
-  return drawn(figures.read_metrics(place / "metrics.csv"), done, headline)
+  said = derived.newest(place)
+  if said is None:
+    raise FileNotFoundError(f"{place}/checkpoints: no run has finished there")
+  done = said.summary["rounds"]
+  meta = checkpoint_folder.whole(
+      checkpoint_folder.place(place / "checkpoints", checkpoint_folder.IN_PLACE, done), done)
+  return drawn(columns(rows_in(meta.get("records", ""), place / "metrics.csv", done)),
+               said.summary, headline)
 
 
-def drawn(columns: Mapping[str, np.ndarray], done: Mapping[str, Any],
+def drawn(course: Mapping[str, np.ndarray], done: Mapping[str, Any],
           headline: Sequence[str] = ()) -> dict[str, Figure]:
   """The same of columns over the rounds and of what a summary.json says.
 
   Args:
-    columns: name -> [rows], NaN where a row has no value; `round` among them.
+    course: name -> [rows], NaN where a row has no value; `round` among them.
     done: `algorithm`, `metrics`, `references`, `roc` and perhaps `overlap` of a summary.
     headline: as of `of_run`.
   """
   made = {"training": figures.training_curves(
-      columns, evaluation=headline, levels=comparison.levels(done))}
+      course, evaluation=headline, levels=comparison.levels(done))}
   if done.get("overlap"):
     made["overlap"] = silo_figures.overlap({done["algorithm"]: done["overlap"]})
   references = done.get("references", {})
@@ -49,7 +60,7 @@ def drawn(columns: Mapping[str, np.ndarray], done: Mapping[str, Any],
 def save(workdir: str | os.PathLike, headline: Sequence[str] = ()) -> None:
   """Draws a finished run into its folder `figures`, as PNG."""
   for name, figure in of_run(workdir, headline).items():
-    figures.save(figure, pathlib.Path(workdir) / f"figures/{name}.png")
+    figures.save(figure, pathlib.Path(workdir) / f"{FOLDER}/{name}.png")
 
 
 def save_roc(roc: Mapping[str, Any] | None, names: Mapping[str, str],

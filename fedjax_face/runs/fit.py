@@ -8,13 +8,14 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fedjax_face import options
 from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
 from fedjax_face.method import Budget, Method
 from fedjax_face.method.algorithm import State
 from fedjax_face.privacy.budget import Budget as Account
 from fedjax_face.privacy.ledger import Ledger, is_non_private
-from fedjax_face.runs import engine, figures, health, inputs, loop, streams
+from fedjax_face.runs import engine, figures, health, inputs, load, loop, streams
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.callbacks import LOOKED_AT, Callback, ended
 from fedjax_face.runs.experiment import Experiment, Say
@@ -76,9 +77,12 @@ def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
     return Run.of_memory(made, last.state, last.ledger, last.rows)
   place = pathlib.Path(workdir).absolute()
   carried = carried_out(asked, place, say, account=_account(account), callbacks=callbacks)
-  if is_main_process():
+  if is_main_process() and (carried or not (place / figures.FOLDER).exists()):
     figures.save(place, asked.evaluation.headline)
-  return Run.of_folder(place, asked.experiment(place) if carried is None else carried)
+  if carried is None:
+    return load.of_asked(asked, place, in_hand=bool(options.by_hand(asked.record["data"])))
+  with streams.pinned():
+    return Run.of_folder(place, carried)
 
 
 def _require_memory(asked: Asked) -> None:

@@ -16,8 +16,9 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.facts import ImagesWhenAsked
 from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
+from fedjax_face.privacy import statement, statement_files
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.runs import edge, inputs, stage
+from fedjax_face.runs import edge, inputs, stage, streams
 from fedjax_face.runs import start as starts
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.evaluators import evaluator_of
@@ -48,19 +49,40 @@ def load(workdir: str | os.PathLike, data: Sources | None = None,
     FileNotFoundError: no run is kept there.
     ValueError: of a run of another program, values made by hand that are not given, or other data.
   """
-  said, place = recorded(workdir), pathlib.Path(workdir).absolute()
+  with streams.pinned():
+    return _load(pathlib.Path(workdir).absolute(), data, given or {})
+
+
+def of_asked(asked: Asked, place: pathlib.Path, in_hand: bool) -> Run:
+  """The same of arguments of `fit`: nothing is written, and no private data are read.
+
+  Args:
+    asked: of the run.
+    place: its folder.
+    in_hand: whether its sets are in memory; they are compared with what the run has kept of them.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load`.
+  """
+  with streams.pinned():
+    mesh = clients_mesh()
+    made = _without_data(asked.priced(), place, mesh)
+    run = Run.of_folder(place, made, lambda: _with_data(asked, made, place),
+                        lambda: _without_data(asked, place, mesh))
+    if in_hand:
+      inputs.require_same(asked.sources(), place)
+    return run
+
+
+def _load(place: pathlib.Path, data: Sources | None, given: Mapping[str, Any]) -> Run:
+  said = recorded(place)
   server = (place / "devices.json").is_file()  # which pre-trains for itself, and keeps no facts
   if said.get("start") and not server and not (place / stage.FOLDER).exists():
     raise FileNotFoundError(f"{place / stage.FOLDER}: what the run started from is gone")
-  asked = _asked(said, given or {}, data).priced()
+  asked = _asked(said, given, data)
   if server:
-    return _of_server(place, asked.experiment())
-  mesh = clients_mesh()
-  made = _without_data(asked, place, mesh)
-  run = Run.of_folder(place, made, lambda: _with_data(asked, made, place))
-  if data is not None:
-    inputs.require_same(asked.sources(), place)
-  return run
+    return _of_server(place, asked.priced().experiment())
+  return of_asked(asked, place, in_hand=data is not None)
 
 
 def _asked(said: Mapping[str, Any], given: Mapping[str, Any], data: Sources | None) -> Asked:
@@ -159,4 +181,29 @@ def _of_server(place: pathlib.Path, made: Experiment) -> Run:
   if found is None:
     raise FileNotFoundError(f"{place}/checkpoints: no checkpoint yet")
   done, state, ledger = found
-  return Run(made, state, ledger, [(done, {})], place)
+  system, record = made.algorithm.parts, edge.server_record(place)
+  messages = system.parts.clients.holding(made.sources.train, made.config.seed).messages
+  passes, counted = made.config.rounds, dict(ledger.entries)
+  if record is not None:  # else devices may have begun all
+    passes = min(-(-max(record.steps_begun, done) // messages), passes)
+  for release in made.algorithm.releases:
+    if (more := passes - counted.get(release, 0)) > 0:
+      ledger.record(release, more)
+  finished = done == made.config.rounds * messages
+  run = Run(made, state, ledger, [(done, {})], place, says=lambda: _of_ledger(
+      made, ledger, "" if finished else f" It has not finished: {done:,} steps are done, and all "
+      f"of {passes:,} passes over the images are counted."))
+  run.finished, run.counted = finished, max(done, passes * messages)
+  return run
+
+
+def _of_ledger(made: Experiment, ledger: Ledger, more: str) -> str:
+  """The statement of the run of an edge server, which shares its data with nobody."""
+  train, pinned = made.sources.train, made.config.privacy.noise_seed is not None
+  said = statement.privacy_json(
+      ledger, delta=made.config.privacy.delta,
+      population={"image": len(train), "person": train.num_persons},
+      sampling=made.algorithm.sampling, noise_keys="pinned" if pinned else "devices",
+      files=statement_files.of_edge_server())
+  return (f"{statement.privacy_markdown(said)}\nWritten from the server's checkpoint and config."
+          f"{more} Every device writes a statement of its own.\n")

@@ -126,8 +126,7 @@ class CsvFile:
 
   def rows(self) -> list[tuple[int, dict[str, float]]]:
     """(round, values) of all rows up to now."""
-    return [(int(row[0]), {name: float(text) for name, text in zip(self._fields, row, strict=False)
-                           if text and name != "round"}) for row in self._rows]
+    return _values(self._fields, self._rows)
 
   def _text(self) -> str:
     return _csv(self._fields, self._rows)
@@ -147,6 +146,21 @@ class CsvFile:
       return _parsed(said[:said.rfind("\n") + 1], start)
     except ValueError:
       return None
+
+
+def parsed_rows(text: str, start: float = math.inf) -> list[tuple[int, dict[str, float]]]:
+  """(round, values) of a table up to a round; a last line that was cut short is none of it.
+
+  Raises:
+    ValueError: text that is no table.
+  """
+  return _values(*_parsed(text[:text.rfind("\n") + 1], start))
+
+
+def _values(fields: Sequence[str],
+            rows: Sequence[Sequence[str]]) -> list[tuple[int, dict[str, float]]]:
+  return [(int(row[0]), {name: float(text) for name, text in zip(fields, row, strict=False)
+                         if text and name != "round"}) for row in rows]
 
 
 def _parsed(text: str, start: float = math.inf) -> tuple[list[str], list[list[str]]]:

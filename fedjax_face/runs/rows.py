@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from fedjax_face.privacy.ledger import Ledger, is_non_private
 from fedjax_face.privacy.statement import delta_warning
 from fedjax_face.runs.experiment import Experiment
 from fedjax_face.runs.loop import Progress
+from fedjax_face.runs.records import parsed_rows
 from fedjax_face.runs.run_statement import population_of
 
 Values = dict[str, float]
@@ -55,3 +59,31 @@ def _epsilons(ledger: Ledger, delta: float) -> Values:
   units = ledger.units
   return {"epsilon" if len(units) == 1 else f"epsilon_{unit}": ledger.epsilon_so_far(delta, unit)
           for unit in units}
+
+
+def rows_in(kept: str, path: pathlib.Path, done: int) -> list[tuple[int, Values]]:
+  """(round, values) of the rounds of a checkpoint.
+
+  Args:
+    kept: its `records`.
+    path: of metrics.csv, which is read where the checkpoint keeps no rows.
+    done: rounds done.
+
+  Raises:
+    ValueError: a file that is no table.
+  """
+  if kept or not path.is_file():
+    return parsed_rows(kept, done)
+  try:
+    return parsed_rows(path.read_text(), done)
+  except ValueError as error:
+    raise ValueError(f"{path} is no table of rounds ({error}): put it back from a copy, or remove "
+                     "it to go on without its rows") from None
+
+
+def columns(rows: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, np.ndarray]:
+  """Column -> [rows], `round` the first; NaN where a row has no value."""
+  names = list(dict.fromkeys(name for _, row in rows for name in row))
+  found = {"round": np.asarray([done for done, _ in rows])}
+  return found | {name: np.asarray([float(row.get(name, np.nan)) for _, row in rows])
+                  for name in names}

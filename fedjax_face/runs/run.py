@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import math
@@ -21,17 +20,12 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.sources import Sources
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.runs import (
-    checkpoint,
-    inputs,
-    references,
-    run_statement,
-    summary,
-)
+from fedjax_face.runs import inputs, kept_run, references, run_statement, streams, summary
 from fedjax_face.runs.evaluator import Outcome, on_one_device
 from fedjax_face.runs.evaluators import evaluator_of
 from fedjax_face.runs.experiment import Experiment
 from fedjax_face.runs.references import Reference
+from fedjax_face.runs.rows import columns
 from fedjax_face.runs.settings import Evaluation
 
 _BATCH = 256
@@ -42,17 +36,26 @@ class Run:
 
   Attributes:
     workdir: of the run; None of one that wrote nothing.
-    ledger: of everything that it released.
+    ledger: of everything that it released; of one that has not finished, at most.
     config: what it was asked, as config.json has it.
+    rounds: done, as its state has them.
+    counted: rounds in the ledger: more than `rounds` where a run was killed that may have released
+      others since.
+    finished: whether no round follows.
+    summary: what summary.json said when it finished; None of a run in memory and of others.
   """
 
   def __init__(self, made: Experiment, state: Any, ledger: Ledger,
                rows: Sequence[tuple[int, Mapping[str, Any]]],
                workdir: pathlib.Path | None = None,
-               read: Callable[[], Experiment] | None = None) -> None:
-    self._made, self._rows, self._read = made, list(rows), read
+               read: Callable[[], Experiment] | None = None,
+               says: Callable[[], str] | None = None) -> None:
+    self._made, self._rows, self._read, self._says = made, list(rows), read, says
     self._state = jax.tree.map(jnp.asarray, on_one_device(state))
     self.ledger, self.workdir, self.config = ledger, workdir, made.record
+    self.rounds: int = self._rows[-1][0] if self._rows else 0
+    self.counted, self.finished = self.rounds, True
+    self.summary: Mapping[str, Any] | None = None
 
   @classmethod
   def of_memory(cls, made: Experiment, state: Any, ledger: Ledger, rows: Any) -> Run:
@@ -61,13 +64,15 @@ class Run:
 
   @classmethod
   def of_folder(cls, workdir: pathlib.Path, made: Experiment,
-                read: Callable[[], Experiment] | None = None) -> Run:
+                read: Callable[[], Experiment] | None = None,
+                exact: Callable[[], Experiment] | None = None) -> Run:
     """The run in a folder, as its newest checkpoint has it.
 
     Args:
       workdir: of the run.
       made: the experiment; with `read` it needs no sources and no evaluator.
       read: () -> the experiment with its data, which are read when they are first needed.
+      exact: () -> the experiment with its own noise, where `made` has some in its place.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
@@ -75,17 +80,20 @@ class Run:
     """
     if read is None:
       inputs.require_same(made.sources, workdir)
-    template = jax.eval_shape(made.algorithm.init, jax.random.key(0))
-    found = checkpoint.restore(workdir / "checkpoints", template, lambda line: None)
-    if found is None:
-      raise FileNotFoundError(f"{workdir}/checkpoints: no checkpoint yet")
-    rows = [row for row in _read_rows(workdir) if row[0] <= found.round]
-    return cls(made, found.state, Ledger.from_json(found.ledger), rows, workdir, read)
+    kept, made = kept_run.found(workdir, made, exact or (lambda: made))
+    run = cls(made, kept.found.state, kept.ledger, kept.rows, workdir, read,
+              lambda: statement.privacy_markdown(kept_run.privacy(kept, made)))
+    run.rounds, run.counted, run.finished = kept.found.round, kept.counted, kept.found.finished
+    run.summary = None if kept.said is None else kept.said.summary
+    return run
 
   @functools.cached_property
   def _whole(self) -> Experiment:
     """With its data."""
-    return self._made if self._read is None else self._read()
+    if self._read is None:
+      return self._made
+    with streams.pinned():
+      return self._read()
 
   @property
   def method(self) -> str:
@@ -122,20 +130,12 @@ class Run:
     return dict(self._made.config.evaluation)
 
   @property
-  def rounds(self) -> int:
-    """Rounds done."""
-    return self._rows[-1][0] if self._rows else 0
-
-  @property
   def metrics(self) -> dict[str, np.ndarray]:
     """Columns over the rounds, [rounds + 1] with the start first; NaN where one has no value.
 
     `pandas.DataFrame(run.metrics)` is a table of it.
     """
-    names = list(dict.fromkeys(name for _, row in self._rows for name in row))
-    columns = {"round": np.asarray([done for done, _ in self._rows])}
-    return columns | {name: np.asarray([float(row.get(name, np.nan)) for _, row in self._rows])
-                      for name in names}
+    return columns(self._rows)
 
   def embed(self, images: Any) -> np.ndarray:
     """Unit embeddings float32 [N, D] of images uint8 [N, H, W, C] of the training set's size.
@@ -166,6 +166,7 @@ class Run:
       raise ValueError("images: expected at least one")
     return jax.tree.map(lambda *parts: np.concatenate(parts), *blocks)
 
+  @streams.pinned()
   def _blocks(self, function: Callable[[Any, Any], Any], images: Any) -> list[Any]:
     images, expected = np.asarray(images), self._image_shape
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
@@ -198,6 +199,7 @@ class Run:
     names = (asked,) if isinstance(asked, str) else asked
     return self.outcome({} if names is None else {"protocols": tuple(names)}, data, pairs).metrics
 
+  @streams.pinned()
   def outcome(self, changed: Mapping[str, Any] = types.MappingProxyType({}), data: Any = None,
               pairs: Any = None) -> Outcome:
     """Metrics and the ROC curve.
@@ -244,9 +246,15 @@ class Run:
 
   @property
   def statement(self) -> str:
-    """The privacy statement, Markdown: PRIVACY.md of the folder, or the same of memory."""
-    if self.workdir is not None:
-      return (self.workdir / "PRIVACY.md").read_text()
+    """The privacy statement, Markdown, as the newest checkpoint has it, whatever PRIVACY.md says.
+
+    Of a run that has not finished it is made now, and says so.
+
+    Raises:
+      ValueError, FileNotFoundError: what it says of the data of such a run is gone or damaged.
+    """
+    if self._says is not None:
+      return self._says()
     return statement.privacy_markdown(run_statement.statement_of(self._made, self.ledger))
 
   def figures(self) -> dict[str, Any]:
@@ -255,8 +263,8 @@ class Run:
     """
     from fedjax_face.runs import figures as run_figures
     headline = self._made.config.evaluation.headline
-    if self.workdir is not None:
-      return run_figures.of_run(self.workdir, headline)
+    if self.summary is not None:
+      return run_figures.drawn(self.metrics, self.summary, headline)
     outcome = self.outcome()
     return run_figures.drawn(self.metrics, {
         "algorithm": self._made.algorithm.name, "metrics": summary.metrics_json(outcome),
@@ -266,7 +274,8 @@ class Run:
 
   @functools.cached_property
   def _compared(self) -> dict[str, Reference]:
-    return references.references(self._whole)
+    with streams.pinned():
+      return references.references(self._whole)
 
   @property
   def references(self) -> dict[str, dict[str, Any]]:
@@ -278,17 +287,10 @@ class Run:
 
   def __repr__(self) -> str:
     where = "in memory" if self.workdir is None else f"in {self.workdir}"
-    return (f"<run of {self._made.algorithm.name}, {self.rounds} rounds, epsilon "
+    done = f"{self.rounds} rounds" if self.finished else (
+        f"{self.rounds} rounds and not finished, {self.counted} counted as released")
+    return (f"<run of {self._made.algorithm.name}, {done}, epsilon "
             f"{self.epsilon:.3g} for each {self._made.config.privacy.unit}, {where}>")
-
-
-def _read_rows(workdir: pathlib.Path) -> list[tuple[int, dict[str, float]]]:
-  path = workdir / "metrics.csv"
-  if not path.exists():
-    return []
-  with open(path, newline="") as file:
-    return [(int(row.pop("round")), {name: float(value) for name, value in row.items() if value})
-            for row in csv.DictReader(file)]
 
 
 def recorded(workdir: str | os.PathLike) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedjax_face.privacy import budget as budgets
 from fedjax_face.privacy import statement, statement_files
@@ -71,20 +71,46 @@ def write(workdir: pathlib.Path, privacy: Mapping[str, Any]) -> None:
 def said(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path, budget: Budget | None,
          status: str, counted: int | None = None) -> dict[str, Any]:
   """What privacy.json says of a run in a folder, as it stands; see `summary.privacy_said`."""
-  options, algorithm, sources = experiment.config, experiment.algorithm, experiment.sources
+  sources = experiment.sources
+  about = About(
+      training_set.described(sources.train, training_set.key(workdir)), evaluated_on(sources),
+      sources.evaluates_training_people,
+      None if budget is None else budgets.statement(budget.path))
+  return said_of(experiment, ledger, workdir, about, status, counted)
+
+
+class About(NamedTuple):
+  """What a statement says of the sets of a run, and of the budget that it is entered in.
+
+  Attributes:
+    data: as `training_set.described`.
+    evaluated_on: in words.
+    evaluates_training_people: as of `Sources`.
+    budget: of `budget.statement`, or None.
+  """
+
+  data: Mapping[str, Any]
+  evaluated_on: str
+  evaluates_training_people: bool
+  budget: Mapping[str, Any] | None
+
+
+def said_of(experiment: Experiment, ledger: Ledger, workdir: pathlib.Path, about: About,
+            status: str, counted: int | None = None) -> dict[str, Any]:
+  """The same of an experiment without its sets."""
+  options, algorithm = experiment.config, experiment.algorithm
   return summary.privacy_said(
     status=status, ledger=ledger, delta=options.privacy.delta, algorithm=algorithm,
     noise_keys=noise_keys(experiment), population=population_of(experiment),
-    data=training_set.described(sources.train, training_set.key(workdir)),
-    evaluated_on=evaluated_on(sources),
+    data=about.data, evaluated_on=about.evaluated_on,
     files=statement_files.of_run(
-      evaluates_training_people=sources.evaluates_training_people,
+      evaluates_training_people=about.evaluates_training_people,
       releases_model=_releases_model(experiment), curves=algorithm.embed is not None,
       secrets=status != "finished" and not is_pinned(options),
-      start=experiment.untrained is not None, budget=budget is not None,
+      start=experiment.untrained is not None, budget=about.budget is not None,
       ended_early=(workdir / ENDED).exists(),
       silos=algorithm.class_embeddings is not None, wandb=bool(options.training.get("wandb"))),
-    budget=None if budget is None else budgets.statement(budget.path), counted=counted)
+    budget=about.budget, counted=counted)
 
 
 def _releases_model(experiment: Experiment) -> bool:

@@ -103,6 +103,7 @@ def test_the_run_of_an_edge_server_needs_its_own_public_parts(tmp_path, capfd):
   assert result(tmp_path, "own")["rounds"] == 3
   run = ff.load(tmp_path)
   assert run.ledger.entries and 0 < run.epsilon < math.inf  # of three steps, not of none
+  assert not run.finished and "has not finished: 3 steps are done" in run.statement
   (tmp_path / "server.json").unlink()
   assert evaluate.main(command) == 0
   assert "no digest of the public parts" in capfd.readouterr().err

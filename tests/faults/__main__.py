@@ -15,7 +15,7 @@ from absl import logging
 import conftest  # noqa: F401  (settings of jax before it is imported)
 from tests.faults import points, subjects
 
-WIDTH = 14
+WIDTH = 18
 
 
 def main(names):
@@ -23,7 +23,7 @@ def main(names):
   logging.set_verbosity(logging.FATAL)
   bad = 0
   counts = collections.Counter()
-  for name in names or subjects.METHODS:
+  for name in names or subjects.NAMES:
     faults = points.FAULTS if name == "dp_fedemb" else ("kill", "power")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
       subject, where = subjects.subject(name), pathlib.Path(folder)

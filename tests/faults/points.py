@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import copy
 import errno
 import json
 import os
@@ -84,13 +85,12 @@ class Subject:
   """A run that can be made again and again at little cost.
 
   Args:
-    make: () -> Experiment, always the same one.
-    record: what config.json says.
-    rounds: of the run.
+    experiment: the run.
+    grown_from: rounds of a call that has finished before; 0: there was none.
   """
 
-  def __init__(self, make, record, rounds):
-    self._experiment, self._record, self._rounds = make(), record, rounds
+  def __init__(self, experiment, grown_from=0):
+    self._experiment, self._grown_from = experiment, grown_from
     self._ran, self._drawn, self._compiled, self._begun = 0, 0, None, None
 
   @contextlib.contextmanager
@@ -100,7 +100,7 @@ class Subject:
 
     def spy(*given, **more):
       for progress in train(*given, **more):
-        self._ran += 1
+        self._ran = progress.span.stop
         yield progress
 
     def root():
@@ -124,13 +124,24 @@ class Subject:
       patch.setattr(references, "references", lambda experiment: {})
       yield
 
-  def run(self, folder):
+  def run(self, folder, rounds=None):
     """summary.json and privacy.json."""
+    made = self._experiment
+    if rounds is not None:
+      made = made._replace(config=copy.deepcopy(made.config), record={
+          **made.record, "rounds": rounds})
+      made.config.rounds = rounds
     with self._spied():
-      return engine.carry_on(self._record, self._rounds, folder, lambda: self._experiment)
+      return engine.carry_on(made.record, made.config.rounds, folder, lambda: made)
+
+  def prepared(self, folder):
+    """The folder as the call finds it."""
+    if self._grown_from:
+      self.run(folder, self._grown_from)
 
   def points(self, folder):
     """Every change that a whole run makes, and what it leaves."""
+    self.prepared(folder)
     watcher = Watcher(folder)
     with watching(watcher):
       self.run(folder)
@@ -163,6 +174,7 @@ class Subject:
     Returns:
       `Outcome`; None where the run never came to the point.
     """
+    self.prepared(folder)
     watcher, power = Watcher(folder, point, striker(fault)), Disk(folder)
     try:
       with watching(power.told, watcher):
@@ -176,11 +188,13 @@ class Subject:
     if not watcher.struck:
       return None
     ran = self._ran
+    if stated_rounds(folder) < ran:
+      return Outcome("lost", f"{ran} rounds may be released, and {stated_rounds(folder)} stated")
     try:
       self.run(folder)
     except (ValueError, OSError) as error:
       return Outcome("lost" if ran else "refused", str(error))
-    if ran and self._drawn:
+    if ran > self._grown_from and self._drawn:
       return Outcome("lost", "rounds that had run were noised anew")
     return self._judged(folder, expected)
 
@@ -192,6 +206,13 @@ class Subject:
       if one != other:
         return Outcome("lost", f"{name} differ")
     return Outcome("survived")
+
+
+def stated_rounds(folder):
+  """Rounds that the statement in a folder counts."""
+  path = folder / "privacy.json"
+  entries = json.loads(path.read_text())["ledger"]["entries"] if path.exists() else []
+  return max((entry["times"] for entry in entries), default=0)
 
 
 def cleaned(folder):

@@ -25,6 +25,13 @@ class Disk:
   def __init__(self, root: pathlib.Path):
     self._root, self._synced, self._open = root, {}, {}
     self._top, self._pending = {}, None
+    if root.exists():  # what was there long before is on the disk
+      for path in sorted(root.rglob("*"), reverse=True):
+        self._pending = path
+        self._settle()
+      for path in (root, root.parent):
+        self._pending = path
+        self._settle()
 
   def told(self, change, path):
     """A change that is about to be made; the one told before it has been made by now."""

@@ -12,7 +12,7 @@ from tests.faults.power import Disk
 SEED = secrets.randbits(32)
 
 
-@pytest.fixture(scope="module", params=subjects.METHODS)
+@pytest.fixture(scope="module", params=subjects.NAMES)
 def whole(request, tmp_path_factory):
   subject = subjects.subject(request.param)
   return subject, *subject.points(tmp_path_factory.mktemp(request.param) / "run")

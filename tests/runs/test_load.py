@@ -1,7 +1,10 @@
 """A run in a folder, used where the images that it was trained on are not."""
 
+import json
+import math
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +14,7 @@ from fedjax_face import options
 from fedjax_face.data.sets import Data
 from tests.runs.test_fit import SHORT, OneLayer, method, sources
 
+BACKBONE = {"method.backbone": OneLayer()}
 GIVEN = {"method.backbone": OneLayer(), "start.method.backbone": OneLayer()}
 
 
@@ -150,3 +154,111 @@ def test_a_public_set_is_read_without_the_private_one(tmp_path):
   assert options.made(data).public.num_persons == 3
   with pytest.raises(FileNotFoundError):
     _ = options.made(data).sources
+
+
+def test_a_finished_run_says_what_its_checkpoint_holds(gone, tmp_path):
+  place = shutil.copytree(gone[0].workdir, tmp_path / "run")
+  before = ff.load(place, given=BACKBONE)
+  said, course = before.statement, before.metrics
+  assert said == (place / "PRIVACY.md").read_text() and before.finished
+  (place / "PRIVACY.md").write_text("epsilon 0.1")
+  (place / "privacy.json").unlink()
+  (place / "summary.json").write_text("{}")
+  (place / "metrics.csv").write_text("round,loss\n0,1\n")
+  after = ff.load(place, given=BACKBONE)
+  assert after.statement == said and (after.rounds, after.epsilon) == (4, before.epsilon)
+  np.testing.assert_equal(after.metrics, course)
+  assert after.summary == before.summary and set(after.figures()) == {"training", "roc", "det"}
+  (derived,) = place.glob("checkpoints/*/derived.json")
+  derived.unlink()  # as if killed just before it was written
+  anew = ff.load(place, given=BACKBONE)
+  assert anew.summary is None and "stopped before" not in anew.statement
+  numbers = said[said.index("# For researchers"):said.index("## How")]
+  assert numbers and numbers in anew.statement  # the noise of the run, though no file says it
+
+
+@pytest.fixture
+def killed(tmp_path):
+  """A folder with a checkpoint after 2 of 4 rounds, of a process that died in the fourth."""
+  def die(done, metrics):
+    if done == 4:
+      raise KeyboardInterrupt
+
+  images = folder(tmp_path / "images")
+  with pytest.raises(KeyboardInterrupt):
+    ff.fit(method(), of_folder(images), workdir=tmp_path / "run", callbacks=[die], **SHORT)
+  shutil.rmtree(images)
+  return tmp_path / "run"
+
+
+def count(place, rounds):
+  said = json.loads((place / "resolved.json").read_text())
+  (place / "resolved.json").write_text(json.dumps(said | {"counted": rounds}))
+
+
+def test_rows_are_those_of_the_checkpoint_and_not_of_a_torn_file(killed):
+  before = ff.load(killed, given=BACKBONE).metrics
+  assert before["round"].tolist() == [0, 1, 2]
+  with open(killed / "metrics.csv", "a") as file:
+    file.write("1")  # of "12,..."
+  found = ff.load(killed, given=BACKBONE)
+  assert found.rounds == 2
+  np.testing.assert_equal(found.metrics, before)
+
+
+def test_a_killed_run_counts_what_it_may_have_released_since(killed, gone):
+  count(killed, 2)
+  least = ff.load(killed, given=BACKBONE)
+  count(killed, 4)
+  most = ff.load(killed, given=BACKBONE)
+  assert (least.rounds, least.counted, most.rounds, most.counted) == (2, 2, 2, 4)
+  assert 0 < least.epsilon < most.epsilon == gone[0].epsilon  # four rounds of the same budget
+  assert [times for _, times in most.ledger.entries] == [4]
+  assert "2 rounds and not finished, 4 counted as released" in repr(most)
+  (killed / "PRIVACY.md").unlink()
+  (killed / "privacy.json").write_text('{"best": 0.1}')
+  assert "This run has not finished" in most.statement and ": 4 rounds." in most.statement
+  assert "people of" in most.statement and "who do not train" in most.statement
+  (killed / "resolved.json").unlink()  # what may have been run is not known: to the next checkpoint
+  assert ff.load(killed, given=BACKBONE).counted == 4
+
+
+def test_what_only_the_statement_says_is_taken_where_it_counts_enough(killed):
+  (killed / "inputs.json").rename(killed / "aside")
+  run = ff.load
+  with pytest.raises(FileNotFoundError, match="inputs.json"):
+    run(killed, given=BACKBONE)
+  (killed / "aside").rename(killed / "inputs.json")
+  (killed / "privacy_budget.json").write_text('{"run": "1"}')  # its file is not known here
+  found = run(killed, given=BACKBONE)
+  written = json.loads((killed / "privacy.json").read_text())
+  written["units"][0]["epsilon"]["best"] = 0.125
+  written["budget"] = {"data": "ours", "delta": 1e-3, "limit": None, "total": {"person": 9.5},
+                       "runs": [{"epsilon": {"person": 9.5}, "name": "one", "algorithm": "x",
+                                 "started": "today", "revision": "r", "run": "1"}]}
+  (killed / "privacy.json").write_text(json.dumps(written))
+  assert "Running total of ours" in found.statement and "0.125" not in found.statement
+  written["ledger"]["entries"][0]["times"] = 1
+  (killed / "privacy.json").write_text(json.dumps(written))
+  with pytest.raises(ValueError, match="privacy.json says less than the run has released") as said:
+    _ = found.statement
+  assert "\n" not in str(said.value)
+
+
+def test_the_generator_of_whoever_loads_does_not_matter(by_hand):
+  expected = {words: {name: metric.value for name, metric in of.items()}
+              for words, of in by_hand.references.items()}
+  with jax.threefry_partitionable(False):
+    found = ff.load(by_hand.workdir, sources(), GIVEN).references
+  assert expected == {words: {name: metric.value for name, metric in of.items()}
+                      for words, of in found.items()}
+
+
+def test_fit_on_a_finished_run_reads_no_images_and_writes_nothing(gone):
+  run, images = gone
+  files = lambda: {path: path.stat().st_mtime_ns for path in run.workdir.rglob("*")
+                   if path.is_file() and path.name != "lock"}
+  before = files()
+  again = ff.fit(method(), of_folder(run.workdir.parent / "images"), workdir=run.workdir, **SHORT)
+  assert files() == before and again.finished and math.isfinite(again.epsilon)
+  np.testing.assert_array_equal(again.embed(images), run.embed(images))
