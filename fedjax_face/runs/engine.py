@@ -173,6 +173,7 @@ class _Run:
     self.stop.check()
     if over:
       budget_entry.require_same(workdir, self.budget, True)
+      self.floor = 0 if before.finished else resumed.counted(workdir)
       secret_roots.remove(workdir)
       return _Begun(before, None, first)
     budget_entry.enter(experiment, workdir, self.budget)
