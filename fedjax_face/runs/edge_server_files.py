@@ -44,7 +44,9 @@ class ServerFiles:
     self.step, self.state = 0, server_part(parts)
     self._noise_path = workdir / "devices.json"
     self._noise = self._known_noise()
+    checkpoint.adopt(workdir / "checkpoints", say)
     found = checkpoint.restore(workdir / "checkpoints", self.state, say)
+    self._table: CsvFile | None = None
     if found is not None:
       if found.config != digest:
         raise ValueError(f"{workdir}/checkpoints belong to another config; choose another workdir")
@@ -57,7 +59,7 @@ class ServerFiles:
     self.asked_for = (parts.passes_begun(self._record.steps_begun) * parts.messages
                       if self._record.public is not None else parts.steps)
     self._begin(max(self._record.steps_begun, self.step + 1))
-    self._table = CsvFile(workdir / "metrics.csv", self.step)
+    self._table = CsvFile(workdir / "metrics.csv", self.step, found.records if found else "", say)
 
   def first_noise(self, device: int, shown: str) -> str:
     """What a device showed of its noise root when it first joined; kept from then on."""
@@ -71,6 +73,7 @@ class ServerFiles:
     """Writes the metrics, and a checkpoint where one is due."""
     self.step, self.state = step, state
     self._begin(step + 1)
+    assert self._table is not None
     self._table.write_rows([(step, {"loss": math.nan, **metrics})])  # devices may keep theirs
     if step % self._parts.checkpoint_every == 0 or step == self._parts.steps:
       self._save()
@@ -78,7 +81,7 @@ class ServerFiles:
   def _save(self) -> None:
     checkpoint.save(self._workdir / "checkpoints", checkpoint.Checkpoint(
         self.step, self.state, self._parts.ledger(self.steps_begun).to_json(), self._digest,
-        repr(self._parts.releases)))
+        repr(self._parts.releases), records=self._table.kept() if self._table else ""))
 
   def _require_nothing_released(self) -> None:
     """Refuses to begin again where a device may have sent something: without a checkpoint."""
