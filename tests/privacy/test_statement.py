@@ -151,11 +151,13 @@ def test_the_first_paragraph_says_which_data_when_by_what_and_how_good():
 
 
 @pytest.mark.parametrize("status, words", [
-    ("unfinished", "**This run has not finished.** What follows is the most that it may release"),
+    ("unfinished", "**This run has not finished.** What follows is the most that it can have "
+     "released since this was written: 1,008 rounds."),
     ("stopped", "**This run stopped before its end.** What follows is what it released until")])
 def test_a_run_without_an_end_says_so_first(status, words):
   said = statement.privacy_json(book(), delta=1e-5, population={"person": 7000}, sampling="-",
-                                noise_keys="operating_system", run=RUN | {"status": status})
+                                noise_keys="operating_system",
+                                run=RUN | {"status": status, "counted": 1008})
   assert statement.privacy_markdown(said).split("\n\n")[1].startswith(words)
 
 
@@ -271,7 +273,7 @@ def test_the_table_of_files_has_what_a_run_leaves_and_nothing_else():
 
 def test_a_model_is_offered_only_where_a_guarantee_holds_for_it():
   why = lambda **of: next(file.why for file in statement_files.of_run(
-      evaluates_training_people=False, **of) if file.pattern == "checkpoints")
+      evaluates_training_people=False, **of) if file.pattern == "checkpoints*")
   assert "may be taken out and published" in why()
   assert "published" not in why(releases_model=False)
   assert "silos" in why(silos=True) and "silos" not in why()
@@ -280,10 +282,10 @@ def test_a_model_is_offered_only_where_a_guarantee_holds_for_it():
 def test_an_edge_server_and_a_device_list_their_own_files():
   patterns = lambda files: {file.pattern for file in files}
   server = patterns(statement_files.of_edge_server())
-  assert {"metrics.csv", "checkpoints"} < server
+  assert {"metrics.csv", "checkpoints*"} < server
   assert patterns(statement_files.of_edge_server(True)) - server == {"the file of --transcript"}
   assert patterns(statement_files.of_device(True)) - patterns(statement_files.of_device(False)) == {
-      "checkpoints"}
+      "checkpoints*"}
 
 
 def test_that_seeds_are_pinned_is_said_before_what_it_limits():

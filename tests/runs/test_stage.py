@@ -11,7 +11,16 @@ import pytest
 from ml_collections import ConfigDict
 
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.runs import checkpoint, config, fit, kept_starts, loop, records, stage
+from fedjax_face.runs import (
+  checkpoint,
+  config,
+  experiment,
+  fit,
+  kept_starts,
+  loop,
+  records,
+  stage,
+)
 from fedjax_face.runs.asked import Asked, changed
 from fedjax_face.runs.mesh import clients_mesh
 from tests.experiments import tiny_call
@@ -119,7 +128,7 @@ def test_a_call_that_is_killed_in_pretraining_has_shown_it_and_leaves_the_start_
       fit.carried_out(one, tmp_path / "run", print, sources=sources())
   shown = capsys.readouterr()
   assert "pre-training on" in shown.out and "public start: round 2/3" in shown.err
-  assert [path.name for path in (tmp_path / "run").iterdir()] == ["start"]
+  assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["lock", "start"]
   assert all(path.stat().st_mode & 0o077 == 0 for path in (
       tmp_path / "run", tmp_path / "run/start"))
   said = json.loads((tmp_path / "run/start/start.json").read_text())
@@ -314,6 +323,7 @@ def test_a_method_that_does_not_fit_is_refused_before_anything_trains(
 def test_noise_is_calibrated_once_and_said_once(monkeypatch):
   from fedjax_face.privacy import accounting, calibration
   calibration._epsilon.cache_clear()
+  monkeypatch.setattr(experiment, "_SECONDS_BETWEEN_LINES", -1.0)
   evaluated, said, own = [], [], accounting.smallest_finite
   monkeypatch.setattr(accounting, "smallest_finite", lambda event, *rest: (
       evaluated.append(event), own(event, *rest))[1])
