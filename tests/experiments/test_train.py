@@ -47,7 +47,7 @@ def test_leaves_what_the_design_says(whole):
   names = {p.name.split(".tfevents")[0] for p in whole.iterdir()}
   assert names == {"config.json", "metrics.csv", "events.out", "checkpoints", "summary.json",
                    "privacy.json", "PRIVACY.md", "figures", "training_set.key",
-                   "inputs.json", "facts.npz"}
+                   "inputs.json", "facts.npz", "resolved.json", "lock"}
   assert {p.name for p in (whole / "figures").iterdir()} == {
       "training.png", "roc.png", "det.png"}
   summary = json.loads((whole / "summary.json").read_text())
