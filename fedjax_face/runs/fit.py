@@ -15,7 +15,7 @@ from fedjax_face.method import Budget, Method
 from fedjax_face.method.algorithm import State
 from fedjax_face.privacy.budget import Budget as Account
 from fedjax_face.privacy.ledger import Ledger, is_non_private
-from fedjax_face.runs import engine, figures, health, inputs, load, loop, streams
+from fedjax_face.runs import engine, health, inputs, load, loop, streams
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.callbacks import LOOKED_AT, Callback, ended
 from fedjax_face.runs.experiment import Experiment, Say
@@ -77,12 +77,18 @@ def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
     return Run.of_memory(made, last.state, last.ledger, last.rows)
   place = pathlib.Path(workdir).absolute()
   carried = carried_out(asked, place, say, account=_account(account), callbacks=callbacks)
-  if is_main_process() and (carried or not (place / figures.FOLDER).exists()):
-    figures.save(place, asked.evaluation.headline)
+  _draw(asked, place, anew=carried is not None)
   if carried is None:
     return load.of_asked(asked, place, in_hand=bool(options.by_hand(asked.record["data"])))
   with streams.pinned():
     return Run.of_folder(place, carried)
+
+
+def _draw(asked: Asked, place: pathlib.Path, anew: bool) -> None:
+  """The figures of a run, where they are not there or not of its last state."""
+  from fedjax_face.runs import figures  # a plotter, which is slow to import
+  if is_main_process() and (anew or not (place / figures.FOLDER).exists()):
+    figures.save(place, asked.evaluation.headline)
 
 
 def _require_memory(asked: Asked) -> None:
