@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import flags
 
+_ENDED_BY_A_SIGNAL = (128 + 1, 128 + 15)  # SIGHUP, SIGTERM
 MISTAKES = (ValueError, OSError, ImportError, flags.Error)
 
 
@@ -125,7 +126,9 @@ def _innermost(message: str) -> str:
 
 
 def one_line_errors(main: Callable[[], None], debug: Callable[[], bool]) -> int:
-  """Runs a program: 0, 2 with `error: ...` for a mistake in what was asked, or 130 for ctrl-C."""
+  """Runs a program: 0; 2 with `error: ...` for a mistake in what was asked; 130, 143 or 129 where
+  ctrl-C, SIGTERM or SIGHUP ended it.
+  """
   try:
     main()
   except HelpAsked as text:
@@ -135,9 +138,11 @@ def one_line_errors(main: Callable[[], None], debug: Callable[[], bool]) -> int:
       traceback.print_exc()
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
-  except KeyboardInterrupt:
+  except (KeyboardInterrupt, SystemExit) as error:
+    if isinstance(error, SystemExit) and error.code not in _ENDED_BY_A_SIGNAL:
+      raise
     print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-    return 130
+    return 130 if isinstance(error, KeyboardInterrupt) else int(error.code or 0)
   return 0
 
 
