@@ -196,8 +196,10 @@ class Subject:
       if fault == "power":
         power.cut()
     except OSError as error:
-      if "\n" in str(error) or not any(part in str(error) for part in (str(folder), folder.name)):
+      if "\n" in str(error) or str(folder.parent) not in str(error):
         return Outcome("lost", f"the error names no file: {error}")
+    finally:
+      power.close()
     if not watcher.struck:
       return None
     ran = self._ran

@@ -47,6 +47,10 @@ class Disk:
       shutil.rmtree(self._root)
     if self._root.name in self._top:
       self._build(self._root, self._top[self._root.name])
+    self.close()
+
+  def close(self):
+    """Lets go of what is held open."""
     for descriptor in self._open.values():
       os.close(descriptor)
     self._open = {}

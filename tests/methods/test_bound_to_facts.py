@@ -11,8 +11,8 @@ from fedjax_face.data.facts import UnseenImages, packed, unpacked
 from fedjax_face.draws import Draws
 from fedjax_face.method import Budget, Method, Setting
 from fedjax_face.runs import loop
-from tests.algorithms import tiny, tiny_faces
 from tests.data.test_facts import regions
+from tests.methods import tiny, tiny_faces
 
 NAMES = options.kind_of(Method).names()
 SILOS = {"partition": {"num_silos": 2}}
