@@ -267,6 +267,10 @@ class RdpAccountant(rdp_privacy_accountant.RdpAccountant):
         if do_compose:
           self._rdp += math.inf
         return None
+      case _FIXED_SIZE(n, size, dp_accounting.GaussianDpEvent(z)):
+        if do_compose:
+          self._rdp += count * _fixed_size_gaussian_rdp_curve(n, size, z)
+        return None
     return super()._maybe_compose(event, count, do_compose)
 
 
@@ -329,6 +333,15 @@ def _poisson_gaussian_rdp_curve(sampling_rate: float, noise_multiplier: float) -
     time_limit.check()
     curve[i] = curves.poisson_gaussian_rdp(sampling_rate, noise_multiplier, RDP_ORDERS[i])
   return _between_whole_orders(curve, whole)
+
+
+@functools.lru_cache(maxsize=256)
+def _fixed_size_gaussian_rdp_curve(population: int, size: int,
+                                   noise_multiplier: float) -> np.ndarray:
+  """RDP at `RDP_ORDERS` of one round, kept: a run asks for it at every checkpoint."""
+  one = rdp_privacy_accountant.RdpAccountant(RDP_ORDERS, Adjacency.REPLACE_ONE.relation)
+  return np.array(one.compose(_FIXED_SIZE(
+      population, size, dp_accounting.GaussianDpEvent(noise_multiplier))).rdp)
 
 
 def _between_whole_orders(curve: np.ndarray, whole: np.ndarray) -> np.ndarray:

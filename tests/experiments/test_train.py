@@ -14,6 +14,7 @@ import pytest
 
 from experiments import train
 from fedjax_face.figures import figures
+from tests import drawing
 from tests.runs.interruption import undated
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -39,7 +40,8 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run") / "whole"
-  assert train.main(command(workdir)) == 0
+  with drawing.drawn():
+    assert train.main(command(workdir)) == 0
   return workdir
 
 
