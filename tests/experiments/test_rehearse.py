@@ -44,16 +44,6 @@ def written(tmp_path_factory):
   return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-  """Runs of this module share compiled programs, and leave the user's cache alone."""
-  patch = pytest.MonkeyPatch()
-  patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-  yield
-  patch.undo()
-  jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture(scope="module")
 def played(written, tmp_path_factory):
   """(workdir, programs of rounds, their stage) of one rehearsal."""

@@ -25,18 +25,6 @@ def command(workdir, variant="resident", *overrides):
   return [f"--config={TINY}:{variant}", f"--workdir={workdir}", *overrides]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-  """Runs of this module share compiled programs, and leave the user's cache alone."""
-  import jax
-  folder = str(tmp_path_factory.mktemp("cache"))
-  patch = pytest.MonkeyPatch()
-  patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-  yield folder
-  patch.undo()
-  jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run") / "whole"

@@ -257,8 +257,7 @@ for name, make in makes.items():
 
 def test_rows_and_anchors_shared_between_four_devices_equal_one_device():
   environment = os.environ | {
-      "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-      "--xla_force_host_platform_device_count=4"}
+      "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"}
   done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, text=True,
                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200, check=False)
   assert done.returncode == 0, done.stdout

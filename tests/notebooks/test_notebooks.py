@@ -23,8 +23,7 @@ def kernel(tmp_path, monkeypatch):
       "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
       "display_name": "this interpreter", "language": "python"}))
   for name, folder in (("JUPYTER_PATH", tmp_path), ("JUPYTER_RUNTIME_DIR", tmp_path / "runtime"),
-                       ("IPYTHONDIR", tmp_path / "ipython"),
-                       ("JAX_COMPILATION_CACHE_DIR", tmp_path / "compiled")):
+                       ("IPYTHONDIR", tmp_path / "ipython")):
     monkeypatch.setenv(name, str(folder))
   monkeypatch.setenv("FEDJAX_FACE_SHORT", "1")
   return "this"

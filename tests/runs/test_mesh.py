@@ -42,7 +42,7 @@ def launch(out, devices, processes=1):
     port = str(probe.getsockname()[1])
   here = devices // processes
   environment = os.environ | {
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={here}", "JAX_PLATFORMS": "cpu"}
+      "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={here}"}
   running = [subprocess.Popen(
       [sys.executable, "-c", PROGRAM, str(out), str(processes), str(i), port, str(devices)],
       cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
