@@ -92,6 +92,8 @@ class Draws:
   def order(self, identity: np.ndarray, purpose: str, *numbers: int) -> np.ndarray:
     """int64 [n], a permutation; without one of them the others keep their order."""
     identity = np.asarray(identity, np.uint64)
+    if len(identity) < 2:
+      return np.arange(len(identity))
     return np.lexsort((identity, self.bits(identity, purpose, *numbers)))
 
   def halves(self, identity: np.ndarray, fraction: float, purpose: str) -> np.ndarray:
