@@ -163,7 +163,7 @@ def _best_form(x, kernel, strides, pairs, groups) -> Form:
   size = kernel.shape[0]
   extents = (extent + sum(pair) - size + 1
              for extent, pair in zip(x.shape[1:3], pairs, strict=True))
-  return "winograd" if min(extents) >= winograd.tile(size) else "matmul"
+  return "winograd" if min(extents) >= winograd.TILE else "matmul"
 
 
 def _places(x: jax.Array, window: tuple[int, ...], strides: tuple[int, int]) -> list[jax.Array]:

@@ -1,35 +1,24 @@
 """Convolutions with 3x3 and 5x5 kernels and stride 1 in Winograd's reduced arithmetic.
 
-The image is cut into overlapping tiles of 6x6 that yield t x t outputs each, t = 4 for a 3x3 and 2
-for a 5x5 kernel. Tiles and kernel are transformed, multiplied place by place over the channels, and
-transformed back: 36 products instead of 144 (3x3) or 100 (5x5). The gradient is the transpose of
-the same three steps. All steps, the transforms included, are matrix products over large contiguous
-arrays.
+The image is cut into overlapping tiles, of 6x6 for a 3x3 and 8x8 for a 5x5 kernel, that yield 4x4
+outputs each. Tiles and kernel are transformed, multiplied place by place over the channels, and
+transformed back: 36 products instead of 144 (3x3), 64 instead of 400 (5x5). The gradient is the
+transpose of the same three steps. All steps, the transforms included, are matrix products over
+large contiguous arrays.
 
 Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4. The
-interpolation points are 0, 1, -1, 2, -2 and infinity for both kernels, so both share the transform
-of the tiles.
+interpolation points are 0, 1, -1, 2, -2 and infinity, and 1/2 and -1/2 besides for a 5x5 kernel.
 """
 
 from __future__ import annotations
-
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SPAN = 6
-_POINTS = np.array([0.0, 1.0, -1.0, 2.0, -2.0])
-_SCALES = np.array([1 / 4, -1 / 6, -1 / 6, 1 / 24, 1 / 24])
-_INPUT = np.array([
-    [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
-    [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]])
-
-
-def tile(kernel_size: int) -> int:
-  """Outputs of a tile, each way: 4 for a 3x3 kernel, 2 for a 5x5 kernel."""
-  return _SPAN + 1 - kernel_size
+TILE = 4
+"""Outputs of a tile, each way."""
+_POINTS = np.array([0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5])
 
 
 @jax.custom_vjp
@@ -47,18 +36,17 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _conv_forward(x, kernel):
-  size = tile(kernel.shape[0])
   height, width = _output_size(x, kernel)
-  outputs, residuals = _multiply(_cut(x, -(-height // size), -(-width // size), size), kernel)
+  outputs, residuals = _multiply(
+      _cut(x, -(-height // TILE), -(-width // TILE), _span(kernel.shape[0])), kernel)
   return _join(outputs, height, width).astype(x.dtype), (*residuals, x[:0], kernel[:0])
 
 
 def _conv_backward(residuals, cotangent):
   tiles, weights, like_x, like_kernel = residuals
   kernel_size = like_kernel.shape[1]
-  d_tiles, d_kernel = _multiply_backward(
-      tiles, weights, _split(cotangent, tile(kernel_size)), kernel_size)
-  d_x = _overlap_add(d_tiles, tile(kernel_size), *like_x.shape[1:3])
+  d_tiles, d_kernel = _multiply_backward(tiles, weights, _split(cotangent, TILE), kernel_size)
+  d_x = _overlap_add(d_tiles, *like_x.shape[1:3])
   return d_x.astype(like_x.dtype), d_kernel.astype(like_kernel.dtype)
 
 
@@ -86,10 +74,9 @@ def conv_relu_max_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.
 
 
 def _pooled_forward(x, kernel, bias):
-  size = tile(kernel.shape[0])
   height, width = (extent // 2 for extent in _output_size(x, kernel))
-  rows, columns = -(-height // (size // 2)), -(-width // (size // 2))
-  outputs, residuals = _multiply(_cut(x, rows, columns, size), kernel)
+  rows, columns = -(-height // (TILE // 2)), -(-width // (TILE // 2))
+  outputs, residuals = _multiply(_cut(x, rows, columns, _span(kernel.shape[0])), kernel)
   y = jnp.maximum(_window_maximum(outputs) + bias, 0)
   return (_join(y, height, width).astype(x.dtype),
           (*residuals, outputs, bias, x[:0], kernel[:0]))
@@ -98,19 +85,18 @@ def _pooled_forward(x, kernel, bias):
 def _pooled_backward(residuals, cotangent):
   tiles, weights, outputs, bias, like_x, like_kernel = residuals
   kernel_size = like_kernel.shape[1]
-  size = tile(kernel_size)
   top = _window_maximum(outputs)
-  g = jnp.where(top + bias > 0, _split(cotangent, size // 2), 0)
+  g = jnp.where(top + bias > 0, _split(cotangent, TILE // 2), 0)
   free = jnp.ones(g.shape, bool)
   shares = {}
   for i, j in np.ndindex(2, 2):
     wins = free & (outputs[i::2, j::2] == top)
     free = free & ~wins
     shares[i, j] = jnp.where(wins, g, 0)
-  shares = jnp.stack([jnp.stack([shares[i % 2, j % 2][i // 2, j // 2] for j in range(size)])
-                      for i in range(size)])
+  shares = jnp.stack([jnp.stack([shares[i % 2, j % 2][i // 2, j // 2] for j in range(TILE)])
+                      for i in range(TILE)])
   d_tiles, d_kernel = _multiply_backward(tiles, weights, shares, kernel_size)
-  d_x = _overlap_add(d_tiles, size, *like_x.shape[1:3])
+  d_x = _overlap_add(d_tiles, *like_x.shape[1:3])
   return (d_x.astype(like_x.dtype), d_kernel.astype(like_kernel.dtype),
           g.sum(axis=(0, 1, 2, 3, 4)).astype(bias.dtype))
 
@@ -122,17 +108,35 @@ def _output_size(x: jax.Array, kernel: jax.Array) -> tuple[int, int]:
   return x.shape[1] - kernel.shape[0] + 1, x.shape[2] - kernel.shape[1] + 1
 
 
+def _span(kernel_size: int) -> int:
+  """Places of a tile, each way: 6 for a 3x3 kernel, 8 for a 5x5 kernel."""
+  return TILE + kernel_size - 1
+
+
+def _points(kernel_size: int) -> np.ndarray:
+  """[span - 1]: those that are finite."""
+  return _POINTS[:_span(kernel_size) - 1]
+
+
+def _input_transform(kernel_size: int) -> np.ndarray:
+  """[span, span]: coefficients of the product of (x - point) over the other points, over all."""
+  points = _points(kernel_size)
+  rows = [np.append(np.poly(np.delete(points, i))[::-1], 0.0) for i in range(len(points))]
+  return np.stack([*rows, np.poly(points)[::-1]])
+
+
 def _kernel_transform(kernel_size: int) -> np.ndarray:
-  """[6, k]: scaled powers of the points; infinity takes the last place."""
-  finite = _SCALES[:, None] * _POINTS[:, None] ** np.arange(kernel_size)
+  """[span, k]: scaled powers of the points; infinity takes the last place."""
+  points = _points(kernel_size)
+  scales = [1 / np.prod(point - np.delete(points, i)) for i, point in enumerate(points)]
+  finite = np.array(scales)[:, None] * points[:, None] ** np.arange(kernel_size)
   return np.concatenate([finite, np.eye(kernel_size)[-1:]])
 
 
 def _output_transform(kernel_size: int) -> np.ndarray:
-  """[t, 6]: powers of the points; infinity adds to the last place."""
-  size = tile(kernel_size)
-  finite = _POINTS[None, :] ** np.arange(size)[:, None]
-  return np.concatenate([finite, np.eye(size)[:, -1:]], axis=1)
+  """[t, span]: powers of the points; infinity adds to the last place."""
+  finite = _points(kernel_size)[None, :] ** np.arange(TILE)[:, None]
+  return np.concatenate([finite, np.eye(TILE)[:, -1:]], axis=1)
 
 
 def _window_maximum(outputs: jax.Array) -> jax.Array:
@@ -142,24 +146,27 @@ def _window_maximum(outputs: jax.Array) -> jax.Array:
 
 
 def _multiply(tiles: jax.Array, kernel: jax.Array):
-  """Outputs [t, t, B, rows, columns, O] of tiles [6, 6, B, rows, columns, C], and residuals."""
+  """Outputs [t, t, B, rows, columns, O] of tiles [span, span, B, rows, columns, C], and residuals.
+  """
   kernel_size, _, channels, features = kernel.shape
-  transformed = _both_axes(_INPUT, tiles).reshape(_SPAN**2, -1, channels)
+  span = len(tiles)
+  transformed = _both_axes(_input_transform(kernel_size), tiles).reshape(span**2, -1, channels)
   weights = _both_axes(_kernel_transform(kernel_size), kernel.astype(jnp.float32))
-  weights = weights.reshape(_SPAN**2, channels, features)
+  weights = weights.reshape(span**2, channels, features)
   products = jnp.einsum("prc,pco->pro", transformed, weights)
-  products = products.reshape(_SPAN, _SPAN, *tiles.shape[2:5], features)
+  products = products.reshape(span, span, *tiles.shape[2:5], features)
   return _both_axes(_output_transform(kernel_size), products), (transformed, weights)
 
 
 def _multiply_backward(tiles, weights, cotangent, kernel_size):
   """Gradients of the untransformed tiles and of the kernel."""
-  channels, features = weights.shape[1:]
-  g = _both_axes(_output_transform(kernel_size).T, cotangent).reshape(_SPAN**2, -1, features)
-  d_weights = jnp.einsum("prc,pro->pco", tiles, g).reshape(_SPAN, _SPAN, channels, features)
+  (places, channels, features), span = weights.shape, _span(kernel_size)
+  g = _both_axes(_output_transform(kernel_size).T, cotangent).reshape(places, -1, features)
+  d_weights = jnp.einsum("prc,pro->pco", tiles, g).reshape(span, span, channels, features)
   d_tiles = jnp.einsum("pro,pco->prc", g, weights)
-  d_tiles = d_tiles.reshape(_SPAN, _SPAN, *cotangent.shape[2:5], channels)
-  return _both_axes(_INPUT.T, d_tiles), _both_axes(_kernel_transform(kernel_size).T, d_weights)
+  d_tiles = d_tiles.reshape(span, span, *cotangent.shape[2:5], channels)
+  return (_both_axes(_input_transform(kernel_size).T, d_tiles),
+          _both_axes(_kernel_transform(kernel_size).T, d_weights))
 
 
 def _both_axes(matrix: np.ndarray, grid: jax.Array) -> jax.Array:
@@ -169,27 +176,27 @@ def _both_axes(matrix: np.ndarray, grid: jax.Array) -> jax.Array:
   return flat.reshape(matrix.shape[0], matrix.shape[0], *grid.shape[2:])
 
 
-def _cut(x: jax.Array, rows: int, columns: int, size: int) -> jax.Array:
-  """Overlapping tiles [6, 6, B, rows, columns, C]; pads or drops at the end."""
-  last_row, last_column = (rows - 1) * size, (columns - 1) * size
-  x = _fit(x.astype(jnp.float32), last_row + _SPAN, last_column + _SPAN)
+def _cut(x: jax.Array, rows: int, columns: int, span: int) -> jax.Array:
+  """Overlapping tiles [span, span, B, rows, columns, C]; pads or drops at the end."""
+  last_row, last_column = (rows - 1) * TILE, (columns - 1) * TILE
+  x = _fit(x.astype(jnp.float32), last_row + span, last_column + span)
   return jnp.stack([
-      jnp.stack([x[:, i:i + last_row + 1:size, j:j + last_column + 1:size] for j in range(_SPAN)])
-      for i in range(_SPAN)])
+      jnp.stack([x[:, i:i + last_row + 1:TILE, j:j + last_column + 1:TILE] for j in range(span)])
+      for i in range(span)])
 
 
-def _overlap_add(tiles: jax.Array, size: int, height: int, width: int) -> jax.Array:
-  """Transpose of `_cut`: places beyond a tile's first `size` lie on the tiles that follow."""
-  reach = -(-_SPAN // size) - 1
+def _overlap_add(tiles: jax.Array, height: int, width: int) -> jax.Array:
+  """Transpose of `_cut`: places beyond a tile's first `TILE` lie on the tile that follows."""
   for place, along in ((1, 4), (0, 3)):
     parts = []
-    for step in range(reach + 1):
-      part = jax.lax.slice_in_dim(tiles, step * size, min(_SPAN, (step + 1) * size), axis=place)
+    for step in range(2):
+      part = jax.lax.slice_in_dim(
+          tiles, step * TILE, min(tiles.shape[place], (step + 1) * TILE), axis=place)
       edges = [(0, 0)] * tiles.ndim
-      edges[place] = (0, size - part.shape[place])
-      edges[along] = (step, reach - step)
+      edges[place] = (0, TILE - part.shape[place])
+      edges[along] = (step, 1 - step)
       parts.append(jnp.pad(part, edges))
-    tiles = functools.reduce(jnp.add, parts)
+    tiles = parts[0] + parts[1]
   return _join(tiles, height, width)
 
 
