@@ -13,12 +13,14 @@ from absl import flags
 from experiments import command_line
 
 PREFIX = "--config."
+_DATA = ("--data=", "--data.")  # for --config.data= and --config.data.
 
 
 def define(values: flags.FlagValues) -> None:
   """Adds `--config`; its overrides are for `said`."""
   flags.DEFINE_string("config", None, "FILE[:variant]; --config.x.y=value replaces or adds one "
-                      "value, --config.method.head=arcface a part", flag_values=values)
+                      "value, --config.method.head=arcface a part; --data=NAME and "
+                      "--data.KEY=VALUE are short for --config.data", flag_values=values)
   flags.DEFINE_string("options", None, "prints what can be said of a section of the config, with "
                       "its values, and does nothing else: --options=method.head; all of it: "
                       "--options=all", flag_values=values)
@@ -30,7 +32,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -
   Raises:
     ValueError: as there, or `--config` or `--workdir` is missing.
   """
-  command_line.parse(values, [a for a in arguments if not a.startswith(PREFIX)], doc)
+  command_line.parse(values, [a for a in arguments if not a.startswith((PREFIX, *_DATA))], doc)
   if "options" in values and values.options is not None:
     from fedjax_face.runs.asked import described
     raise command_line.HelpAsked(described(said(arguments), values.options))
@@ -83,8 +85,9 @@ def config_of(arguments: Sequence[str]) -> Any:
 
 
 def overrides(arguments: Sequence[str]) -> list[str]:
-  """The overrides `--config.KEY=VALUE` among the arguments."""
-  return [a for a in arguments if a.startswith(PREFIX)]
+  """The overrides `--config.KEY=VALUE` among the arguments, with what is short for them."""
+  return [f"{PREFIX}{a[2:]}" if a.startswith(_DATA) else a
+          for a in arguments if a.startswith((PREFIX, *_DATA))]
 
 
 def said(arguments: Sequence[str]) -> dict[str, Any]:

@@ -2,12 +2,23 @@ r"""Evaluates the newest checkpoint of a run, on its own evaluation set or on an
 
 python -m experiments.evaluate --workdir=RUN
 python -m experiments.evaluate --workdir=RUN --data=lfw --protocols=lfw_view2,tar_at_far
-python -m experiments.evaluate --workdir=RUN --data=folder --data_option=path=FACES \
+python -m experiments.evaluate --workdir=RUN --data=folder --data.path=FACES \
     --protocols=recall_all_pairs,identification --fars=1e-2,1e-3
+python -m experiments.evaluate --workdir=RUN --data=bin --data.path=lfw.bin
+python -m experiments.evaluate --workdir=RUN --data=templates --data.path=IJBC --protocols=templates
 
 Writes evaluation.json, roc.png and det.png to RUN/evaluations/NAME (or --out). On the run's own
 set, what the run compared itself with stands beside. A set that shares a person with the training
-set is refused. A method that trains no embeddings is evaluated on its own set and by its own
+set is refused. Images of another set are scaled to the size and channels of the run, unless
+--data.size and --data.grayscale say another.
+
+bin: pairs of InsightFace (lfw.bin, cfp_fp.bin, agedb_30.bin). templates: a folder with images.csv
+(lines `name template media`, or CSV with a header that has TEMPLATE_ID, SUBJECT_ID, MEDIA_ID and
+FILENAME, relative to the folder), and for 1:1 pairs.csv (lines `template template same`, same being
+0 or 1; `template,template` where the subjects tell), for 1:N gallery.csv and perhaps probes.csv (a
+template a line, or CSV with TEMPLATE_ID; without probes.csv whoever is not in the gallery).
+
+A method that trains no embeddings is evaluated on its own set and by its own
 metrics; its folder may be that of an edge server, if the device parts are frozen: they are built
 again, and refused if they are not those of the run by the digest in its server.json.
 """
@@ -23,15 +34,16 @@ from absl import flags
 
 from experiments import command_line
 
+_OPTION = "--data."
+
 
 def _flags() -> flags.FlagValues:
   values = flags.FlagValues()
   command_line.define_shared(values)
   text = lambda name, default, meaning: flags.DEFINE_string(
     name, default, meaning, flag_values=values)
-  text("data", "", "name of a data set; default: the run's own evaluation set")
-  flags.DEFINE_multi_string("data_option", [], "key=value of that data set, may be repeated",
-                            flag_values=values)
+  text("data", "", "name of a data set; default: the run's own evaluation set; its options are "
+       "--data.KEY=VALUE")
   flags.DEFINE_list("protocols", [], "default: the run's", flag_values=values)
   flags.DEFINE_list("fars", [], "false accept rates; default: the run's", flag_values=values)
   flags.DEFINE_integer("pairs", 6000, "pairs drawn for protocols that need pairs, where the set "
@@ -45,7 +57,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _evaluate(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-  command_line.parse(values, arguments, __doc__)
+  command_line.parse(values, [a for a in arguments if not a.startswith(_OPTION)], __doc__)
   if values.workdir is None:
     raise ValueError("--workdir is required: the folder of a run")
   asked = _changed(values)
@@ -54,7 +66,8 @@ def _evaluate(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   from fedjax_face.runs import evaluate, summary
   workdir = pathlib.Path(values.workdir)
   out = pathlib.Path(values.out or workdir / "evaluations" / (values.data or "own"))
-  found = evaluate.evaluate(workdir, asked, data=_data(values), pairs=values.pairs, out=out)
+  found = evaluate.evaluate(workdir, asked, data=_data(values, arguments), pairs=values.pairs,
+                            out=out)
   summary.print_metrics(f"{workdir} after {found['rounds']} rounds on {found['data']}",
                         found["metrics"], found["references"])
   print(f"results: {out}")
@@ -81,17 +94,18 @@ def _number(text: str) -> float:
     raise ValueError(f"--fars: {text!r} is not a number") from None
 
 
-def _data(values: flags.FlagValues) -> dict[str, str] | None:
-  """The section of a public set, values as text."""
+def _data(values: flags.FlagValues, arguments: Sequence[str]) -> dict[str, str] | None:
+  """The section of another set, values as text."""
+  said = [a for a in arguments if a.startswith(_OPTION)]
   if not values.data:
-    if values.data_option:
-      raise ValueError("--data_option needs --data")
+    if said:
+      raise ValueError(f"{said[0]}: needs --data=NAME")
     return None
   given = {}
-  for option in values.data_option:
-    key, equals, value = option.partition("=")
+  for option in said:
+    key, equals, value = option.removeprefix(_OPTION).partition("=")
     if not equals:
-      raise ValueError(f"--data_option={option}: expected key=value")
+      raise ValueError(f"{option}: expected {_OPTION}KEY=VALUE")
     given[key] = value
   return {"name": values.data, **given}
 

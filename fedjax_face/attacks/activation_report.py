@@ -101,8 +101,10 @@ def _record(played: Played) -> dict[str, Any]:
       "distinguishing_canaries": _distinguishing(found.audited),
       "noise": _averaging(found.noise), "repeated_noise": found.repeated,
       "averaging": _averaging(found.averaged),
-      "labels_from_gradients": {f"{z:g}": {name: _guess(g) for name, g in own._asdict().items()}
-                                for z, own in found.labels.items()},
+      "labels_from_gradients": {f"{z:g}": {
+          "by_residual": _guess(own.by_residual), "by_clusters": _guess(own.by_clusters),
+          "by_norm": _separation(own.by_norm), "by_cosine": _separation(own.by_cosine)}
+          for z, own in found.labels.items()},
       "membership_loss": _separation(found.members),
       "membership_transcript": _separation(found.members_by_transcript),
       "membership_lira": _separation(found.members_by_ratio),

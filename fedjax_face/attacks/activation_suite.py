@@ -20,7 +20,7 @@ from fedjax_face.attacks.attribute import attribute_attack
 from fedjax_face.attacks.averaging import Averaged, averaging
 from fedjax_face.attacks.distinguishing import Distinguishing
 from fedjax_face.attacks.error_rates import Bound, Guess, Separation, gaussian_bound
-from fedjax_face.attacks.label_leakage import cluster_attack, residual_attack
+from fedjax_face.attacks.label_leakage import cluster_attack, rarest_attacks, residual_attack
 from fedjax_face.attacks.reconstruction import Quality, Reidentification
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.sources import Sources
@@ -41,10 +41,15 @@ class LabelGuesses(NamedTuple):
     by_residual: by what the gradients differ from the server's own probabilities.
     by_clusters: by their directions, one example of each class known; no bound holds here, as the
       server's probabilities may show the label as well.
+    by_norm: the person with the fewest images told from the others by the length of the gradients.
+    by_cosine: the same by their direction, one example of that person known; no bound holds for
+      either, as for the clusters. Both None where fewer than two people have further images.
   """
 
   by_residual: Guess
   by_clusters: Guess
+  by_norm: Separation | None
+  by_cosine: Separation | None
 
 
 class Findings(NamedTuple):
@@ -260,12 +265,13 @@ def _labels(system: SplitSystem, server: Any, sent: np.ndarray, labels: np.ndarr
   known = np.zeros(len(sent), bool)
   known[hints] = True
   mean = gradients.mean(0)
+  told_hints = mean[hints[np.argsort(labels[hints])]]
   return LabelGuesses(
       residual_attack(probabilities, gradients, labels,
                       _bound(math.sqrt(passes) / noise_multiplier if noise_multiplier
                              else math.inf)),
-      cluster_attack(mean[~known], labels[~known], mean[hints[np.argsort(labels[hints])]],
-                     iterations=_ITERATIONS))
+      cluster_attack(mean[~known], labels[~known], told_hints, iterations=_ITERATIONS),
+      *rarest_attacks(mean[~known], labels[~known], told_hints))
 
 
 def _trait(public: FaceDataset, train: FaceDataset, of_public: np.ndarray, sent: np.ndarray,

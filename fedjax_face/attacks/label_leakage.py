@@ -64,6 +64,28 @@ def cosine_attack(gradients: np.ndarray, positive: np.ndarray, hint: np.ndarray,
                     false_positive_rates=false_positive_rates, level=level)
 
 
+def rarest_attacks(gradients: np.ndarray, labels: np.ndarray, hints: np.ndarray
+                   ) -> tuple[Separation | None, Separation | None]:
+  """The attacks on two classes where there are more: the rarest label against all others.
+
+  No bound is compared with: what else the attacker sees may tell the label as well.
+
+  Args:
+    gradients: float [B, ...].
+    labels: integer [B], below K; of other examples than the hints.
+    hints: float [K, ...], gradient of one example of each class, whose label is known.
+
+  Returns:
+    By norm, by cosine with the rarest label's hint; None where there are not two labels.
+  """
+  present, counts = np.unique(labels, return_counts=True)
+  if len(present) < 2:
+    return None, None
+  rarest = present[np.argmin(counts)]
+  positive = np.asarray(labels) == rarest
+  return norm_attack(gradients, positive), cosine_attack(gradients, positive, hints[rarest])
+
+
 def cluster_attack(gradients: np.ndarray, labels: np.ndarray, hints: np.ndarray,
                    *, iterations: int, epsilon: float = math.inf, level: float = LEVEL) -> Guess:
   """Clusters gradients by direction, from one known example of each class on.

@@ -16,6 +16,7 @@ from fedjax_face.data.dataset import FaceDataset, compact
 from fedjax_face.data.pairs import Pairs
 from fedjax_face.data.readers import femnist, folders, insightface_rec, lfw, tfds_source
 from fedjax_face.data.readers.decode import OnBad, ReadReport
+from fedjax_face.data.readers.template_lists import TemplateLists
 from fedjax_face.data.splits import (
   check_disjoint,
   split_by_fold,
@@ -37,6 +38,7 @@ class Sources(NamedTuple):
     not_covered: sentences for the privacy statement.
     evaluates_training_people: whether evaluation images are, or may be, of people who train.
     known_disjoint: nobody is in two of them, by how they were made; else it is checked by name.
+    templates: lists of a template protocol on rows of `evaluation`, or None.
   """
 
   train: FaceDataset
@@ -47,6 +49,7 @@ class Sources(NamedTuple):
   not_covered: tuple[str, ...] = ()
   evaluates_training_people: bool = False
   known_disjoint: bool = False
+  templates: TemplateLists | None = None
 
   def __repr__(self) -> str:
     return words(self)

@@ -26,9 +26,11 @@ from fedjax_face.evaluation.recall_at_far import recall_at_far_approx
 from fedjax_face.evaluation.recall_confidence import resampled_auc, resampled_recall
 from fedjax_face.evaluation.retrieval import retrieval_scores
 from fedjax_face.evaluation.roc_curve import Band, ThinnedRoc
+from fedjax_face.evaluation.templates import identify_templates, template_similarity
 
 if TYPE_CHECKING:
   from fedjax_face.data.dataset import FaceDataset
+  from fedjax_face.data.readers.template_lists import TemplateLists
 
 _RANKS = (1, 5, 10)
 _CURVES = ("recall_all_pairs", "tar_at_far")
@@ -93,6 +95,7 @@ class Evaluation:
   bootstrap: int
   seed: int
   flip: Flip
+  templates: TemplateLists | None = None
 
   @functools.cached_property
   def embeddings(self) -> np.ndarray:
@@ -116,6 +119,13 @@ class Evaluation:
     if self.pairs is None:
       raise ValueError(f"protocol {protocol} needs pairs, e.g. those of pairs_from_labels")
     return self.pairs
+
+  def required_templates(self) -> TemplateLists:
+    """The lists of a template protocol, or a ValueError that says where they come from."""
+    if self.templates is None:
+      raise ValueError("protocol templates needs the lists of a template protocol: evaluate with "
+                       "--data=templates --data.path=FOLDER")
+    return self.templates
 
   def rng(self, *stream: int) -> np.random.Generator:
     """A generator of its own for each use."""
@@ -170,6 +180,8 @@ def metrics_of(protocol_names: Sequence[str], data: Evaluation) -> dict[str, Met
     raise ValueError(f"unknown protocol {unknown[0]!r}, expected any of {', '.join(PROTOCOLS)}")
   for name in set(protocol_names) & {"lfw_view2", "insightface", "tar_at_far"}:
     data.required_pairs(name)
+  if "templates" in protocol_names:
+    data.required_templates()
   if not np.isfinite(data.embeddings).all():
     return {"embeddings": Metric(float("nan"), note="embeddings are not finite")}
   metrics: dict[str, Metric] = {}
@@ -393,6 +405,51 @@ def retrieval(data: Evaluation) -> dict[str, Metric]:
   }
 
 
+def templates(data: Evaluation) -> dict[str, Metric]:
+  """TAR at FAR of the pairs of templates (1:1), rank 1, 5, 10 and DIR at FAR of probes (1:N).
+
+  Of 1:1 and 1:N what the lists ask for. Subjects are resampled, where they are known.
+  """
+  lists = data.required_templates()
+  rows = data.embeddings[lists.row]
+  found: dict[str, Metric] = {}
+  if lists.pairs is not None:
+    found |= _template_pairs(data, rows, lists)
+  if lists.gallery is not None:
+    found |= _template_probes(data, rows, lists)
+  return found
+
+
+def _template_pairs(data: Evaluation, rows: np.ndarray, lists: TemplateLists) -> dict[str, Metric]:
+  pairs = lists.pairs
+  assert pairs is not None
+  similarity, negatives = template_similarity(rows, lists.images, pairs), int(np.sum(~pairs.same))
+  tar = lambda weights: verification.tar_at_far(similarity, pairs.same, data.fars, weights).tar
+  left, right = lists.subjects_of(pairs.left), lists.subjects_of(pairs.right)
+  draws = None
+  if data.bootstrap and min(left.min(), right.min()) >= 0:
+    draws = confidence.resampled_pairs(tar, left, right, data.bootstrap, data.rng(10))
+  return {f"templates/tar@far={far:g}": Metric.resampled(
+    float(value), _column(draws, i), _far_note(far, negatives), far)
+    for i, (far, value) in enumerate(zip(data.fars, tar(None), strict=True))}
+
+
+def _template_probes(data: Evaluation, rows: np.ndarray, lists: TemplateLists) -> dict[str, Metric]:
+  known, subject, strangers = identify_templates(rows, lists)
+  note = "gallery held fixed in the interval" if data.bootstrap else ""
+  found = {}
+  for k, value in zip(_RANKS, rank_accuracy(known, _RANKS), strict=True):
+    draws = (confidence.resampled_mean(1.0 * (known.rank <= k), subject, data.bootstrap,
+                                       data.rng(11)) if data.bootstrap and len(subject) else None)
+    found[f"templates/rank{k}"] = Metric.resampled(float(value), draws, note)
+  if not len(strangers.rank):
+    return found
+  rates = detection_and_identification_rate(known, strangers, data.fars)
+  return found | {f"templates/dir@far={far:g}": Metric(float(value), note="; ".join(filter(None, [
+    _far_note(far, len(strangers.rank), "stranger templates"), "no interval"])))
+    for far, value in zip(data.fars, rates, strict=True)}
+
+
 PROTOCOLS: Mapping[str, Callable[[Evaluation], dict[str, Metric]]] = {
   "recall_all_pairs": recall_all_pairs,
   "recall_approx": recall_approx,
@@ -401,6 +458,7 @@ PROTOCOLS: Mapping[str, Callable[[Evaluation], dict[str, Metric]]] = {
   "tar_at_far": tar_at_far,
   "identification": identification,
   "retrieval": retrieval,
+  "templates": templates,
 }
 
 

@@ -1,42 +1,36 @@
-"""Verification of templates, sets of images and video frames of one person, as in IJB-B and IJB-C.
+"""Templates, sets of images and video frames of one person, verified 1:1 and identified 1:N.
 
-A protocol has two text files. Images: lines `name template media`, or CSV with a header that has
-TEMPLATE_ID, SUBJECT_ID, MEDIA_ID and FILENAME. Pairs: lines `template template same` with same 0 or
-1; in CSV form `template,template`, the label then following from the subjects. Lines that start
-with # are skipped.
+The lists of a protocol are read by `data.readers.template_lists`.
+
+Source: Whitelam et al., CVPR Workshops 2017 (IJB-B), and Maze et al., ICB 2018 (IJB-C).
 """
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from fedjax_face.data.readers.template_lists import TemplateImages, TemplateLists, TemplatePairs
+from fedjax_face.evaluation.identification import ProbeScores, score_probes
 from fedjax_face.evaluation.pairwise import pair_similarity
 from fedjax_face.evaluation.verification import TarAtFar, tar_at_far
 
 
-class TemplateImages(NamedTuple):
-  """Per image: `name`, `template` int64, `media` int64 (frames of a video share it), `subject`
-  int64 (-1 unknown).
+class Identified(NamedTuple):
+  """Probes against a gallery.
+
+  Attributes:
+    known: scores of the probes whose subject is enrolled.
+    subject: int64, subject of each of these.
+    strangers: scores of the other probes.
   """
 
-  name: tuple[str, ...]
-  template: np.ndarray
-  media: np.ndarray
+  known: ProbeScores
   subject: np.ndarray
-
-
-class TemplatePairs(NamedTuple):
-  """Pairs of template ids int64 [P], and whether they show one person, bool [P]."""
-
-  left: np.ndarray
-  right: np.ndarray
-  same: np.ndarray
+  strangers: ProbeScores
 
 
 def pool_templates(
@@ -73,6 +67,15 @@ def verify_templates(
   """TAR at each FAR over the pairs of a template protocol; embeddings [N, D] in the order of
   `images`.
   """
+  return tar_at_far(
+    template_similarity(embeddings, images, pairs), pairs.same, fars)
+
+
+def template_similarity(
+  embeddings: np.ndarray | jax.Array, images: TemplateImages, pairs: TemplatePairs
+) -> np.ndarray:
+  """Cosine of the pooled templates of every pair, [P]; embeddings [N, D] in the order of `images`.
+  """
   ids, pooled = pool_templates(embeddings, images.template, images.media)
   sides = [
     np.minimum(np.searchsorted(ids, side), len(ids) - 1) for side in (pairs.left, pairs.right)
@@ -80,46 +83,24 @@ def verify_templates(
   for side, wanted in zip(sides, (pairs.left, pairs.right), strict=True):
     if np.any(ids[side] != wanted):
       raise ValueError(f"template {wanted[ids[side] != wanted][0]} of the pair list has no image")
-  return tar_at_far(pair_similarity(pooled, *sides), pairs.same, fars)
+  return np.asarray(pair_similarity(pooled, *sides))
 
 
-def read_template_images(path: str | os.PathLike) -> TemplateImages:
-  """Reads the images of a protocol (see the module's docstring)."""
-  rows = _rows(path)
-  header = [name.strip().lower() for name in rows[0]]
-  if "template_id" in header:
-    missing = {"template_id", "subject_id", "media_id", "filename"} - set(header)
-    if missing:
-      raise ValueError(f"{path}: header lacks {', '.join(sorted(missing)).upper()}")
-    columns = [header.index(name) for name in ("filename", "template_id", "media_id", "subject_id")]
-    fields = [[row[c] for c in columns] for row in _of_length(rows[1:], len(header), path)]
-  else:
-    fields = [[*row, "-1"] for row in _of_length(rows, 3, path)]
-  name, *numbers = zip(*fields, strict=True)
-  return TemplateImages(name, *(_integers(column, path) for column in numbers))
+def identify_templates(embeddings: np.ndarray | jax.Array, lists: TemplateLists) -> Identified:
+  """Scores of every probe against the gallery; embeddings [N, D] in the order of `lists.images`.
 
-
-def read_template_pairs(path: str | os.PathLike, images: TemplateImages) -> TemplatePairs:
-  """Reads the pairs of a protocol; pairs without a label take it from the subjects of `images`."""
-  rows = _rows(path)
-  if len(rows[0]) == 3:
-    left, right, same = (_integers(c, path) for c in zip(*_of_length(rows, 3, path), strict=True))
-    if not np.isin(same, (0, 1)).all():
-      raise ValueError(
-        f"{path}: third column must be 0 or 1, got {same[~np.isin(same, (0, 1))][0]}"
-      )
-    return TemplatePairs(left, right, same == 1)
-  left, right = (_integers(c, path) for c in zip(*_of_length(rows, 2, path), strict=True))
-  subject = dict(zip(images.template.tolist(), images.subject.tolist(), strict=True))
-  unknown = [t for t in np.concatenate([left, right]).tolist() if subject.get(t, -1) < 0]
-  if unknown:
-    raise ValueError(
-      f"{path}: template {unknown[0]} has no subject in the image list, and pairs carry no label"
-    )
-  same = np.array(
-    [subject[a] == subject[b] for a, b in zip(left.tolist(), right.tolist(), strict=True)]
-  )
-  return TemplatePairs(left, right, same)
+  Raises:
+    ValueError: the lists have no gallery.
+  """
+  if lists.gallery is None or lists.probes is None:
+    raise ValueError("templates: there is no gallery to identify in")
+  ids, pooled = pool_templates(embeddings, lists.images.template, lists.images.media)
+  of = lambda templates: pooled[np.searchsorted(ids, templates)]
+  enrolled, asked = lists.subjects_of(lists.gallery), lists.subjects_of(lists.probes)
+  known = np.isin(asked, enrolled)
+  scores = [score_probes(of(lists.gallery), enrolled, of(lists.probes[part]), asked[part])
+            for part in (known, ~known)]
+  return Identified(scores[0], asked[known], scores[1])
 
 
 def _group_mean(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
@@ -127,28 +108,3 @@ def _group_mean(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarra
   total = np.zeros((groups, values.shape[1]), np.float32)
   np.add.at(total, group, values)
   return total / np.bincount(group, minlength=groups)[:, None].astype(np.float32)
-
-
-def _rows(path: str | os.PathLike) -> list[list[str]]:
-  """Fields of every line, split at commas where the first line has one, else at blanks."""
-  with open(path, newline="", encoding="utf-8") as file:
-    lines = [line for line in file.read().splitlines() if line.strip() and not line.startswith("#")]
-  if not lines:
-    raise ValueError(f"{path}: holds no line")
-  return list(csv.reader(lines)) if "," in lines[0] else [line.split() for line in lines]
-
-
-def _of_length(rows: list[list[str]], length: int, path: str | os.PathLike) -> list[list[str]]:
-  for number, row in enumerate(rows, 1):
-    if len(row) != length:
-      raise ValueError(f"{path}: entry {number} has {len(row)} fields, expected {length}")
-  if not rows:
-    raise ValueError(f"{path}: holds a header only")
-  return rows
-
-
-def _integers(values: Sequence[str], path: str | os.PathLike) -> np.ndarray:
-  try:
-    return np.array([int(value) for value in values], np.int64)
-  except ValueError as error:
-    raise ValueError(f"{path}: expected an integer, {error}") from None

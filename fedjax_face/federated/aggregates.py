@@ -5,13 +5,14 @@ An aggregate is chosen before it is known who takes part; bound to that it is an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
-from fedjax_face.federated import aggregators
+from fedjax_face.federated import aggregators, robust
 from fedjax_face.federated.aggregators import Aggregator
 from fedjax_face.federated.participation import Participation
-from fedjax_face.options import Traced, above, at_least, register, within
+from fedjax_face.options import OptionError, Traced, above, at_least, register, within
 from fedjax_face.privacy import noise
 from fedjax_face.privacy.clipping import UpdateClip
 
@@ -120,6 +121,82 @@ def mean() -> Aggregate:
   Source: McMahan et al., AISTATS 2017 (FedAvg), Algorithm 1.
   """
   return Aggregate(lambda who, rounds: aggregators.weighted_mean())
+
+
+@register.aggregate
+def coordinate_median(*, clip_norm: ClipNorm = math.inf) -> Aggregate:
+  """Median of every coordinate over the clients' updates: fewer than half of them bound it.
+
+  The update of every client of a round is kept until the last has arrived. No noise, no privacy.
+
+  Args:
+    clip_norm: C, as of `gaussian`; infinite for no clipping.
+
+  Source: Yin, Chen, Ramchandran, Bartlett, ICML 2018, Definition 1 and Algorithm 1, option I.
+  """
+  del clip_norm  # traced
+  return Aggregate(lambda who, rounds: robust.robust(
+      _clip(who), robust.median_of, "median of every coordinate"))
+
+
+@register.aggregate
+def trimmed_mean(*, clip_norm: ClipNorm = math.inf,
+                 trim: Annotated[float, within("(0, 0.5)")] = 0.2) -> Aggregate:
+  """Mean of every coordinate without its lowest and highest values.
+
+  The update of every client of a round is kept until the last has arrived. No noise, no privacy.
+  Binding it raises OptionError where no client of a round would be left out.
+
+  Args:
+    clip_norm: C, as of `gaussian`; infinite for no clipping.
+    trim: share of the clients left out at each end of each coordinate, rounded down: the largest
+      share that may send anything; above 0, below 0.5.
+
+  Source: Yin, Chen, Ramchandran, Bartlett, ICML 2018, Definition 2 and Algorithm 1, option II.
+  """
+  del clip_norm  # traced
+
+  def bind(who: Participation, rounds: int) -> Aggregator:
+    if not robust.trimmed(trim, who.clients):
+      raise OptionError(f"method.aggregate.trim={trim:g}: leaves out none of the {who.clients} "
+                        "clients of a round; trim times clients must be at least 1")
+    return robust.robust(_clip(who), robust.trimmed_mean_of(trim),
+                         f"mean of every coordinate without {trim:.0%} of the clients at each end")
+
+  return Aggregate(bind)
+
+
+@register.aggregate
+def krum(*, clip_norm: ClipNorm = math.inf, malicious: Annotated[int, at_least(0)] = 1,
+         selected: Annotated[int, at_least(1)] = 1) -> Aggregate:
+  """The update whose nearest neighbours are nearest (Krum), or the mean of several (Multi-Krum).
+
+  The score of an update is the sum of its squared distances to the K - f - 2 nearest others. The
+  update of every client of a round is kept until the last has arrived. No noise, no privacy.
+  Binding it raises OptionError where the clients are too few for it.
+
+  Args:
+    clip_norm: C, as of `gaussian`; infinite for no clipping.
+    malicious: f, clients of a round that may send anything; 2 f + 2 < K.
+    selected: m, updates with the lowest scores that are averaged, 1 to K - f; 1 is Krum.
+
+  Source: Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017, Krum and Multi-Krum.
+  """
+  del clip_norm  # traced
+
+  def bind(who: Participation, rounds: int) -> Aggregator:
+    if 2 * malicious + 2 >= who.clients:
+      raise OptionError(f"method.aggregate.malicious={malicious}: 2 f + 2 must be below the "
+                        f"{who.clients} clients of a round")
+    if selected > who.clients - malicious:
+      raise OptionError(f"method.aggregate.selected={selected}: expected at most "
+                        f"{who.clients - malicious}, the {who.clients} clients of a round without "
+                        f"{malicious} malicious")
+    return robust.robust(
+        _clip(who), robust.nearest_of(malicious, selected),
+        f"mean of the {selected} updates nearest to their neighbours (Krum, {malicious} malicious)")
+
+  return Aggregate(bind)
 
 
 def _clip(who: Participation) -> UpdateClip:

@@ -16,15 +16,28 @@ from fedjax_face.privacy import noise as noise_mechanisms
 from fedjax_face.privacy.clipping import UpdateClip
 
 
+class Share(NamedTuple):
+  """What the server gets of one client's clipped update.
+
+  Attributes:
+    summed: is added up over the clients; nothing of one client is left in it.
+    kept: is stacked over the clients, so that the server sees every one.
+  """
+
+  summed: Any = ()
+  kept: Any = ()
+
+
 class Sums(NamedTuple):
   """What the server has after adding up the clients of a round.
 
   Attributes:
-    update: sum of the clipped, weighted updates.
+    update: sum of `Share.summed`; by default of the clipped, weighted updates.
     weight: f32, sum of the weights.
     clients: f32, number of clients that took part.
     below: f32, number of them whose norm was within the clip norm.
     norm: f32, sum of the norms before clipping.
+    each: `Share.kept` of every client of the cohort, leaves [K, ...]; by default nothing.
   """
 
   update: Any
@@ -32,6 +45,12 @@ class Sums(NamedTuple):
   clients: jax.Array
   below: jax.Array
   norm: jax.Array
+  each: Any = ()
+
+
+def weighted(clipped: Any, weight: jax.Array) -> Share:
+  """All that a mean needs of a client: its term of the sum."""
+  return Share(summed=optax.tree.scale(weight, clipped))
 
 
 class Aggregator(NamedTuple):
@@ -43,6 +62,8 @@ class Aggregator(NamedTuple):
     init: (params, hparams) -> state.
     weight: number of a client's examples -> its weight.
     clip: (update, state, hparams) -> (clipped update, norm before, whether within the clip norm).
+    share: (clipped update, weight) -> Share; the weight of a client that is absent, or whose update
+      is not finite, is 0.
     release: (Sums, state, hparams, key) -> (mean update, state, metrics).
     event: hparams -> DpEvent of the noise alone (multiplier relative to the sensitivity), before
       any amplification by sampling.
@@ -64,6 +85,7 @@ class Aggregator(NamedTuple):
   adds_noise: bool
   covers: int
   words: str
+  share: Callable[[Any, jax.Array], Share] = weighted
   forget: Callable[[Any], Any] = lambda state: state
   largest_noise: float = math.inf
   metrics: Mapping[str, Measure] = NOTHING

@@ -95,7 +95,7 @@ def federated_round(
 
   Clients are divided over the mesh axis `clients`; on each device they run in chunks, the clients
   of a chunk vectorised, the chunks one after another. Memory therefore grows with the chunk, not
-  with the cohort.
+  with the cohort, but for what an aggregator keeps of every client (`Share.kept`).
 
   Args:
     client_update: what a client does with its data.
@@ -136,14 +136,15 @@ def federated_round(
     weight = aggregator.weight(cohort.mask.sum()) * counts
     clipped, norm, below = aggregator.clip(
         update, server.aggregator, part_of(hparams, "aggregate"))
-    sums = Sums(optax.tree.scale(weight, clipped), weight, 1.0 * took_part, 1.0 * (below & counts),
+    share = aggregator.share(clipped, weight)
+    sums = Sums(share.summed, weight, 1.0 * took_part, 1.0 * (below & counts),
                 jnp.where(counts, norm, 0.0))
     totals = jax.tree.map(lambda total: jnp.where(finite, total, 0.0),
                           result.totals._replace(sums=()))
     kept = jax.tree.map(lambda new, old: jnp.where(counts, new, old), entries, own)
     classes = given["held"].sum() if "held" in given else cohort.num_classes
     chance = totals.examples * jnp.log(jnp.maximum(classes, 1))
-    return _Contribution(sums, totals, chance, 1.0 * (took_part & ~finite)), kept
+    return _Contribution(sums, totals, chance, 1.0 * (took_part & ~finite)), (share.kept, kept)
 
   def sum_over_clients(server, common, own, images, cohort, keys, hparams):
     """Runs on one device with its share of the clients; returns totals over all devices."""
@@ -165,9 +166,10 @@ def federated_round(
     own = _Given(heads.memory.own(state.heads, cohort.client),
                  client_update.memory.own(state.clients, cohort.client))
     server = state._replace(heads=(), clients=(), server=())
-    total, entries = spread(server, common, own, data.images, cohort, client_keys, hparams)
+    total, (each, entries) = spread(
+        server, common, own, data.images, cohort, client_keys, hparams)
     mean, aggregator_state, released = aggregator.release(
-        total.sums, state.aggregator, part_of(hparams, "aggregate"),
+        total.sums._replace(each=each), state.aggregator, part_of(hparams, "aggregate"),
         jax.random.fold_in(keys.noise, 0))
     update, server_state = server_optimizer(part_of(hparams, "server")).update(
         mean, state.server, state.params)

@@ -192,6 +192,7 @@ class Algorithm:
       first round, and again alike where a run goes on; None where they get the data themselves.
     look: uint8 [N, H, W, C], the images of the training set -> what the state before the first
       round holds of them, arrays; None where that holds nothing of them.
+    record: () -> entries of summary.json that the runs of this method alone have.
     method: the call that it was bound from, a part; None of one that was made by hand.
     facts: what it was bound to (`data.facts`); None of one that was made by hand.
   """
@@ -222,6 +223,7 @@ class Algorithm:
   averages_over: int | None = None
   prepare: Callable[[Data, HParams, StepKeys], Data] | None = None
   look: Callable[[Any], Any] | None = None
+  record: Callable[[], Mapping[str, Any]] = dict
   method: Any = None
   facts: Any = None
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedjax_face import options
 from fedjax_face.data.dataset import FaceDataset, compact
+from fedjax_face.data.judging_sets import JudgingSet
 from fedjax_face.data.sets import Data, PublicSet
 from fedjax_face.data.sources import whole_set
 from fedjax_face.data.splits import check_disjoint
@@ -34,8 +36,9 @@ def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
     workdir: of the run.
     changed: of how it is judged: protocols, fars, bootstrap, flip; of a run that embeds nothing
       bootstrap alone.
-    data: another set: `name` of a public set and its options, numbers as text; None: the run's own
-      evaluation set.
+    data: another set: `name` of a public set, or of one of `data.judging_sets`, and its options,
+      numbers as text; what is not said of size and channels is that of the run; None: the run's
+      own evaluation set.
     pairs: drawn for protocols that need some, where the set has no official ones.
     out: folder for evaluation.json, roc.png and det.png; None: nothing is written.
 
@@ -52,14 +55,15 @@ def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
     name = min(set(changed) - {"bootstrap"}, default="data")
     raise ValueError(f"{name}: {run.method} trains no embeddings, and is evaluated on its own set "
                      "by its own metrics")
-  chosen, drawn = _chosen(run, data)
+  chosen, drawn, lists, default = _chosen(run, data, changed.get("protocols"))
+  changed = {**({"protocols": default} if default else {}), **changed}
   names = changed.get("protocols", run.asked.get("protocols", ()))
-  if run.embeds and drawn is None and _NEED_PAIRS & set(names):
+  if run.embeds and drawn is None and lists is None and _NEED_PAIRS & set(names):
     labels = (run.sources.evaluation if chosen is None else chosen).label
     drawn = pairs_from_labels(labels, pairs, np.random.default_rng(run.config["seed"]))
   if chosen is None and drawn is not None:
     chosen = run.sources.evaluation
-  outcome = run.outcome(changed, chosen, drawn)
+  outcome = run.outcome(changed, chosen, drawn, lists)
   found = _record(run, workdir, outcome, data, own=data is None and "flip" not in changed)
   if out is not None:
     pathlib.Path(out).mkdir(parents=True, exist_ok=True)
@@ -69,21 +73,70 @@ def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
   return found
 
 
-def _chosen(run: Run, section: Mapping[str, str] | None) -> tuple[FaceDataset | None, Any]:
-  """The set that was asked for, or None for the run's own, and its official pairs if it has some.
+class _Chosen(NamedTuple):
+  """What judges: a set, or None for the run's own; its pairs and lists; protocols of its own."""
+
+  dataset: FaceDataset | None
+  pairs: Any = None
+  templates: Any = None
+  protocols: tuple[str, ...] = ()
+
+
+def _chosen(run: Run, section: Mapping[str, str] | None, asked: Any) -> _Chosen:
+  """The set that was asked for, with what it brings.
+
+  Raises:
+    ValueError: a set that shares a person with the training set, or a protocol that its lists do
+      not serve.
   """
   if section is None:
-    return None, run.sources.pairs if run.embeds else None
+    return _Chosen(None, run.sources.pairs if run.embeds else None)
   if section["name"] == "lfw":
     return _official_lfw(run, section)
-  flags = [f"--config.data.{name}={value}" for name, value in section.items() if name != "name"]
-  said = options.override({"data": {"name": section["name"]}}, {"data": PublicSet}, flags).config
-  part = options.build(PublicSet, said["data"], "data")
-  found, notes = whole_set("data", dict(options.made(part).section))
+  if section["name"] in _known(JudgingSet).names():
+    return _judging(run, section, asked)
+  found, notes = whole_set("data", dict(_part(run, PublicSet, section).section))
+  _say(notes)
+  _require_others(run, found)
+  return _Chosen(compact(found))
+
+
+def _part(run: Run, kind: type, section: Mapping[str, str], **own: Any) -> Any:
+  """The part that a section says, with size and channels of the run where it says none."""
+  name = section["name"]
+  known = _known(kind)
+  height, _, channels = run.facts.images.shape[1:]
+  takes = (inspect.signature(known.find(name, "data").function).parameters
+           if name in known.names() else {})
+  like_the_run = {"size": height, "grayscale": channels == 1}
+  said = {key: value for key, value in like_the_run.items() if key in takes}
+  flags = [f"--config.data.{key}={value}" for key, value in section.items() if key != "name"]
+  whole = options.override({"data": {"name": name, **said, **own}}, {"data": kind}, flags).config
+  return options.made(options.build(kind, whole["data"], "data"))
+
+
+def _known(kind: type) -> Any:
+  found = options.kind_of(kind)
+  assert found is not None
+  return found
+
+
+def _judging(run: Run, section: Mapping[str, str], asked: Any) -> _Chosen:
+  """A set that brings its pairs or templates, and can be asked for nothing else."""
+  part = _part(run, JudgingSet, section)
+  for name in asked or ():
+    if name not in part.protocols:
+      raise ValueError(f"protocols={name}: data={section['name']} has lists for "
+                       f"{', '.join(part.protocols)} alone")
+  dataset, pairs, lists, notes = part.load()
+  _say(notes)
+  _require_others(run, dataset)
+  return _Chosen(dataset, pairs, lists, part.protocols[:part.default])
+
+
+def _say(notes: Iterable[str]) -> None:
   for note in notes:
     print(note, file=sys.stderr)
-  _require_others(run, found)
-  return compact(found), None
 
 
 def _require_others(run: Run, found: FaceDataset) -> None:
@@ -93,14 +146,11 @@ def _require_others(run: Run, found: FaceDataset) -> None:
           file=sys.stderr)
 
 
-def _official_lfw(run: Run, section: Mapping[str, str]) -> tuple[FaceDataset, Any]:
+def _official_lfw(run: Run, section: Mapping[str, str]) -> _Chosen:
   """Whoever is in the View-2 pairs of LFW, all folds unless some are named."""
-  flags = [f"--config.data.{name}={value}" for name, value in section.items() if name != "name"]
-  own = {"data": {"name": "lfw", "test_folds": tuple(range(1, 11))}}
-  part = options.build(Data, options.override(own, {"data": Data}, flags).config["data"], "data")
-  other = options.made(part).sources
+  other = _part(run, Data, section, test_folds=tuple(range(1, 11))).sources
   _require_others(run, other.evaluation)
-  return other.evaluation, other.pairs
+  return _Chosen(other.evaluation, other.pairs)
 
 
 def _record(run: Run, workdir: pathlib.Path, outcome: Any, data: Mapping[str, str] | None,

@@ -41,14 +41,16 @@ class Evaluator:
     dataset: people who did not train.
     pairs: for protocols that need them.
     seed: of resamples, galleries and shuffles.
+    templates: the lists of a template protocol, or None.
   """
 
   def __init__(self, algorithm: Algorithm, options: Mapping[str, Any], dataset: FaceDataset,
-               pairs: Pairs | None, seed: int):
+               pairs: Pairs | None, seed: int, templates: Any = None):
     if algorithm.embed is None:
       raise ValueError(f"algorithm {algorithm.name} trains no embeddings")
     self._embed = jax.jit(algorithm.embed)
     self._options, self._dataset, self._pairs, self._seed = options, dataset, pairs, seed
+    self._templates = templates
 
   def values(self, state: State) -> dict[str, float]:
     """Metrics without intervals, for the course of training."""
@@ -77,7 +79,7 @@ class Evaluator:
     options = self._options
     return Evaluation(
       embed_fn, self._dataset, self._pairs, tuple(options["fars"]), options["batch_size"],
-      bootstrap, self._seed, options.get("flip", False))
+      bootstrap, self._seed, options.get("flip", False), self._templates)
 
 
 def on_one_device(state: State) -> State:

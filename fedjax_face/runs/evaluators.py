@@ -23,7 +23,8 @@ def evaluator_of(evaluation: Evaluation, algorithm: Algorithm, sources: Any, see
 
 def _embeddings(algorithm: Algorithm, asked: Mapping[str, Any], sources: Any, seed: int) -> Any:
   from fedjax_face.runs.evaluator import Evaluator
-  return Evaluator(algorithm, asked, sources.evaluation, sources.pairs, seed)
+  return Evaluator(algorithm, asked, sources.evaluation, sources.pairs, seed,
+                   sources.templates)
 
 
 def _face_tasks(algorithm: Algorithm, asked: Mapping[str, Any], sources: Any, seed: int) -> Any:

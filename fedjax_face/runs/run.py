@@ -177,7 +177,7 @@ class Run:
             for i in range(0, len(images), _BATCH)]
 
   def evaluate(self, protocols: Any = None, data: Any = None,
-               pairs: Any = None) -> dict[str, Any]:
+               pairs: Any = None, templates: Any = None) -> dict[str, Any]:
     """Metrics with 95 % intervals: name -> `Metric` with `value`, `low`, `high`.
 
     Args:
@@ -185,6 +185,7 @@ class Run:
         `fedjax_face.protocols(...)`; None: as the run was.
       data: a FaceDataset of other people; None: those of the run.
       pairs: rows of `data`, for protocols that need some.
+      templates: the `TemplateLists` of `data`, for the protocol templates.
 
     Raises:
       ValueError: an unknown protocol, or one that needs pairs without any; images of another shape.
@@ -195,18 +196,19 @@ class Run:
       if asked.feeds != options.made(self._made.algorithm.method).data:
         raise ValueError(f"protocols: {self.method} is not judged so: expected names of protocols, "
                          "or fedjax_face.protocols(...)")
-      return self.outcome(asked.section(), data, pairs).metrics
+      return self.outcome(asked.section(), data, pairs, templates).metrics
     names = (asked,) if isinstance(asked, str) else asked
-    return self.outcome({} if names is None else {"protocols": tuple(names)}, data, pairs).metrics
+    return self.outcome({} if names is None else {"protocols": tuple(names)}, data, pairs,
+                        templates).metrics
 
   @streams.pinned()
   def outcome(self, changed: Mapping[str, Any] = types.MappingProxyType({}), data: Any = None,
-              pairs: Any = None) -> Outcome:
+              pairs: Any = None, templates: Any = None) -> Outcome:
     """Metrics and the ROC curve.
 
     Args:
       changed: of how the run is judged: protocols, fars, bootstrap, flip, ...
-      data, pairs: as of `evaluate`.
+      data, pairs, templates: as of `evaluate`.
 
     Raises:
       ValueError: as `evaluate`, or other people or protocols for a run that embeds nothing.
@@ -221,7 +223,8 @@ class Run:
     if data is not None and tuple(data.images.shape[1:]) != expected:
       raise ValueError(f"data: images are {list(data.images.shape[1:])}; expected "
                        f"{list(expected)}, as those of the training set")
-    sources = self.sources if data is None else Sources(self.facts, data, pairs=pairs)
+    sources = self.sources if data is None else Sources(
+        self.facts, data, pairs=pairs, templates=templates)
     judged = Evaluation(options.made(made.algorithm.method).data, 0, 0, 0, (), asked)
     return evaluator_of(judged, made.algorithm, sources, made.config.seed).outcome(self._state)
 

@@ -24,6 +24,7 @@ from fedjax_face.runs import comparison
 from fedjax_face.runs.evaluator import Outcome
 from fedjax_face.runs.experiment import Experiment
 from fedjax_face.runs.references import Reference, gains
+from fedjax_face.split.cost import device_line
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jax-privacy", "dp-accounting", "numpy",
              "orbax-checkpoint")
@@ -87,6 +88,7 @@ def summary_said(workdir: pathlib.Path, *, status: str, rounds: int, experiment:
     **environment(),
     "seconds": dict(seconds),
     "bytes_per_client_and_round": algorithm.communication(state)._asdict(),
+    **algorithm.record(),
     "overlap": _overlap(algorithm, state) if status == "finished" else None,
     "data_notes": [*experiment.sources.notes, *algorithm.notes],
     "updates_not_finite": _sum_of_column(workdir / "metrics.csv", "clients_not_finite"),
@@ -175,6 +177,8 @@ def print_results(workdir: pathlib.Path, summary: Mapping[str, Any],
                 summary["metrics"], summary.get("references", {}))
   for unit in privacy["units"]:
     print(_privacy_line(unit))
+  if "device_part" in summary:
+    print(device_line(summary["device_part"]))
   print(f"results: {workdir}/summary.json  privacy: {workdir}/PRIVACY.md  "
         f"figures: {workdir}/figures")
   if line := comparison.line(summary, privacy, headline):

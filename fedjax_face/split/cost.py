@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -82,6 +82,20 @@ def measured(cost: DeviceCost, split: SplitNetwork, params: Params, images: np.n
     jax.block_until_ready(run(params, images))
     seconds.append(time.perf_counter() - begin)
   return cost._replace(seconds=statistics.median(seconds) / len(images))
+
+
+def recorded(cost: DeviceCost) -> dict[str, Any]:
+  """The cost as JSON holds it, without a time that was not measured."""
+  said = cost._asdict() | {"shape": list(cost.shape)}
+  return {name: value for name, value in said.items()
+          if name != "seconds" or not math.isnan(value)}
+
+
+def device_line(said: Mapping[str, Any]) -> str:
+  """What `recorded` holds, in a line for people."""
+  return (f"the device part, up to {said['cut']}: {said['parameters']:,} parameters, "
+          f"{said['flops'] / 1e6:,.2f} MFLOP and {said['message_bytes'] / 1e3:,.2f} kB sent an "
+          "image")
 
 
 def cost_table(costs: Sequence[DeviceCost]) -> str:

@@ -17,7 +17,7 @@ from fedjax_face.method.algorithm import Algorithm, HParams, always, with_values
 from fedjax_face.options import OptionError
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Release, events_used
-from fedjax_face.split import accounting, channels
+from fedjax_face.split import accounting, channels, cost
 from fedjax_face.split import round as rounds
 from fedjax_face.split.cuts import Cut
 from fedjax_face.split.device import Device
@@ -87,6 +87,8 @@ def _bound(parts: SplitParts, train: FaceDataset, setting: Setting, hparams: HPa
       needs_all_images=True,
       prepare=functools.partial(rounds.prepared, system, train),
       notes=system.notes,
+      record=lambda: {"device_part": cost.recorded(cost.device_cost(
+          parts.cut.after, system.split, system.image_shape))},
   )
 
 

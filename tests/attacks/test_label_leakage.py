@@ -58,6 +58,18 @@ def test_nothing_leaks_from_gradients_that_are_noise():
   assert guess.accuracy.low < guess.chance
 
 
+def test_the_rarest_of_three_labels_is_told_from_the_others():
+  """Label 2 has one example, the longest, along its hint; the length of another's would mislead."""
+  labels = np.array([0, 0, 1, 1, 2])
+  gradients = np.array([[3, 0], [2, 1], [-1, 2], [-2, 2], [0, -4]])
+  hints = np.array([[1, 0], [-1, 1], [0.1, -1]])
+  norm, cosine = label_leakage.rarest_attacks(gradients, labels, hints)
+  assert norm.auc.value == cosine.auc.value == 1
+  norm, cosine = label_leakage.rarest_attacks(gradients / [[1], [1], [1], [1], [2]], labels, hints)
+  assert norm.auc.value < 1 == cosine.auc.value
+  assert label_leakage.rarest_attacks(gradients[:2], labels[:2], hints) == (None, None)
+
+
 def test_several_classes_are_told_apart_by_clusters_better_than_by_hints_alone():
   labels = np.arange(300) % 5
   gradients = softmax_gradients(labels, 5)

@@ -23,7 +23,7 @@ VARIANTS = {
     "privacyface": ("synthetic", "silos36", "lfw", "bupt"),
     "composed": ("synthetic",),
     "dp_hyperface": ("synthetic", "faces", "faces_lfw", "aflw"),
-    "dp_activations": ("synthetic", "lfw")}
+    "dp_activations": ("synthetic", "lfw", "vgg_face")}
 OF_ATTACKS = ("activation_attacks", "leak_back")  # for experiments.attack, of another structure
 EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 COMPARED = [("dp_fedemb", "synthetic"), ("dp_fedemb", "heads"), ("dp_fedemb", "femnist"),

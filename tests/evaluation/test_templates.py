@@ -1,14 +1,18 @@
-"""Template pooling and protocol files on a made-up protocol."""
+"""Template pooling, verification and identification on a made-up protocol."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from fedjax_face.evaluation.templates import (
-  pool_templates,
+from fedjax_face.data.readers.template_lists import (
+  TemplateLists,
   read_template_images,
   read_template_pairs,
+)
+from fedjax_face.evaluation.templates import (
+  identify_templates,
+  pool_templates,
   verify_templates,
 )
 
@@ -55,27 +59,23 @@ def test_protocol_from_files(tmp_path, images, pairs):
   assert result.tar.tolist() == [1] and not result.reliable[0]
 
 
-@pytest.mark.parametrize(
-  "images, pairs, message",
-  [
-    ("", "10 20 1", "holds no line"),
-    ("a.jpg 10\n", "10 20 1", "entry 1 has 2 fields, expected 3"),
-    ("a.jpg ten 1\n", "10 20 1", "expected an integer"),
-    ("TEMPLATE_ID,FILENAME\n1,a\n", "10 20 1", "header lacks MEDIA_ID, SUBJECT_ID"),
-    (IMAGES, "10 20 2\n", "must be 0 or 1, got 2"),
-    (IMAGES, "10,20\n", "template 10 has no subject"),
-  ],
-)
-def test_bad_files_are_refused(tmp_path, images, pairs, message):
-  (tmp_path / "images").write_text(images)
-  (tmp_path / "pairs").write_text(pairs)
-  with pytest.raises(ValueError, match=message):
-    read_template_pairs(tmp_path / "pairs", read_template_images(tmp_path / "images"))
-
-
 def test_unknown_template_is_refused(tmp_path):
   (tmp_path / "images").write_text(IMAGES)
   (tmp_path / "pairs").write_text("10 99 1\n")
   images = read_template_images(tmp_path / "images")
   with pytest.raises(ValueError, match="template 99"):
     verify_templates(EMBEDDINGS, images, read_template_pairs(tmp_path / "pairs", images), [0.1])
+
+
+def test_probes_are_ranked_and_strangers_are_set_apart(tmp_path):
+  """Gallery: 10 (subject 1) and 30 (subject 2); 20 is of subject 1, and 40 of nobody enrolled."""
+  (tmp_path / "images").write_text(CSV + "40,3,d1.jpg,7\n")
+  images = read_template_images(tmp_path / "images")
+  lists = TemplateLists(images, np.arange(6), gallery=np.array([10, 30]), probes=np.array([20, 40]))
+  found = identify_templates(np.concatenate([EMBEDDINGS, [[0, -1]]]), lists)
+  assert found.known.rank.tolist() == [1] and found.subject.tolist() == [1]
+  np.testing.assert_allclose(found.known.own, 0.5 + 0.5 * (0.6 + 0.8) * 0.5**0.5, rtol=1e-6)
+  assert found.strangers.rank.tolist() == [0]
+  np.testing.assert_allclose(found.strangers.best, 0.5, atol=1e-6)  # a right angle
+  with pytest.raises(ValueError, match="there is no gallery"):
+    identify_templates(EMBEDDINGS, TemplateLists(images, np.arange(6)))

@@ -93,6 +93,9 @@ def test_attacks_stay_within_the_guarantee_and_are_reported_beside_it(played):
     assert told["0"]["accuracy"]["value"] == 1  # without noise a gradient shows its label
     assert told["4"]["accuracy"]["high"] < 0.7
   assert told["4"]["largest"] == pytest.approx(1)
+  told = {z: found["by_cosine"]["auc"] for z, found in noisy["labels_from_gradients"].items()}
+  assert told["0"]["value"] == 1 and told["4"]["low"] < 1
+  assert 0 <= noisy["labels_from_gradients"]["0"]["by_norm"]["auc"]["value"] <= 1
   likeliest = noisy["labels_from_gradients"]["4"]["by_residual"]
   # Two passes at noise multiplier 4 are sqrt(2) / 4-Gaussian; each label is a sixth.
   assert likeliest["largest"] == pytest.approx(0.2704, abs=1e-3)

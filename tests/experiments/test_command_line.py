@@ -113,6 +113,13 @@ def test_without_a_curve_nothing_is_drawn(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_data_stand_for_the_section_of_the_config():
+  config = calls.said(["train", "--config=configs/dp_fedemb.py:lfw", "--data=folder",
+                       "--data.path=FACES", "--config.rounds=2", "--workdir=w"])
+  assert config["data"] == {"name": "folder", "path": "FACES"} and config["rounds"] == 2
+  assert calls.overrides(["--data.size=32"]) == ["--config.data.size=32"]
+
+
 def test_unsetting_a_key_that_does_not_exist_names_it():
   with pytest.raises(ValueError, match="epsilom"):
     parsed("--config.privacy.epsilom=None")

@@ -1,10 +1,16 @@
+import io
 import json
 import math
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import fedjax_face as ff
 from experiments import evaluate, train
+from fedjax_face import options
+from fedjax_face.data import judging_sets
+from fedjax_face.data.readers.insightface_bin import write_insightface_bin
 from fedjax_face.runs import config as configs
 from fedjax_face.runs import edge
 from fedjax_face.runs.asked import Asked
@@ -48,9 +54,8 @@ def test_on_its_own_set_what_the_run_is_compared_with_stands_beside(trained, cap
 
 def test_another_set_protocol_and_far(trained):
   assert evaluate.main([
-      f"--workdir={trained}", "--data=synthetic_faces", "--data_option=people=6",
-      "--data_option=images_per_person=4", "--data_option=size=28", "--data_option=seed=5",
-      "--data_option=grayscale=True", "--protocols=identification,retrieval",
+      f"--workdir={trained}", "--data=synthetic_faces", "--data.people=6",
+      "--data.images_per_person=4", "--data.seed=5", "--protocols=identification,retrieval",
       "--fars=0.2", "--bootstrap=5"]) == 0
   assert result(trained, "synthetic_faces")["references"] == {}
   names = result(trained, "synthetic_faces")["metrics"]
@@ -63,16 +68,73 @@ def test_another_set_protocol_and_far(trained):
     (["--protocols=nothing"], "unknown protocol 'nothing'"),
     (["--fars=a"], "--fars: 'a' is not a number"),
     (["--data=nothing"], "data=nothing: no public set has this name"),
-    (["--data_option=size=2"], "--data_option needs --data"),
-    (["--data=folder", "--data_option=path"], "expected key=value"),
+    (["--data.size=2"], "--data.size=2: needs --data=NAME"),
+    (["--data=folder", "--data.path"], "--data.path: expected --data.KEY=VALUE"),
+    (["--data=bin", "--data.path=no.bin"], "no.bin does not exist"),
+    (["--data=bin", "--data.path=no.bin", "--protocols=retrieval"],
+     "protocols=retrieval: data=bin has lists for insightface, tar_at_far, lfw_view2 alone"),
+    (["--protocols=templates"], "protocol templates needs the lists"),
     # the people of the training set itself
-    (["--data=synthetic_faces", "--data_option=people=6", "--data_option=images_per_person=4",
-      "--data_option=domain=street", "--data_option=seed=0"], "share"),
+    (["--data=synthetic_faces", "--data.people=6", "--data.images_per_person=4",
+      "--data.domain=street", "--data.seed=0"], "share"),
 ])
 def test_mistakes_are_one_line(trained, arguments, message, capfd):
   assert evaluate.main([f"--workdir={trained}", *arguments]) == 2
   said = capfd.readouterr().err.strip().splitlines()
   assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
+
+
+def photographs(people, images):
+  """PNG of grey faces of 40 pixels; the run takes images of another size."""
+  faces = np.random.default_rng(0).integers(0, 256, (people, 5, 5), np.uint8)
+  encoded = {}
+  for person in range(people):
+    for image in range(images):
+      picture = Image.fromarray(faces[person] // 2 + 30 * image).resize((40, 40))
+      file = io.BytesIO()
+      picture.save(file, "png")
+      encoded[f"{person}_{image}.png"] = file.getvalue()
+  return encoded
+
+
+def test_pairs_of_insightface_are_read_at_the_size_of_the_run(trained, tmp_path):
+  faces = photographs(12, 2)
+  of = lambda person, image: faces[f"{person}_{image}.png"]
+  matched = [file for p in range(12) for file in (of(p, 0), of(p, 1))]
+  others = [file for p in range(12) for file in (of(p, 0), of((p + 1) % 12, 1))]
+  write_insightface_bin(tmp_path / "lfw.bin", matched + others, [True] * 12 + [False] * 12)
+  assert evaluate.main([f"--workdir={trained}", "--data=bin", f"--data.path={tmp_path}/lfw.bin",
+                        "--fars=0.2", "--bootstrap=5"]) == 0
+  found = result(trained, "bin")["metrics"]
+  assert {"insightface/accuracy", "tar@far=0.2", "tar@smallest_far"} <= set(found)
+  assert 0 <= found["tar@far=0.2"]["low"] <= found["tar@far=0.2"]["high"] <= 1
+  people = judging_sets.bin(str(tmp_path / "lfw.bin"), size=8, grayscale=True)
+  dataset = options.made(people).load().dataset
+  assert dataset.images.shape == (48, 8, 8, 1) and dataset.num_persons == 12
+
+
+def test_templates_are_verified_and_identified(trained, tmp_path):
+  faces = photographs(4, 4)
+  for name, file in faces.items():
+    (tmp_path / name).write_bytes(file)
+  rows = [f"{10 * person + image // 2},{person},{image},{name}" for name in faces
+          for person, image in [map(int, name.removesuffix(".png").split("_"))]]
+  (tmp_path / "images.csv").write_text(
+      "\n".join(["TEMPLATE_ID,SUBJECT_ID,MEDIA_ID,FILENAME", *rows]))
+  (tmp_path / "pairs.csv").write_text(
+      "\n".join(f"{10 * a},{10 * b + 1}" for a in range(4) for b in range(4)))
+  (tmp_path / "gallery.csv").write_text("0\n10\n20\n")
+  (tmp_path / "probes.csv").write_text("1\n11\n21\n31\n")
+  assert evaluate.main([f"--workdir={trained}", "--data=templates", f"--data.path={tmp_path}",
+                        "--protocols=templates", "--fars=0.5", "--bootstrap=5"]) == 0
+  found = result(trained, "templates")["metrics"]
+  assert set(found) == {"templates/tar@far=0.5", "templates/rank1", "templates/rank5",
+                        "templates/rank10", "templates/dir@far=0.5"}
+  assert found["templates/rank5"]["value"] == 1  # of three enrolled
+  assert 0 <= found["templates/rank1"]["low"] <= found["templates/rank1"]["high"] <= 1
+  (tmp_path / "0_0.png").write_bytes(b"none")
+  assert evaluate.main([f"--workdir={trained}", "--data=templates",
+                        f"--data.path={tmp_path}"]) == 2
 
 
 PEOPLE = {"name": "synthetic_faces", "people": 4, "images_per_person": 5}

@@ -18,6 +18,33 @@ CASES = {
 PARAMS = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3)}
 
 
+# Algorithm 2 by hand: g = 2, then 1; b1 = 0.5, so that m = 1 in both rounds.
+ADAPTIVE = {"learning_rate": 0.5, "b1": 0.5, "tau": 0.5}
+SECOND = {  # v, from tau^2 = 0.25
+    "fedadagrad": (ADAPTIVE, (4.25, 5.25)),
+    "fedadam": (ADAPTIVE | {"b2": 0.75}, (1.1875, 1.140625)),
+    "fedyogi": (ADAPTIVE | {"b2": 0.75}, (1.25, 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_two_rounds_of_an_adaptive_server_by_hand(name):
+  scalars, seconds = SECOND[name]
+  transform = getattr(optimizers, name)(**scalars).transform(scalars)
+  state = transform.init({"w": jnp.zeros(1)})
+  for mean, second in zip((2.0, 1.0), seconds, strict=True):
+    update, state = transform.update({"w": jnp.full(1, mean)}, state)
+    np.testing.assert_allclose(state.second["w"], second, rtol=1e-6)
+    np.testing.assert_allclose(update["w"], -0.5 * 1 / (second ** 0.5 + 0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_an_adaptive_server_has_the_defaults_of_its_paper(name):
+  momenta = {"b1": 0.0} if name == "fedadagrad" else {"b1": 0.9, "b2": 0.99}
+  assert options.hparams(getattr(optimizers, name)()) == momenta | {
+      "learning_rate": 0.01, "tau": 1e-3}
+
+
 def part(name):
   return getattr(optimizers, name)(**CASES[name][0])
 
@@ -56,6 +83,7 @@ def test_a_part_is_its_call_and_has_its_scalars(name):
     ("momentum", {"learning_rate": float("nan")}, "momentum.learning_rate=nan: expected a number"),
     ("adam", {"momentum": 0.9}, "adam takes no momentum"),
     ("averaging", {"learning_rate": 1.0}, "averaging takes no learning_rate"),
+    ("fedyogi", {"tau": 0.0}, "fedyogi.tau=0.0: expected a number above 0"),
 ])
 def test_what_is_refused_names_the_option(name, changes, words):
   with pytest.raises(options.OptionError, match=words):

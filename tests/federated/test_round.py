@@ -26,11 +26,11 @@ def with_aggregate(**values):
   return HPARAMS | {"aggregate": HPARAMS["aggregate"] | values}
 
 
-def make_round(updates, aggregator, hparams=HPARAMS, chunk=1):
+def make_round(updates, aggregator, hparams=HPARAMS, chunk=1, mesh=None):
   return federated_round(
       client_update=toys.given_updates(updates), heads=toys.no_head(), aggregator=aggregator,
       server_optimizer=lambda h: optax.sgd(h["learning_rate"]), hparams=hparams,
-      mesh=toys.one_device(), clients_per_chunk=chunk)
+      mesh=mesh or toys.one_device(), clients_per_chunk=chunk)
 
 
 def gaussian_mean(clients, users_per_client=1):

@@ -357,6 +357,9 @@ def test_accuracies_stand_beside_the_ceiling(finished):
   assert summary["status"] == "finished" and summary["algorithm"] == "dp_activations"
   assert set(summary["metrics"]) == {"accuracy", "accuracy_noised", "accuracy_ceiling"}
   assert any("activations of 8 numbers" in note for note in summary["data_notes"])
+  part = summary["device_part"]
+  assert part["shape"] == [8] and part["message_bytes"] == 4 * 8 + 8 + 4
+  assert part["parameters"] > 0 and part["flops"] > 0 and "seconds" not in part
   assert any("world1: 24 images are taken as public" in note for note in summary["data_notes"])
   with open(folder / "metrics.csv", newline="") as file:
     rows = list(csv.DictReader(file))

@@ -96,6 +96,14 @@ def aggregated(make):
   return use
 
 
+def stepped(part):
+  """All that a server optimiser does."""
+  def use(own):
+    made = part.transform(own)
+    made.update(jnp.ones(2), made.init(jnp.zeros(2)))
+  return use
+
+
 def adaptive(clip, clients):
   return aggregators.adaptive_clip(clip, clients, quantile=0.5, learning_rate=0.2,
                                    count_stddev_per_client=5.0)
@@ -117,6 +125,8 @@ CASES = {
     "normalised": (client.optimizers("normalised"), LOCAL | {"momentum": 0.9}),
     "fedprox": (client.proximal(client.optimizers("sgd")), LOCAL | {"drift": {"weight": 1.0}}),
     "server": (optimizers.momentum().transform, {"learning_rate": 0.1, "momentum": 0.9}),
+    "fedyogi": (stepped(optimizers.fedyogi()), {
+        "learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "tau": 1e-3}),
     "noised": (aggregated(lambda *given: aggregators.noised_mean(*given, noise.gaussian())),
                AGGREGATE),
     "adaptive": (aggregated(adaptive), AGGREGATE),

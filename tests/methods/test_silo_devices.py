@@ -55,6 +55,15 @@ near(trained(1, 1, composed, **public), trained(4, 1, composed, **public), 2e-3,
 # Empty slots do not make a mean over clients smaller.
 clipped = tiny.fedpe(aggregate=ff.clipped(clip_norm=1.0), **five)
 near(trained(1, 1, clipped), trained(4, 1, clipped))
+
+# An aggregate that sees every update gets those of all devices, in the order of the clients.
+from tests.federated import test_robust
+updates = np.random.default_rng(0).normal(size=(8, 2))
+for name in test_robust.STATISTICS:
+  alone, shared = (test_robust.moved(test_robust.aggregator(name), updates, chunk=chunk,
+                                     mesh=clients_mesh(jax.devices()[:devices]))[0]
+                   for devices, chunk in ((1, 1), (4, 2)))
+  near(alone, shared, 1e-6, 1e-6)
 """
 
 

@@ -134,7 +134,8 @@ def test_load_finds_the_run_and_asks_for_what_no_config_holds(kept):
 
 def test_an_interrupted_run_ends_as_it_would_have(tmp_path):
   """Without privacy the seed decides everything, so that two runs can be compared."""
-  open_ = {"chosen": method(aggregate=ff.mean()), "privacy": ff.budget(), "workdir": tmp_path / "a"}
+  open_ = {"chosen": method(aggregate=ff.coordinate_median(), server=ff.fedyogi()),
+           "privacy": ff.budget(), "workdir": tmp_path / "a"}
 
   def stop(done, metrics):
     if done == 2:

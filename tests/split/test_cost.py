@@ -8,7 +8,14 @@ import pytest
 
 from fedjax_face.models.mobilenet import MobileNetV2
 from fedjax_face.models.vgg_face import VGGFace
-from fedjax_face.split.cost import cost_table, device_cost, device_costs, measured
+from fedjax_face.split.cost import (
+  cost_table,
+  device_cost,
+  device_costs,
+  device_line,
+  measured,
+  recorded,
+)
 from fedjax_face.split.network import Classifier, split_network
 from tests.split import tiny
 
@@ -48,6 +55,9 @@ def test_measured_time_and_table():
   assert timed.seconds > 0
   table = cost_table([cost, timed]).splitlines()
   assert len(table) == 4
+  assert recorded(timed)["seconds"] == timed.seconds and "seconds" not in recorded(cost)
+  assert device_line(recorded(cost)) == (
+      "the device part, up to conv0: 40 parameters, 0.00 MFLOP and 0.59 kB sent an image")
   assert table[2] == "| conv0 | 6x6x4 | 40 | 0.00 | 0.58 | 0.59 | not measured |"
 
 
