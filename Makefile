@@ -2,13 +2,14 @@
 # make test   virtual environment, install, tests
 # make check  ruff and mypy
 # make test-faults   every fault at every change on the disk (CONTRIBUTING.md says how long)
+# make test-docs   the commands of the pages, shortened
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/demo
 CPU_DEVICES ?= 2
 
-.PHONY: demo test check test-faults clean
+.PHONY: demo test check test-faults test-docs clean
 
 $(VENV)/installed: requirements.lock setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +26,9 @@ test: $(VENV)/installed
 
 test-faults: $(VENV)/installed
 	$(RUN) -m tests.faults
+
+test-docs: $(VENV)/installed
+	$(RUN) -m tests.docs
 
 check: $(VENV)/installed
 	$(RUN) -m ruff check .

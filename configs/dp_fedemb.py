@@ -188,7 +188,8 @@ def inaturalist() -> dict:
 def get_comparison(variant: str) -> dict[str, dict]:
   """Settings that `experiments.compare` sets side by side: name -> overrides of the variant.
 
-  `million`: the noise on the mean that a million people would need at epsilon 8 (README, plan).
+  `million`: the noise on the mean that a million people would need at epsilon 8
+  (experiments.plan; docs/results/comparisons.md).
   `one_user`: the baseline as published, every client one user; else the same virtual clients.
   """
   if variant == "heads":

@@ -1,0 +1,1 @@
+"""What the pages of the repository say: their commands, code, links and pictures."""
