@@ -12,17 +12,21 @@ import numpy as np
 
 from fedjax_face import options
 from fedjax_face.data.dataset import FaceDataset, compact
+from fedjax_face.data.pairs import Pairs
 from fedjax_face.data.sets import Data, PublicSet
 from fedjax_face.data.sources import whole_set
 from fedjax_face.data.splits import check_disjoint
+from fedjax_face.evaluation import requirements
 from fedjax_face.evaluation.random_pairs import pairs_from_labels
+from fedjax_face.evaluation.requirements import NEED_PAIRS
 from fedjax_face.runs import summary
 from fedjax_face.runs.figures import save_roc
 from fedjax_face.runs.load import load
 from fedjax_face.runs.records import write_json
 from fedjax_face.runs.run import Run
+from fedjax_face.runs.settings import protocols
 
-_NEED_PAIRS = {"lfw_view2", "insightface", "tar_at_far"}
+_FOLDS = 10
 
 
 def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
@@ -36,7 +40,8 @@ def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
       bootstrap alone.
     data: another set: `name` of a public set and its options, numbers as text; None: the run's own
       evaluation set.
-    pairs: drawn for protocols that need some, where the set has no official ones.
+    pairs: drawn for protocols that need some, where the set has no official ones; of a small set
+      as many as there are.
     out: folder for evaluation.json, roc.png and det.png; None: nothing is written.
 
   Returns:
@@ -52,13 +57,18 @@ def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
     name = min(set(changed) - {"bootstrap"}, default="data")
     raise ValueError(f"{name}: {run.method} trains no embeddings, and is evaluated on its own set "
                      "by its own metrics")
+  _require_known(changed, pairs)
   chosen, drawn = _chosen(run, data)
   names = changed.get("protocols", run.asked.get("protocols", ()))
-  if run.embeds and drawn is None and _NEED_PAIRS & set(names):
+  if run.embeds and drawn is None and NEED_PAIRS & set(names):
     labels = (run.sources.evaluation if chosen is None else chosen).label
-    drawn = pairs_from_labels(labels, pairs, np.random.default_rng(run.config["seed"]))
+    drawn = _pairs(labels, pairs, np.random.default_rng(run.config["seed"]))
   if chosen is None and drawn is not None:
     chosen = run.sources.evaluation
+  if run.embeds and (chosen is not None or changed):
+    label = (run.sources.evaluation if chosen is None else chosen).label
+    requirements.require(names, label, drawn)
+    requirements.require_measurable(changed.get("fars", ()), names, label, drawn)
   outcome = run.outcome(changed, chosen, drawn)
   found = _record(run, workdir, outcome, data, own=data is None and "flip" not in changed)
   if out is not None:
@@ -69,6 +79,29 @@ def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
   return found
 
 
+def _require_known(changed: Mapping[str, Any], pairs: int) -> None:
+  """Refuses what no protocol takes, in the words of the factory `protocols`."""
+  if pairs < 1:
+    raise ValueError(f"pairs={pairs}: expected a whole number, at least 1")
+  takes = {"protocols": "names", "fars": "fars", "bootstrap": "bootstrap"}
+  protocols(**{takes[name]: value for name, value in changed.items() if name in takes})
+
+
+def _pairs(labels: np.ndarray, most: int, rng: np.random.Generator) -> Pairs:
+  """Random pairs in folds of at least two people each.
+
+  Raises:
+    ValueError: too few people for a pair of either kind.
+  """
+  people = len(np.unique(labels))
+  try:
+    return pairs_from_labels(
+        labels, most, rng, folds=max(min(_FOLDS, people // 2), 1), or_fewer=True)
+  except ValueError as error:
+    raise ValueError(f"pairs={most}: {error}; {people} people with {len(labels)} images evaluate"
+                     ) from None
+
+
 def _chosen(run: Run, section: Mapping[str, str] | None) -> tuple[FaceDataset | None, Any]:
   """The set that was asked for, or None for the run's own, and its official pairs if it has some.
   """
@@ -76,14 +109,27 @@ def _chosen(run: Run, section: Mapping[str, str] | None) -> tuple[FaceDataset | 
     return None, run.sources.pairs if run.embeds else None
   if section["name"] == "lfw":
     return _official_lfw(run, section)
-  flags = [f"--config.data.{name}={value}" for name, value in section.items() if name != "name"]
-  said = options.override({"data": {"name": section["name"]}}, {"data": PublicSet}, flags).config
-  part = options.build(PublicSet, said["data"], "data")
+  part = _part(PublicSet, {"name": section["name"]}, section, run)
   found, notes = whole_set("data", dict(options.made(part).section))
   for note in notes:
     print(note, file=sys.stderr)
   _require_others(run, found)
   return compact(found), None
+
+
+def _part(kind: Any, said: dict[str, Any], section: Mapping[str, str], run: Run) -> Any:
+  """The set that a section says, with the size and channels of the run's images unless it says
+  others.
+  """
+  flags = [f"--config.data.{name}={value}" for name, value in section.items() if name != "name"]
+  size, _, channels = run.facts.images.shape[1:]
+  registered = options.kind_of(kind)
+  assert registered is not None
+  takes = registered.find(said["name"], "data").parameters
+  own = {"size": size, "grayscale": channels == 1}
+  said = {**said, **{name: value for name, value in own.items() if name in takes}}
+  changed = options.override({"data": said}, {"data": kind}, flags).config["data"]
+  return options.build(kind, changed, "data")
 
 
 def _require_others(run: Run, found: FaceDataset) -> None:
@@ -95,9 +141,7 @@ def _require_others(run: Run, found: FaceDataset) -> None:
 
 def _official_lfw(run: Run, section: Mapping[str, str]) -> tuple[FaceDataset, Any]:
   """Whoever is in the View-2 pairs of LFW, all folds unless some are named."""
-  flags = [f"--config.data.{name}={value}" for name, value in section.items() if name != "name"]
-  own = {"data": {"name": "lfw", "test_folds": tuple(range(1, 11))}}
-  part = options.build(Data, options.override(own, {"data": Data}, flags).config["data"], "data")
+  part = _part(Data, {"name": "lfw", "test_folds": tuple(range(1, 11))}, section, run)
   other = options.made(part).sources
   _require_others(run, other.evaluation)
   return other.evaluation, other.pairs

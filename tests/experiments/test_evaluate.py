@@ -49,9 +49,8 @@ def test_on_its_own_set_what_the_run_is_compared_with_stands_beside(trained, cap
 def test_another_set_protocol_and_far(trained):
   assert evaluate.main([
       f"--workdir={trained}", "--data=synthetic_faces", "--data_option=people=6",
-      "--data_option=images_per_person=4", "--data_option=size=28", "--data_option=seed=5",
-      "--data_option=grayscale=True", "--protocols=identification,retrieval",
-      "--fars=0.2", "--bootstrap=5"]) == 0
+      "--data_option=images_per_person=4", "--data_option=seed=5",
+      "--protocols=identification,retrieval", "--fars=0.2", "--bootstrap=5"]) == 0
   assert result(trained, "synthetic_faces")["references"] == {}
   names = result(trained, "synthetic_faces")["metrics"]
   assert {"identification/rank1", "identification/dir@far=0.2", "retrieval/precision_at_1"} & set(
@@ -60,7 +59,13 @@ def test_another_set_protocol_and_far(trained):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--protocols=nothing"], "unknown protocol 'nothing'"),
+    (["--protocols=nothing"], "protocols: names='nothing': expected some of recall_all_pairs"),
+    (["--fars=2"], "fars[0]=2.0: expected a number in (0, 1]"),
+    (["--fars=1e-9"], "one false accept is a rate of"),
+    (["--bootstrap=-1"], "protocols.bootstrap=-1: expected a whole number, at least 0"),
+    (["--pairs=0", "--protocols=tar_at_far"], "pairs=0: expected a whole number, at least 1"),
+    (["--out="], "--out=: expected a text"),
+    (["--data=folder", "--data_option=path="], "data.path='': expected the name of a place"),
     (["--fars=a"], "--fars: 'a' is not a number"),
     (["--data=nothing"], "data=nothing: no public set has this name"),
     (["--data_option=size=2"], "--data_option needs --data"),
@@ -73,6 +78,16 @@ def test_mistakes_are_one_line(trained, arguments, message, capfd):
   assert evaluate.main([f"--workdir={trained}", *arguments]) == 2
   said = capfd.readouterr().err.strip().splitlines()
   assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
+
+
+def test_a_small_set_gives_the_pairs_that_it_has_and_another_is_read_at_the_size_of_the_run(
+    trained, capsys):
+  assert evaluate.main([f"--workdir={trained}", "--data=synthetic_faces",
+                        "--data_option=people=4", "--data_option=seed=5", "--bootstrap=0",
+                        "--protocols=tar_at_far,lfw_view2", "--fars=0.5"]) == 0
+  metrics = result(trained, "synthetic_faces")["metrics"]
+  assert "2 folds" in metrics["lfw_view2/accuracy"]["note"]
+  assert "negative pairs" in metrics["tar@smallest_far"]["note"]
 
 
 PEOPLE = {"name": "synthetic_faces", "people": 4, "images_per_person": 5}
