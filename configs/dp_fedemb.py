@@ -132,7 +132,7 @@ def folder() -> dict:
   return dict(
       method=dict(name="dp_fedemb", local=dict(flip=True), server=dict(learning_rate=_FEW_PEOPLE),
                   clients=dict(per_round=4, users_per_client=4, max_examples_per_user=10)),
-      data=dict(name="folder", path="", size=64, evaluation=1 / 3, min_images=2),
+      data=dict(name="folder", size=64, evaluation=1 / 3, min_images=2),
       privacy=dict(epsilon=8.0), rounds=48,
       evaluation=dict(fars=(1e-1, 1e-2), every=12,
                       headline=("recall_all_pairs@far=0.1", "recall_all_pairs/auc")))
@@ -160,7 +160,7 @@ def digiface() -> dict:
   python -m experiments.train --config=configs/dp_fedemb.py:digiface --workdir=runs/digiface \\
       --config.data.data_dir=PREPARED --config.data.manual_dir=DOWNLOADED
   """
-  return _published(dict(name="digiface", data_dir=""), dict(epsilon=8.0), "mobilenet_v2")
+  return _published(dict(name="digiface"), dict(epsilon=8.0), "mobilenet_v2")
 
 
 def emnist() -> dict:
@@ -177,7 +177,7 @@ def emnist() -> dict:
 
 def gld() -> dict:
   """Google Landmarks by 1,262 contributors, from a folder (data.path). Not run here."""
-  return _published(dict(name="folder", path=""), dict(epsilon=8.0), "mobilenet_v2")
+  return _published(dict(name="folder"), dict(epsilon=8.0), "mobilenet_v2")
 
 
 def inaturalist() -> dict:

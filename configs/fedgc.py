@@ -74,7 +74,7 @@ def casia() -> dict:
   return dict(
       method=_method(backbone=dict(name="iresnet18", embedding_dim=512),
                      head=dict(margin=0.4, scale=30.0), local=dict(batch_size=128, flip=True)),
-      data=dict(name="insightface_rec", path="", evaluation=0.05), rounds=30,
+      data=dict(name="insightface_rec", evaluation=0.05), rounds=30,
       evaluation=_judged("tar_at_far", "recall_all_pairs",
                          headline=("recall_all_pairs@far=0.01",)))
 

@@ -88,12 +88,12 @@ def bupt() -> dict:
   """
   margins = dict(margin=0.4, scale=30.0)
   return dict(
-      method=_method(partition=dict(name="by_file", path=""), max_examples=0,
+      method=_method(partition=dict(name="by_file"), max_examples=0,
                      backbone=dict(name="iresnet18", embedding_dim=512), head=margins,
                      local=dict(batch_size=128, flip=True),
                      exchange=dict(mechanism=dict(clusters=16), projection=64)),
-      data=dict(name="insightface_rec", path="", evaluation=0.05,
-                public=dict(name="insightface_rec", path="")),
+      data=dict(name="insightface_rec", evaluation=0.05,
+                public=dict(name="insightface_rec")),
       start=_public_start(head=margins, local=dict(flip=True)), rounds=10, evaluation=_judged())
 
 

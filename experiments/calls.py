@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pathlib
 import runpy
 import sys
@@ -32,7 +33,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -
   Raises:
     ValueError: as there, or `--config` or `--workdir` is missing.
   """
-  command_line.parse(values, [a for a in arguments if not a.startswith((PREFIX, *_DATA))], doc)
+  command_line.parse(values, _parted(arguments)[1], doc)
   if "options" in values and values.options is not None:
     from fedjax_face.runs.asked import described
     raise command_line.HelpAsked(described(said(arguments), values.options))
@@ -44,7 +45,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -
 
 
 def module_of(path: str) -> tuple[dict[str, Any], list[str]]:
-  """What a config file defines, and its variant, if one is named, as a list of one.
+  """What a config file defines, and its variant, the named or the default one, as a list.
 
   Args:
     path: FILE[:variant].
@@ -57,9 +58,17 @@ def module_of(path: str) -> tuple[dict[str, Any], list[str]]:
   if not pathlib.Path(name).is_file():
     raise FileNotFoundError(f"--config={name}: no such file; expected configs/NAME.py[:variant]")
   try:
-    return runpy.run_path(name), [variant] if variant else []
+    module = runpy.run_path(name)
   except Exception as error:  # a config file runs code of its own
     raise ValueError(f"--config={name}: {type(error).__name__}: {error}") from error
+  return module, [variant] if variant else _default_variant(module.get("get_config"))
+
+
+def _default_variant(get_config: Any) -> list[str]:
+  if not callable(get_config):
+    return []
+  return [parameter.default for parameter in inspect.signature(get_config).parameters.values()
+          if parameter.default is not parameter.empty][:1]
 
 
 def config_of(arguments: Sequence[str]) -> Any:
@@ -69,6 +78,7 @@ def config_of(arguments: Sequence[str]) -> Any:
     FileNotFoundError: no such file.
     ValueError: no `--config`, or the file or variant is refused.
   """
+  arguments = _parted(arguments)[1]
   given = [a.partition("=")[2] or "".join(arguments[i + 1:i + 2])
            for i, a in enumerate(arguments) if a.partition("=")[0] in ("--config", "-config")]
   if not given:
@@ -85,9 +95,28 @@ def config_of(arguments: Sequence[str]) -> Any:
 
 
 def overrides(arguments: Sequence[str]) -> list[str]:
-  """The overrides `--config.KEY=VALUE` among the arguments, with what is short for them."""
-  return [f"{PREFIX}{a[2:]}" if a.startswith(_DATA) else a
-          for a in arguments if a.startswith((PREFIX, *_DATA))]
+  """The overrides `--config.KEY=VALUE` among the arguments, with what is short for them.
+
+  `--config.KEY VALUE` is one too.
+  """
+  return [f"{PREFIX}{a[2:]}" if a.startswith(_DATA) else a for a in _parted(arguments)[0]]
+
+
+def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Overrides, each with its value, and the other arguments."""
+  found: list[str] = []
+  others: list[str] = []
+  waits = False  # whether the last override has no value yet
+  for argument in arguments:
+    override = argument.startswith((PREFIX, *_DATA))
+    if override:
+      found.append(argument)
+    elif waits and not argument.startswith("--"):
+      found[-1] += f"={argument}"
+    else:
+      others.append(argument)
+    waits = override and "=" not in argument
+  return found, others
 
 
 def said(arguments: Sequence[str]) -> dict[str, Any]:

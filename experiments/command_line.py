@@ -46,13 +46,26 @@ def parse(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -
     HelpAsked: --help or -h is among the arguments.
     ValueError: in one line, naming the flag and the nearest one that exists.
   """
+  if rest := parse_with_names(values, arguments, doc):
+    raise ValueError(f"argument {rest[0]!r} is not a flag: flags start with --")
+
+
+def parse_with_names(values: flags.FlagValues, arguments: Sequence[str],
+                     doc: str | None) -> list[str]:
+  """The same, where arguments that are no flags name files; returns them.
+
+  Raises:
+    HelpAsked, ValueError: as `parse`; an empty text, which would stand for the current folder.
+  """
   answer_help(values, arguments, doc)
   try:
     rest = values(list(arguments))[1:]
   except flags.Error as error:
     raise ValueError(_innermost(str(error))) from error
-  if rest:
-    raise ValueError(f"argument {rest[0]!r} is not a flag: flags start with --")
+  for name in values:
+    if values[name].present and values[name].value == "":
+      raise ValueError(f"--{name}=: expected a text; leave the flag out for its default")
+  return rest
 
 
 def answer_help(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -> None:
@@ -133,10 +146,13 @@ def one_line_errors(main: Callable[[], None], debug: Callable[[], bool]) -> int:
     main()
   except HelpAsked as text:
     _print_to_reader(str(text))
-  except MISTAKES as error:
+  except (*MISTAKES, MemoryError, RuntimeError) as error:
+    said = _out_of_memory(error) or " ".join(str(error).split())
+    if not isinstance(error, MISTAKES) and _out_of_memory(error) is None:
+      raise
     if debug():
       traceback.print_exc()
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {said}", file=sys.stderr)
     return 2
   except (KeyboardInterrupt, SystemExit) as error:
     if isinstance(error, SystemExit) and error.code not in _ENDED_BY_A_SIGNAL:
@@ -144,6 +160,16 @@ def one_line_errors(main: Callable[[], None], debug: Callable[[], bool]) -> int:
     print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
     return 130 if isinstance(error, KeyboardInterrupt) else int(error.code or 0)
   return 0
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+  """That memory ran out, of an error that says so; None of any other."""
+  text = " ".join(str(error).split())
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+    return (f"too little memory ({text or 'of this computer'}): fewer or smaller images, clients "
+            "in a round (method.clients.per_round) or side by side (compute.clients_per_chunk), or "
+            "data.on_demand=True where the set has it")
+  return None
 
 
 def _print_to_reader(text: str) -> None:
@@ -166,9 +192,20 @@ def use_compilation_cache(folder: str | None) -> None:
   import jax
   if folder == "off":
     return
-  default = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  chosen = folder or os.environ.get("JAX_COMPILATION_CACHE_DIR") or (
-    pathlib.Path(default) / "fedjax_face" / "compiled")
+  chosen = folder or os.environ.get("JAX_COMPILATION_CACHE_DIR") or _user_cache()
+  if chosen is None:
+    print("compiled programs are not kept: there is no home folder; --compilation_cache=FOLDER "
+          "keeps them", file=sys.stderr)
+    return
   jax.config.update("jax_compilation_cache_dir", str(chosen))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _user_cache() -> pathlib.Path | None:
+  """Of a user without a home folder None."""
+  try:
+    default = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  except RuntimeError:
+    return None
+  return pathlib.Path(default) / "fedjax_face" / "compiled"

@@ -30,8 +30,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _detect(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
-  command_line.answer_help(values, arguments, __doc__)
-  given = values(list(arguments))[1:]
+  given = command_line.parse_with_names(values, arguments, __doc__)
   if values.workdir is None:
     raise ValueError("--workdir is required: the folder of a run")
   command_line.use_devices(values.cpu_devices)

@@ -12,7 +12,6 @@ python -m experiments.plan --population 1000000 --target_epsilon 8 --delta 1e-7 
 from __future__ import annotations
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -65,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--sampling", choices=sorted(planning.SAMPLING), default="fixed",
       help="fixed: K*m users a round, replace-one; poisson: K*m expected, add-or-remove-one "
            "(default fixed)")
-  add("--output_dir", type=pathlib.Path, default=pathlib.Path("runs/plan"),
+  add("--output_dir", default="runs/plan",
       help="folder for plan.json and the figure (default runs/plan)")
   return parser
 

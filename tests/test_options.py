@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 
 from fedjax_face import options
-from fedjax_face.options import OptionError, Registry, argument, fill, hparams, made, said
+from fedjax_face.options import (
+    OptionError,
+    Registry,
+    Traced,
+    argument,
+    at_least,
+    fill,
+    hparams,
+    made,
+    said,
+)
+from fedjax_face.options.kinds import type_of
 from tests import options_toys as toys
 from tests.options_toys import (
     Head,
@@ -461,3 +472,21 @@ def test_annotations_that_options_cannot_have_are_refused(annotation, why):
 def test_an_interval_is_written_as_such(interval):
   with pytest.raises(ValueError):
     options.within(interval)
+
+
+@pytest.mark.parametrize("value, words", [
+    (2**31, "a whole number, at least 0, below 2**31 in size"),
+    (-10**400, "a whole number, at least 0"),
+    (10**6000, "below 2**31 in size")], ids=["first", "negative", "unprintable"])
+def test_a_whole_number_that_no_array_holds_is_refused(value, words):
+  accepted = type_of(Annotated[int, at_least(0)] | None)
+  with pytest.raises(OptionError, match=re.escape(words)):
+    accepted.read(value, "seed", None)
+
+
+@pytest.mark.parametrize("value", [1e39, -1e300, 1e-50, 10**400])
+def test_a_traced_number_that_float32_does_not_hold_is_refused(value):
+  accepted = type_of(Traced | None)
+  with pytest.raises(OptionError, match="clip_norm=.*(float32 holds|a finite number)"):
+    accepted.read(value, "clip_norm", None)
+  assert accepted.read(0.0, "clip_norm", None) == 0.0

@@ -13,7 +13,7 @@ from fedjax_face.data.regions.kinds import (
   RegionCut,
 )
 from fedjax_face.data.regions.proposers import random
-from fedjax_face.data.sets import Count, Data, Fraction, NotNegative
+from fedjax_face.data.sets import Count, Data, Fraction, NotNegative, require_named
 from fedjax_face.options import above, register, within
 
 Share = Annotated[float, above(0)]
@@ -62,6 +62,7 @@ def counts(*, positives_per_face: NotNegative | None = None,
 
 def _source(name: str, regions: RegionCounts | None, **values: Any) -> PhotographSource:
   """The section of a source; of what is None it has its own default, or that of the data."""
+  require_named(**{key: value for key, value in values.items() if isinstance(value, str)})
   section = {"name": name} | {key: value for key, value in values.items() if value is not None}
   return PhotographSource(section | ({"regions": regions.section} if regions else {}))
 
@@ -70,7 +71,7 @@ def _source(name: str, regions: RegionCounts | None, **values: Any) -> Photograp
 def synthetic_scenes(*, scenes: Count = 1600, people: Count = 800, size: Count = 128,
                      faces: tuple[int, int] = (1, 3),
                      face_side: tuple[float, float] = (0.25, 0.55), circle: Count = 4,
-                     seed: int = 0,
+                     seed: NotNegative = 0,
                      regions: RegionCounts | None = None) -> PhotographSource:
   """Rendered photographs of one to three people, without any download.
 
@@ -192,7 +193,8 @@ def the300w_lp(*, split: str = "train", data_dir: str | None = None, limit: Coun
 def photographs(sources: Mapping[str, PhotographSource], *, regions: RegionCut = regions(),
                 proposer: Proposals = random(), evaluation: Fraction = 0.3,
                 split: Literal["person", "image"] = "person", cache: str | None = None,
-                public: Mapping[str, PhotographSource] | None = None, seed: int = 0) -> Data:
+                public: Mapping[str, PhotographSource] | None = None,
+                seed: NotNegative = 0) -> Data:
   """Annotated photographs, of which regions with and without a face are cut.
 
       ff.photographs({"mine": ff.photograph_sources.utkface(limit=500)},
@@ -208,6 +210,7 @@ def photographs(sources: Mapping[str, PhotographSource], *, regions: RegionCut =
     public: sources that are declared public, and pre-train.
     seed: of who evaluates.
   """
+  require_named(cache=cache)
   section = {"sources": {name: source.section for name, source in sources.items()},
              "regions": regions.section, "proposer": proposer.section,
              "test_fraction": evaluation, "split": split}

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fedjax_face.data.sets import Count, PublicSet
+from fedjax_face.data.sets import Count, NotNegative, PublicSet, Side, require_named
 from fedjax_face.options import register
 
 
 @register.public_set
-def synthetic_faces(*, people: Count = 500, images_per_person: Count = 8, size: Count = 28,
+def synthetic_faces(*, people: Count = 500, images_per_person: Count = 8, size: Side = 28,
                     grayscale: bool = True, domain: Literal["street", "studio"] = "studio",
-                    seed: int = 2) -> PublicSet:
+                    seed: NotNegative = 2) -> PublicSet:
   """Rendered people.
 
   Args:
     people: how many.
     images_per_person: of each.
-    size: pixels, height and width.
+    size: pixels, height and width, 28 to 227.
     grayscale: one channel, else three.
     domain: what the photographs are like.
     seed: of the world in which they live.
@@ -35,6 +35,7 @@ def synthetic_faces(*, people: Count = 500, images_per_person: Count = 8, size: 
 def folder(path: str, *, size: Count = 112, grayscale: bool = False,
            min_images: Count = 1) -> PublicSet:
   """A folder with a sub-folder for each person; see `sets.folder`."""
+  require_named(path=path)
   return PublicSet({"name": "folder", "path": path, "size": size, "grayscale": grayscale,
                     "min_images": min_images})
 
@@ -43,6 +44,7 @@ def folder(path: str, *, size: Count = 112, grayscale: bool = False,
 def lfw(*, root: str | None = None, size: Count = 112, grayscale: bool = False,
         min_images: Count = 1) -> PublicSet:
   """Labeled Faces in the Wild, all of it; see `sets.lfw`."""
+  require_named(root=root)
   return PublicSet({"name": "lfw", "root": root, "size": size, "grayscale": grayscale,
                     "min_images": min_images})
 
@@ -50,6 +52,7 @@ def lfw(*, root: str | None = None, size: Count = 112, grayscale: bool = False,
 @register.public_set
 def orl(*, path: str | None = None, size: Count = 32, grayscale: bool = True) -> PublicSet:
   """The ORL faces; see `sets.orl`."""
+  require_named(path=path)
   return PublicSet({"name": "orl", "path": path, "size": size, "grayscale": grayscale})
 
 
@@ -57,5 +60,6 @@ def orl(*, path: str | None = None, size: Count = 32, grayscale: bool = True) ->
 def insightface_rec(path: str, *, size: Count = 112, grayscale: bool = False,
                     limit: Count | None = None) -> PublicSet:
   """A training set of InsightFace; see `sets.insightface_rec`."""
+  require_named(path=path)
   return PublicSet({"name": "insightface_rec", "path": path, "size": size,
                     "grayscale": grayscale, "limit": limit})

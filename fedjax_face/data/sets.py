@@ -9,12 +9,24 @@ from typing import Annotated, Any, Literal
 from fedjax_face.data import by_hand, sources
 from fedjax_face.data import closed_set as known_people
 from fedjax_face.data.regions.sources import RegionSources
-from fedjax_face.options import at_least, register, within
+from fedjax_face.options import OptionError, at_least, register, within
 
 Count = Annotated[int, at_least(1)]
 NotNegative = Annotated[int, at_least(0)]
 Side = Annotated[int, within("[28, 227]")]  # of a rendered face
 Fraction = Annotated[float, within("(0, 1)")]
+
+
+def require_named(**places: str | None) -> None:
+  """Refuses an empty text for a place or a set, which would mean the current folder.
+
+  Raises:
+    OptionError: naming the option.
+  """
+  for name, place in places.items():
+    if place == "":
+      raise OptionError(f"{name}='': expected the name of a place; an empty one would be the "
+                        "current folder")
 
 
 class Data:
@@ -97,7 +109,8 @@ def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size:
                     evaluation: Count = 100, public: NotNegative = 0,
                     public_images_per_person: Count = 8,
                     public_domain: Literal["studio", "street"] = "studio", grayscale: bool = True,
-                    on_demand: bool = False, seed: int = 0, public_seed: int = 2) -> Data:
+                    on_demand: bool = False, seed: NotNegative = 0,
+                    public_seed: NotNegative = 2) -> Data:
   """Rendered people, without any download: snapshots train, portraits of others are public.
 
   Args:
@@ -129,7 +142,7 @@ def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size:
 
 @register.data
 def folder(path: str, *, size: Count = 112, evaluation: Fraction = 0.1, grayscale: bool = False,
-           min_images: Count = 1, public: PublicSet | None = None, seed: int = 0) -> Data:
+           min_images: Count = 1, public: PublicSet | None = None, seed: NotNegative = 0) -> Data:
   """A folder (or zip file) with a sub-folder for each person; files that are no images are skipped.
 
   Args:
@@ -141,13 +154,14 @@ def folder(path: str, *, size: Count = 112, evaluation: Fraction = 0.1, grayscal
     public: a set that is declared public.
     seed: of who evaluates.
   """
+  require_named(path=path)
   return _data({"name": "folder", "path": path, "size": size, "test_fraction": evaluation,
                 "grayscale": grayscale, "min_images": min_images}, seed, public)
 
 
 @register.data
 def orl(*, path: str | None = None, size: Count = 32, evaluation: Fraction = 0.4,
-        grayscale: bool = True, public: PublicSet | None = None, seed: int = 0) -> Data:
+        grayscale: bool = True, public: PublicSet | None = None, seed: NotNegative = 0) -> Data:
   """The ORL faces: 400 photographs of 40 people (AT&T Laboratories Cambridge).
 
   Args:
@@ -158,6 +172,7 @@ def orl(*, path: str | None = None, size: Count = 32, evaluation: Fraction = 0.4
     public: a set that is declared public.
     seed: of who evaluates.
   """
+  require_named(path=path)
   return _data({"name": "orl", "path": path, "size": size, "test_fraction": evaluation,
                 "grayscale": grayscale}, seed, public)
 
@@ -179,6 +194,7 @@ def lfw(*, root: str | None = None, size: Count = 112, grayscale: bool = False,
 
   Source: Huang, Ramesh, Berg, Learned-Miller, UMass Amherst 07-49, 2007.
   """
+  require_named(root=root)
   return _data({"name": "lfw", "root": root, "size": size, "grayscale": grayscale,
                 "test_folds": test_folds, "min_images": min_images, "max_people": max_people}, 0,
                public)
@@ -197,6 +213,7 @@ def femnist(*, path: str | None = None, num_writers: Count | None = None,
 
   Source: Caldas et al., arXiv 1812.01097 (LEAF).
   """
+  require_named(path=path)
   return _data({"name": "femnist", "path": path, "num_writers": num_writers,
                 "first_unseen_label": first_unseen_label}, 0, public)
 
@@ -204,7 +221,7 @@ def femnist(*, path: str | None = None, num_writers: Count | None = None,
 @register.data
 def insightface_rec(path: str, *, size: Count = 112, evaluation: Fraction = 0.1,
                     grayscale: bool = False, limit: Count | None = None,
-                    public: PublicSet | None = None, seed: int = 0) -> Data:
+                    public: PublicSet | None = None, seed: NotNegative = 0) -> Data:
   """A training set of InsightFace: train.rec and train.idx.
 
   Args:
@@ -216,6 +233,7 @@ def insightface_rec(path: str, *, size: Count = 112, evaluation: Fraction = 0.1,
     public: a set that is declared public.
     seed: of who evaluates.
   """
+  require_named(path=path)
   return _data({"name": "insightface_rec", "path": path, "size": size,
                 "test_fraction": evaluation, "grayscale": grayscale, "limit": limit}, seed, public)
 
@@ -224,7 +242,7 @@ def insightface_rec(path: str, *, size: Count = 112, evaluation: Fraction = 0.1,
 def tfds(dataset: str, *, size: Count = 112, split: str = "train", data_dir: str | None = None,
          evaluation: Fraction = 0.1, grayscale: bool = False, limit: Count | None = None,
          image: str | None = None, label: str | None = None, person: str | None = None,
-         public: PublicSet | None = None, seed: int = 0) -> Data:
+         public: PublicSet | None = None, seed: NotNegative = 0) -> Data:
   """A data set of TensorFlow Datasets that is prepared already, read without TensorFlow.
 
   Args:
@@ -239,6 +257,7 @@ def tfds(dataset: str, *, size: Count = 112, split: str = "train", data_dir: str
     public: a set that is declared public.
     seed: of who evaluates.
   """
+  require_named(dataset=dataset, data_dir=data_dir)
   return _data({"name": "tfds", "dataset": dataset, "size": size, "split": split,
                 "data_dir": data_dir, "test_fraction": evaluation, "grayscale": grayscale,
                 "limit": limit, "image": image, "label": label, "person": person}, seed, public)
@@ -247,7 +266,7 @@ def tfds(dataset: str, *, size: Count = 112, split: str = "train", data_dir: str
 @register.data
 def digiface(data_dir: str, *, manual_dir: str | None = None, size: Count = 112,
              evaluation: Fraction = 0.1, grayscale: bool = False, limit: Count | None = None,
-             public: PublicSet | None = None, seed: int = 0) -> Data:
+             public: PublicSet | None = None, seed: NotNegative = 0) -> Data:
   """DigiFace-1M: 10,000 rendered identities of 72 images (Bae et al., WACV 2023).
 
   Args:
@@ -260,6 +279,7 @@ def digiface(data_dir: str, *, manual_dir: str | None = None, size: Count = 112,
     public: a set that is declared public.
     seed: of who evaluates.
   """
+  require_named(data_dir=data_dir, manual_dir=manual_dir)
   return _data({"name": "digiface", "data_dir": data_dir, "manual_dir": manual_dir,
                 "size": size, "test_fraction": evaluation, "grayscale": grayscale,
                 "limit": limit}, seed, public)
@@ -267,7 +287,7 @@ def digiface(data_dir: str, *, manual_dir: str | None = None, size: Count = 112,
 
 @register.data
 def closed_set(people: PublicSet, *, evaluation: Fraction = 0.25, public: PublicSet | None = None,
-               seed: int = 0) -> Data:
+               seed: NotNegative = 0) -> Data:
   """Classification of known people: of every person some images train and the others evaluate.
 
   Args:

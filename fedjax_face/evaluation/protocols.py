@@ -24,6 +24,7 @@ from fedjax_face.evaluation.identification import (
 from fedjax_face.evaluation.insightface import insightface_scores
 from fedjax_face.evaluation.recall_at_far import recall_at_far_approx
 from fedjax_face.evaluation.recall_confidence import resampled_auc, resampled_recall
+from fedjax_face.evaluation.requirements import NEED_PAIRS
 from fedjax_face.evaluation.retrieval import retrieval_scores
 from fedjax_face.evaluation.roc_curve import Band, ThinnedRoc
 from fedjax_face.evaluation.templates import identify_templates, template_similarity
@@ -178,7 +179,7 @@ def metrics_of(protocol_names: Sequence[str], data: Evaluation) -> dict[str, Met
   unknown = [name for name in protocol_names if name not in PROTOCOLS]
   if unknown:
     raise ValueError(f"unknown protocol {unknown[0]!r}, expected any of {', '.join(PROTOCOLS)}")
-  for name in set(protocol_names) & {"lfw_view2", "insightface", "tar_at_far"}:
+  for name in set(protocol_names) & NEED_PAIRS:
     data.required_pairs(name)
   if "templates" in protocol_names:
     data.required_templates()

@@ -251,10 +251,7 @@ def _sum_in_chunks(run: Callable[..., tuple[Any, Any]], xs: Any, chunk: int) -> 
     ValueError: `chunk` does not divide the length.
   """
   length = jax.tree.leaves(xs)[0].shape[0]
-  if length % chunk:
-    raise ValueError(
-        f"compute.clients_per_chunk={chunk} must divide the {length} clients of one device "
-        f"(accepted: {', '.join(str(n) for n in range(1, length + 1) if length % n == 0)})")
+  _check_chunk(length, chunk)
 
   def one_chunk(total, x):
     if chunk == 1:
@@ -273,9 +270,17 @@ def _sum_in_chunks(run: Callable[..., tuple[Any, Any]], xs: Any, chunk: int) -> 
   return total, kept
 
 
-def check_divides(clients: int, mesh: Mesh) -> None:
-  """Raises ValueError unless the devices of the mesh share the clients evenly."""
+def check_divides(clients: int, mesh: Mesh, chunk: int) -> None:
+  """Raises ValueError unless devices share the clients evenly, and chunks those of a device."""
   devices = math.prod(mesh.devices.shape)
   if clients % devices:
     raise ValueError(
         f"method.clients.per_round={clients} must be a multiple of the {devices} devices in use")
+  _check_chunk(clients // devices, chunk)
+
+
+def _check_chunk(clients: int, chunk: int) -> None:
+  if clients % chunk:
+    raise ValueError(
+        f"compute.clients_per_chunk={chunk} must divide the {clients} clients of one device "
+        f"(accepted: {', '.join(str(n) for n in range(1, clients + 1) if clients % n == 0)})")

@@ -17,6 +17,7 @@ from fedjax_face.options import at_least, register, within
 from fedjax_face.privacy.adjacency import Adjacency
 
 Count = Annotated[int, at_least(1)]
+NotNegative = Annotated[int, at_least(0)]
 Probability = Annotated[float, within("(0, 1]")]
 
 
@@ -113,7 +114,7 @@ def poisson(*, capacity: Count = 16, probability: Probability | None = None) -> 
 
 
 @register.sampling
-def cyclic_fixed(*, min_separation: Count = 1, partition_seed: int = 0) -> Sampling:
+def cyclic_fixed(*, min_separation: Count = 1, partition_seed: NotNegative = 0) -> Sampling:
   """Fixed groups in turn; K m users of the group whose turn it is, without replacement.
 
   Args:
@@ -149,7 +150,7 @@ def cyclic_fixed(*, min_separation: Count = 1, partition_seed: int = 0) -> Sampl
 
 @register.sampling
 def cyclic_poisson(*, capacity: Count = 16, probability: Probability | None = None,
-                   min_separation: Count = 1, partition_seed: int = 0) -> Sampling:
+                   min_separation: Count = 1, partition_seed: NotNegative = 0) -> Sampling:
   """Groups in turn, to which users are assigned independently; Poisson within the group.
 
   Args:

@@ -10,6 +10,7 @@ import numpy as np
 from fedjax_face.data import cohorts
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.sets import require_named
 from fedjax_face.data.users import Users
 from fedjax_face.draws import Draws, part_identities
 from fedjax_face.federated.clients import Clients, NotNegative, Work
@@ -80,6 +81,7 @@ def by_file(*, path: str) -> Partition:
   Args:
     path: of the file, which names every person of the training set and nobody else.
   """
+  require_named(path=path)
   return Partition(lambda train, draws: partition({"by": "file", "path": path}, train, draws))
 
 

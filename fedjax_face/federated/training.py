@@ -117,19 +117,33 @@ def _bound(parts: _Parts, train: FaceDataset, setting: Setting, hparams: HParams
   require_unit(setting, "person")
   who = _participants(parts, train, setting, hparams)
   trained = parts.trained
-  model = trained.model(
-      train, train.num_labels if parts.heads.classes == "all" else who.own_classes)
+  classes = train.num_labels if parts.heads.classes == "all" else who.own_classes
+  if parts.clients.silos is None:  # which say it of each silo, and may be told of other classes
+    require_classes(classes, "every client's head has the classes of one person alone: raise "
+                    "method.clients.users_per_client, or method.classes=all"
+                    if train.num_labels > 1 else "the training set has no other")
+  model = trained.model(train, classes)
   client_update = trained.local.bind(model.loss, who.lasting_clients)
   life = parts.heads.bind(Surroundings(
       train, parts.clients, trained.head, model, lambda: trained.model(train, 1), setting,
       hparams))
   aggregator = parts.aggregate.bind(who, setting.rounds)
-  check_divides(who.slots, setting.mesh)
+  check_divides(who.slots, setting.mesh, setting.clients_per_chunk)
   beside = (*client_update.releases, *life.strategy.releases, *life.releases)
   hparams = with_values(hparams, life.strategy.hparams)
   hparams = with_values(hparams, {"aggregate": _noise(
       aggregator, who, setting, part_of(hparams, "aggregate"), beside)})
   return _algorithm(parts, who, model, client_update, life, aggregator, setting, hparams, beside)
+
+
+def require_classes(classes: int, why: str) -> None:
+  """Refuses a head of one class; `why` says where the others are, in the words of options.
+
+  Raises:
+    OptionError: as its loss would be 0 and nothing would be learned, while noise is paid for.
+  """
+  if classes < 2:
+    raise OptionError(f"method: a softmax over a single class has no gradient, and {why}")
 
 
 def _participants(parts: _Parts, train: FaceDataset, setting: Setting,

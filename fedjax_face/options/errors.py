@@ -19,6 +19,7 @@ class OptionError(ValueError):
   """
 
   placed = False  # whether the message begins with a whole path
+  unheld = False  # whether the value is of the right kind, but no array holds it
 
   def under(self, path: str) -> OptionError:
     """The same refusal, seen from what called the factory at `path`."""
@@ -37,9 +38,20 @@ def refused(path: str, value: Any, why: str) -> OptionError:
   return placed(f"{path}={shown(value)}: {why}")
 
 
+def unheld(path: str, value: Any, why: str) -> OptionError:
+  """The same of a number that is of the right kind, and that no array holds."""
+  error = refused(path, value, why)
+  error.unheld = True
+  return error
+
+
 def shown(value: Any) -> str:
   """A value's repr on one line, without addresses in memory, of at most 200 characters."""
-  line = re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(value).split()))
+  try:
+    text = repr(value)
+  except ValueError:  # of a whole number of thousands of digits
+    text = f"a {type(value).__name__} too long to show"
+  line = re.sub(r" at 0x[0-9a-f]+", "", " ".join(text.split()))
   return line if len(line) <= 200 else line[:197] + "..."
 
 

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from fedjax_face.options.errors import OptionError, near, refused
+from fedjax_face.options.errors import OptionError, near, refused, unheld
 from fedjax_face.options.ranges import TRACED, Range
 
 BY_HAND = "by_hand"
@@ -24,6 +24,8 @@ BY_HAND = "by_hand"
 
 
 _FINITE = Range()
+_WHOLE = 2**31                       # counts, sizes and seeds enter compiled programs as int32
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # traced numbers enter as float32
 _INFINITE = {"inf": math.inf, "-inf": -math.inf}  # as strict JSON holds them
 
 
@@ -78,11 +80,19 @@ def _number(whole: bool, range_: Range = _FINITE, traced: bool = False) -> Type:
     value = _INFINITE.get(value, value) if isinstance(value, str) and not whole else value
     if isinstance(value, bool) or not isinstance(value, abstract):
       raise refused(path, value, f"expected {words}")
-    number = concrete(value)  # type: ignore[call-overload]
+    try:
+      number = concrete(value)  # type: ignore[call-overload]
+    except OverflowError:  # of a whole number that no float holds
+      number = math.copysign(math.inf, value)
+    if whole and abs(number) >= _WHOLE:
+      raise unheld(path, value, f"expected {words}, below 2**31 in size")
     if not range_.holds(number):
       finite = "a finite number" if range_ == _FINITE else f"{words} and below infinity"
       beyond = math.isinf(number) and (range_ == _FINITE or number == range_.high)
       raise refused(path, value, f"expected {finite if beyond else words}")
+    if traced and number and math.isfinite(number) and not _SMALLEST <= abs(number) <= _LARGEST:
+      raise unheld(path, value, f"expected {words}, and one that float32 holds: 0, or "
+                   "1.2e-38 to 3.4e38 in size")
     return number
 
   def parse(text: str) -> Any:
@@ -166,8 +176,9 @@ def _either(members: tuple[Type, ...]) -> Type:
     for member in members:
       try:
         return member.read(value, path, default)
-      except OptionError:
-        pass
+      except OptionError as error:
+        if error.unheld:
+          raise
     if section is not None and (isinstance(value, str) or mapping(value) is not None):
       return section.read(value, path, default)  # whose error says more
     raise refused(path, value, f"expected {words}")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -20,28 +20,29 @@ from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
 from fedjax_face.method import Budget, Method, Setting, Watch
 from fedjax_face.method.algorithm import Algorithm
+from fedjax_face.options import at_least
 from fedjax_face.privacy.calibration import require_exactly_one
+from fedjax_face.runs import evaluators, records, rehearsed
 from fedjax_face.runs import experiment as experiments
-from fedjax_face.runs import rehearsed
 from fedjax_face.runs import stage as stages
 from fedjax_face.runs import start as starts
-from fedjax_face.runs.evaluators import evaluator_of
 from fedjax_face.runs.experiment import Experiment, Say
 from fedjax_face.runs.mesh import clients_mesh
 from fedjax_face.runs.settings import (
-    Compute,
-    Evaluation,
-    Rehearsed,
-    budget,
-    classification,
-    compute,
-    face_tasks,
-    protocols,
+  Compute,
+  Evaluation,
+  Rehearsed,
+  budget,
+  classification,
+  compute,
+  face_tasks,
+  protocols,
 )
 from fedjax_face.runs.start import Start
 
 ARGUMENTS: Mapping[str, Any] = {
-    "method": Method, "data": Data, "rounds": int, "seed": int, "start": Start | None,
+    "method": Method, "data": Data, "rounds": Annotated[int, at_least(1)],
+    "seed": Annotated[int, at_least(0)], "start": Start | None,
     "privacy": Budget, "evaluation": Evaluation | None, "compute": Compute,
     "rehearsal": Rehearsed | None}
 """Sections of a config, and what each accepts."""
@@ -195,9 +196,6 @@ class Asked(NamedTuple):
       start = checked["start"] = starts.on_network_of(checked["start"], method)
     privacy, evaluation, compute, rehearsal = (
         options.made(checked[name]) for name in ("privacy", "evaluation", "compute", "rehearsal"))
-    if rounds < 1 or seed < 0:
-      raise ValueError(f"rounds={rounds}, seed={seed}: expected at least 1 round and a seed of at "
-                       "least 0")
     name, feeds = options.call(method)["name"], options.made(method).data
     if loaded.feeds != feeds and (feeds, loaded.feeds) != ("embeddings", "classes"):
       raise ValueError(f"data: {name} learns {_LEARNS[feeds]}, and these data are for "
@@ -231,9 +229,10 @@ class Asked(NamedTuple):
       FileNotFoundError: data that is not there.
     """
     check_noise(self.method, self.privacy)
+    records.require_trackers(self.compute.wandb)
     mesh = clients_mesh() if mesh is None else mesh
     sources = self.sources() if sources is None else sources
-    for note in sources.notes:
+    for note in (*sources.notes, *evaluators.require(self.evaluation, sources)):
       say(note)
     calibrating = experiments.once(say)
     before, backbone = self._started(sources, mesh, workdir, say, public_stages, calibrating)
@@ -249,7 +248,7 @@ class Asked(NamedTuple):
       rehearsed.enter(ledger, self.rehearsal, sources)
     made = Experiment(
         config, mesh, sources, algorithm, ledger,
-        evaluator_of(self.evaluation, algorithm, sources, config.seed),
+        evaluators.evaluator_of(self.evaluation, algorithm, sources, config.seed),
         experiments.is_resident(self.compute.resident, sources.train.images), backbone,
         record=self.record)
     if before is None:

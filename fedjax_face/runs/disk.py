@@ -27,6 +27,17 @@ ANY_FOLDER = 0o777
 _ANY, _OWNER_ONLY_FOLDER = 0o666, 0o700
 
 
+def folder(place: str | os.PathLike) -> pathlib.Path:
+  """The path of a folder that somebody has named.
+
+  Raises:
+    ValueError: an empty text, which would be the current folder.
+  """
+  if not os.fspath(place):
+    raise ValueError("workdir='': expected the path of a folder")
+  return pathlib.Path(place)
+
+
 def write(path: str | os.PathLike, content: str | bytes, mode: int = _ANY) -> None:
   """Replaces a file at once and for good.
 

@@ -14,17 +14,21 @@ import numpy as np
 from fedjax_face import options
 from fedjax_face.data.dataset import FaceDataset, compact
 from fedjax_face.data.judging_sets import JudgingSet
+from fedjax_face.data.pairs import Pairs
 from fedjax_face.data.sets import Data, PublicSet
 from fedjax_face.data.sources import whole_set
 from fedjax_face.data.splits import check_disjoint
+from fedjax_face.evaluation import requirements
 from fedjax_face.evaluation.random_pairs import pairs_from_labels
+from fedjax_face.evaluation.requirements import NEED_PAIRS
 from fedjax_face.runs import summary
 from fedjax_face.runs.figures import save_roc
 from fedjax_face.runs.load import load
 from fedjax_face.runs.records import write_json
 from fedjax_face.runs.run import Run
+from fedjax_face.runs.settings import protocols
 
-_NEED_PAIRS = {"lfw_view2", "insightface", "tar_at_far"}
+_FOLDS = 10
 
 
 def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
@@ -39,7 +43,8 @@ def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
     data: another set: `name` of a public set, or of one of `data.judging_sets`, and its options,
       numbers as text; what is not said of size and channels is that of the run; None: the run's
       own evaluation set.
-    pairs: drawn for protocols that need some, where the set has no official ones.
+    pairs: drawn for protocols that need some, where the set has no official ones; of a small set
+      as many as there are.
     out: folder for evaluation.json, roc.png and det.png; None: nothing is written.
 
   Returns:
@@ -55,14 +60,19 @@ def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
     name = min(set(changed) - {"bootstrap"}, default="data")
     raise ValueError(f"{name}: {run.method} trains no embeddings, and is evaluated on its own set "
                      "by its own metrics")
+  _require_known(changed, pairs)
   chosen, drawn, lists, default = _chosen(run, data, changed.get("protocols"))
   changed = {**({"protocols": default} if default else {}), **changed}
   names = changed.get("protocols", run.asked.get("protocols", ()))
-  if run.embeds and drawn is None and lists is None and _NEED_PAIRS & set(names):
+  if run.embeds and drawn is None and lists is None and NEED_PAIRS & set(names):
     labels = (run.sources.evaluation if chosen is None else chosen).label
-    drawn = pairs_from_labels(labels, pairs, np.random.default_rng(run.config["seed"]))
+    drawn = _pairs(labels, pairs, np.random.default_rng(run.config["seed"]))
   if chosen is None and drawn is not None:
     chosen = run.sources.evaluation
+  if run.embeds and lists is None and (chosen is not None or changed):
+    label = (run.sources.evaluation if chosen is None else chosen).label
+    requirements.require(names, label, drawn)
+    requirements.require_measurable(changed.get("fars", ()), names, label, drawn)
   outcome = run.outcome(changed, chosen, drawn, lists)
   found = _record(run, workdir, outcome, data, own=data is None and "flip" not in changed)
   if out is not None:
@@ -71,6 +81,29 @@ def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
     save_roc(found["roc"], {"model": f"round {found['rounds']}"} | {
         name: of["words"] for name, of in found["references"].items()}, pathlib.Path(out))
   return found
+
+
+def _require_known(changed: Mapping[str, Any], pairs: int) -> None:
+  """Refuses what no protocol takes, in the words of the factory `protocols`."""
+  if pairs < 1:
+    raise ValueError(f"pairs={pairs}: expected a whole number, at least 1")
+  takes = {"protocols": "names", "fars": "fars", "bootstrap": "bootstrap"}
+  protocols(**{takes[name]: value for name, value in changed.items() if name in takes})
+
+
+def _pairs(labels: np.ndarray, most: int, rng: np.random.Generator) -> Pairs:
+  """Random pairs in folds of at least two people each.
+
+  Raises:
+    ValueError: too few people for a pair of either kind.
+  """
+  people = len(np.unique(labels))
+  try:
+    return pairs_from_labels(
+        labels, most, rng, folds=max(min(_FOLDS, people // 2), 1), or_fewer=True)
+  except ValueError as error:
+    raise ValueError(f"pairs={most}: {error}; {people} people with {len(labels)} images evaluate"
+                     ) from None
 
 
 class _Chosen(NamedTuple):

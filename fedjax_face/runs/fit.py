@@ -15,7 +15,7 @@ from fedjax_face.method import Budget, Method
 from fedjax_face.method.algorithm import State
 from fedjax_face.privacy.budget import Budget as Account
 from fedjax_face.privacy.ledger import Ledger, is_non_private
-from fedjax_face.runs import engine, health, inputs, load, loop, streams
+from fedjax_face.runs import disk, engine, health, inputs, load, loop, streams
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.callbacks import LOOKED_AT, Callback, ended
 from fedjax_face.runs.experiment import Experiment, Say
@@ -75,7 +75,7 @@ def fit(method: Method, data: Data | Sources, *, rounds: int, seed: int = 0,
     last = collections.deque(streams.in_pinned(_in_memory(made, callbacks, shown=True)),
                              maxlen=1)[0]
     return Run.of_memory(made, last.state, last.ledger, last.rows)
-  place = pathlib.Path(workdir).absolute()
+  place = disk.folder(workdir).absolute()
   carried = carried_out(asked, place, say, account=_account(account), callbacks=callbacks)
   _draw(asked, place, anew=carried is not None)
   if carried is None:

@@ -17,12 +17,28 @@ CLIENTS = "clients"
 
 def clients_mesh(devices: list[jax.Device] | None = None) -> Mesh:
   """Mesh with the single axis `clients` over `devices` (default: all devices of all processes)."""
-  return Mesh(np.asarray(jax.devices() if devices is None else devices), (CLIENTS,))
+  return Mesh(np.asarray(_devices() if devices is None else devices), (CLIENTS,))
 
 
 def is_main_process() -> bool:
   """True in the one process that writes files."""
+  _devices()
   return jax.process_index() == 0
+
+
+def _devices() -> list[jax.Device]:
+  """All devices.
+
+  Raises:
+    ValueError: there are none of the platform that is asked for.
+  """
+  try:
+    return jax.devices()
+  except (RuntimeError, AssertionError) as error:
+    asked = jax.config.read("jax_platforms") or ""
+    raise ValueError(f"JAX_PLATFORMS={asked}: JAX finds no such device here; JAX_PLATFORMS=cpu "
+                     "computes on the processor, and without the variable JAX chooses "
+                     f"({str(error) or type(error).__name__})") from error
 
 
 def connect(coordinator: str, processes: int, process: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from fedjax_face.figures import figures
 from fedjax_face.privacy import accounting, calibration, planning
 from fedjax_face.privacy.planning import Plan, Simulation
+from fedjax_face.runs import disk
 from fedjax_face.runs.records import write_json
 
 LENET_PARAMETERS = 453_632
@@ -91,7 +92,7 @@ def plan(question: Question | None = None, *, workdir: str | pathlib.Path | None
   simulation = _simulation(options)
   _check(options, simulation)
   if workdir is not None:
-    _prepare(pathlib.Path(workdir))
+    _prepare(disk.folder(workdir))
   plans = _plans(options, simulation, say)
   curves = _curves(options, simulation, plans, say)
   answer = Answer(plans, simulation, _record(options, simulation, plans, curves))

@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 
+import ml_collections
 import pytest
 
 import fedjax_face as ff
@@ -35,8 +36,21 @@ COMPARED = [("dp_fedemb", "synthetic"), ("dp_fedemb", "heads"), ("dp_fedemb", "f
             *(("dp_fedemb_rates", variant) for variant in VARIANTS["dp_fedemb_rates"])]
 
 
+PLACES = {"folder": ("data.path",), "gld": ("data.path",), "inaturalist": ("data.path",),
+          "digiface": ("data.data_dir",), "casia": ("data.path",),
+          "bupt": ("data.path", "data.public.path", "method.clients.partition.path")}
+"""Variants whose data the reader has to name."""
+
+
 def load(name):
   return importlib.import_module(f"configs.{name}")
+
+
+def config_of(name, variant):
+  """The config of a variant, with a name for the places that it leaves open."""
+  config = load(name).get_config(variant)
+  given = {place: "HERE" for place in PLACES.get(variant, ())}
+  return ml_collections.ConfigDict(asked.changed(config, given)) if given else config
 
 
 def record(config):
@@ -65,11 +79,19 @@ def test_every_config_file_is_listed():
 
 @pytest.mark.parametrize("name, variant", EVERY)
 def test_variant_is_a_call_of_fit_and_survives_json(name, variant):
-  config = load(name).get_config(variant)
+  config = config_of(name, variant)
   said = ff.from_config(config)
   assert {"method", "data", "rounds"} <= said.keys()
   assert ff.from_config(json.loads(json.dumps(config.to_dict()))) == said
   assert record(config)["method"]["name"] == config.method.name
+
+
+@pytest.mark.parametrize("name, variant", [
+    pair for pair in EVERY if pair[1] in PLACES])
+def test_where_the_data_are_is_asked_for_at_once(name, variant):
+  for said in ({}, {PLACES[variant][0]: ""}):
+    with pytest.raises(ValueError, match=PLACES[variant][0].rpartition(".")[2]):
+      Asked.of_config(asked.changed(load(name).get_config(variant), said))
 
 
 @pytest.mark.parametrize("name, variant", EVERY)
@@ -183,7 +205,7 @@ def documented():
 
 @pytest.mark.parametrize("name, variant, flags", list(documented()))
 def test_documented_overrides_are_taken_and_change_something(name, variant, flags):
-  config = load(name).get_config(variant)
+  config = config_of(name, variant)
   assert record(asked.overridden(config, flags).config) != record(config)
 
 

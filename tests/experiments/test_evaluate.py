@@ -65,7 +65,13 @@ def test_another_set_protocol_and_far(trained):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--protocols=nothing"], "unknown protocol 'nothing'"),
+    (["--protocols=nothing"], "protocols: names='nothing': expected some of recall_all_pairs"),
+    (["--fars=2"], "fars[0]=2.0: expected a number in (0, 1]"),
+    (["--fars=1e-9"], "one false accept is a rate of"),
+    (["--bootstrap=-1"], "protocols.bootstrap=-1: expected a whole number, at least 0"),
+    (["--pairs=0", "--protocols=tar_at_far"], "pairs=0: expected a whole number, at least 1"),
+    (["--out="], "--out=: expected a text"),
+    (["--data=folder", "--data.path="], "data.path='': expected the name of a place"),
     (["--fars=a"], "--fars: 'a' is not a number"),
     (["--data=nothing"], "data=nothing: no public set has this name"),
     (["--data.size=2"], "--data.size=2: needs --data=NAME"),
@@ -135,6 +141,16 @@ def test_templates_are_verified_and_identified(trained, tmp_path):
   (tmp_path / "0_0.png").write_bytes(b"none")
   assert evaluate.main([f"--workdir={trained}", "--data=templates",
                         f"--data.path={tmp_path}"]) == 2
+
+
+def test_a_small_set_gives_the_pairs_that_it_has_and_another_is_read_at_the_size_of_the_run(
+    trained, capsys):
+  assert evaluate.main([f"--workdir={trained}", "--data=synthetic_faces",
+                        "--data.people=4", "--data.seed=5", "--bootstrap=0",
+                        "--protocols=tar_at_far,lfw_view2", "--fars=0.5"]) == 0
+  metrics = result(trained, "synthetic_faces")["metrics"]
+  assert "2 folds" in metrics["lfw_view2/accuracy"]["note"]
+  assert "negative pairs" in metrics["tar@smallest_far"]["note"]
 
 
 PEOPLE = {"name": "synthetic_faces", "people": 4, "images_per_person": 5}

@@ -153,7 +153,15 @@ def test_pretraining_on_an_undeclared_set_has_no_epsilon(tmp_path):
         ("method.classes=foo", "expected one of own, all"),
         ("method.clients.per_round=400", "800 users a round, but the training set has 8"),
         ("evaluation.names=tar_at_far", "protocol tar_at_far needs pairs"),
+        ("evaluation.fars=1e-9", "evaluation.fars=1e-09: the evaluation set has"),
+        ("data.evaluation=1", "1 person evaluates, so that there is nobody to take for another"),
+        ("data.people=1", "users a round, but the training set has 1"),
+        ("compute.clients_per_chunk=5", "compute.clients_per_chunk=5 must divide"),
+        ("seed=4294967296", "--config.seed=4294967296: expected a whole number, at least 0, below"),
         ("compute.wandb=x", "needs the package wandb"))),
+    ([f"--config={TINY}", "--workdir="], "--workdir=: expected a text"),
+    ([f"--config={TINY}", "--workdir=/proc/none"], "/proc/none not made"),
+    ([f"--config={TINY}", "--workdir=w", "--config.rounds", "0"], "--config.rounds=0: expected"),
 ])
 def test_mistakes_are_one_line_and_leave_nothing(
     arguments, message, tmp_path, monkeypatch, capfd):

@@ -186,7 +186,9 @@ def test_clients_that_devices_cannot_share_are_refused():
     devices = np.zeros(4)
 
   with pytest.raises(ValueError, match="clients.per_round=6 must be a multiple of the 4 devices"):
-    check_divides(6, FourDevices())
+    check_divides(6, FourDevices(), 1)
+  with pytest.raises(ValueError, match=r"clients_per_chunk=3 must .* \(accepted: 1, 2\)"):
+    check_divides(8, FourDevices(), 3)
 
 
 def test_every_use_of_a_round_has_its_own_noise_key():

@@ -171,3 +171,10 @@ def test_a_centralised_batch_holds_the_same_images_on_any_number_of_devices():
         for examples, labels in zip(cohort.examples.swapaxes(0, 1), cohort.labels.swapaxes(0, 1),
                                     strict=True)]
   assert batches[1] == batches[2] == batches[4]
+
+
+def test_a_head_of_one_class_is_refused_as_nothing_would_be_learned():
+  alone = ff.replace(tiny.CLIENTS, users_per_client=1)
+  with pytest.raises(ValueError, match="single class has no gradient, and every client's head"):
+    bound(dp_fedemb(classes="own", clients=alone))
+  bound(dp_fedemb(classes="all", clients=alone))

@@ -13,7 +13,7 @@ def record(**values):
 
 
 @pytest.mark.parametrize("values, message", [
-    ({"rounds": 0}, "rounds=0, seed=0: expected at least 1 round"),
+    ({"rounds": 0}, "rounds=0: expected a whole number, at least 1"),
     ({"seed": -1}, "seed=-1"),
     ({"compute__checkpoint_every": 0}, "compute.checkpoint_every=0: expected .* at least 1"),
     ({"compute__resident": "maybe"}, "compute.resident=maybe: expected one of auto, true, false"),
