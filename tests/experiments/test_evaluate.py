@@ -15,7 +15,7 @@ from fedjax_face.runs import config as configs
 from fedjax_face.runs import edge
 from fedjax_face.runs.asked import Asked
 from tests.edge.test_build import save_server
-from tests.experiments.test_train import cache, command  # noqa: F401  (a fixture)
+from tests.experiments.test_train import command
 
 
 @pytest.fixture(scope="module")
