@@ -5,7 +5,7 @@ import re
 import pytest
 
 from fedjax_face.options.kinds import _KINDS
-from tests.docs import checks, pages
+from tests.docs import checks, pages, shortened
 
 SCRIPT = "parts_of_a_page"
 # A page's own numbers -> what makes its code a matter of seconds.
@@ -48,6 +48,13 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, registries, tmp_path, 
 def test_a_command_of_a_page_could_run(command, monkeypatch):
   monkeypatch.chdir(pages.ROOT)
   checks.check(command)
+
+
+@pytest.mark.parametrize("words", sorted({
+    command.words for command in COMMANDS if not shortened.skipped(command.words)}), ids=" ".join)
+def test_what_make_test_docs_runs_is_taken_too(words, monkeypatch):
+  monkeypatch.chdir(pages.ROOT)
+  checks.check(pages.Command("", 0, tuple(shortened.shortened(words))))
 
 
 def test_commands_are_found():
