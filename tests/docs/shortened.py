@@ -11,10 +11,10 @@ OVERRIDES = {
     "dp_fedemb:heads": (*_FACES, *_START, "data.public=24", "method.clients.per_round=2",
                         "method.clients.users_per_client=2"),
     "fedgc:synthetic": (*_FACES, "method.clients.partition.num_silos=4"),
-    "privacyface:silos36": (*_FACES, *_START, "data.public.people=16",
+    "privacyface:silos36": (*_FACES, *_START, "data.public=16",
                             "method.clients.partition.num_silos=4"),
-    "privacyface:synthetic": (*_FACES, *_START, "data.public.people=16"),
-    "composed:synthetic": (*_FACES, *_START, "data.public.people=16",
+    "privacyface:synthetic": (*_FACES, *_START, "data.public=16"),
+    "composed:synthetic": (*_FACES, *_START, "data.public=16",
                            "method.clients.partition.num_silos=4"),
     "dp_hyperface:synthetic": (
         "rounds=2", "start.rounds=2", "evaluation.bootstrap=5",

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from experiments import compare
 from fedjax_face.options.kinds import _KINDS
-from tests.docs import checks, pages
+from tests.docs import checks, pages, shortened
 
 SCRIPT = "parts_of_a_page"
 # A page's own numbers -> what makes its code a matter of seconds.
@@ -48,6 +49,24 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, registries, tmp_path, 
 def test_a_command_of_a_page_could_run(command, monkeypatch):
   monkeypatch.chdir(pages.ROOT)
   checks.check(command)
+
+
+@pytest.mark.parametrize("words", sorted({
+    command.words for command in COMMANDS if not shortened.skipped(command.words)}), ids=" ".join)
+def test_what_make_test_docs_runs_is_taken_too(words, monkeypatch):
+  monkeypatch.chdir(pages.ROOT)
+  checks.check(pages.Command("", 0, tuple(shortened.shortened(words))))
+
+
+@pytest.mark.parametrize("key", sorted({
+    shortened.key_of(command.words) for command in COMMANDS
+    if "experiments.compare" in command.words and not shortened.skipped(command.words)}))
+def test_a_shortened_comparison_is_of_at_least_two_settings(key, tmp_path):
+  path = tmp_path / "config.py"
+  path.write_text(shortened.compared(key))
+  given = compare.settings(f"{path}:{key.partition(':')[2]}")
+  held = (*given.get("gap", ()), *filter(None, [given.get("non_private")]))
+  assert 2 <= len(given["settings"]) and set(held) <= given["settings"].keys()
 
 
 def test_commands_are_found():
