@@ -107,7 +107,7 @@ def _check_program(name, arguments):
       _expect(asked and status == 0, f"experiments.{name} ends with {status}")
   if name in _ARE_CALLS_OF_FIT:
     _check_config(calls.said(given))
-  if name == "evaluate":
+  if name == "evaluate" and reached.called:
     _check_evaluation(*reached.call_args.args, **reached.call_args.kwargs)
 
 
@@ -119,6 +119,7 @@ def _check_config(config):
 
 def _check_evaluation(workdir, asked, *, data, **_):
   from fedjax_face import options
+  from fedjax_face.data.judging_sets import JudgingSet
   from fedjax_face.data.sets import PublicSet
   from fedjax_face.evaluation.protocols import PROTOCOLS
   del workdir
@@ -126,4 +127,6 @@ def _check_evaluation(workdir, asked, *, data, **_):
   _expect(not unknown, f"unknown protocols {unknown}")
   if data:
     flags = [f"--config.data.{key}={value}" for key, value in data.items() if key != "name"]
-    options.override({"data": {"name": data["name"]}}, {"data": PublicSet}, flags)
+    judging = data["name"] in options.kind_of(JudgingSet).names()
+    kind = JudgingSet if judging else PublicSet
+    options.override({"data": {"name": data["name"]}}, {"data": kind}, flags)
