@@ -39,8 +39,8 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.9",
     ],
     extras_require={
-        "dev": ["chex", "grpcio", "ipykernel", "mypy", "nbclient", "nbformat", "pytest",
-                "pytest-xdist", "ruff", "setuptools", "tensorboard", "wheel"],
+        "dev": ["chex", "grpcio", "hypothesis", "ipykernel", "mypy", "nbclient", "nbformat",
+                "pytest", "pytest-xdist", "ruff", "setuptools", "tensorboard", "wheel"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "vision": ["opencv-contrib-python-headless"],

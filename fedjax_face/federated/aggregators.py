@@ -261,6 +261,6 @@ def value_multiplier(noise_multiplier: Any, count_stddev: float) -> Any:
   if isinstance(noise_multiplier, (int, float)) and noise_multiplier >= 2 * count_stddev:
     raise ValueError(
         f"noise_multiplier {noise_multiplier} must be below 2 * count_stddev = {2 * count_stddev} "
-        "for adaptive clipping: raise privacy.count_stddev_per_client or the number of clients")
+        "for adaptive clipping: raise count_stddev_per_client or the number of clients")
   inverse_square = jnp.asarray(noise_multiplier, jnp.float32) ** -2.0
   return (inverse_square - (2.0 * count_stddev) ** -2.0) ** -0.5

@@ -16,7 +16,7 @@ from fedjax_face.draws import Draws, part_identities
 from fedjax_face.federated import client
 from fedjax_face.federated.round import METRICS
 from fedjax_face.federated.training import NOT_COVERED, Trained, require_classes
-from fedjax_face.method import Method, Setting, refuse_noise
+from fedjax_face.method import Method, Setting, refuse_noise, under
 from fedjax_face.method.algorithm import NO_COMMUNICATION, Algorithm, HParams, always
 from fedjax_face.options import OptionError
 from fedjax_face.privacy.adjacency import Adjacency
@@ -64,7 +64,8 @@ def _bound(trained: Trained, steps: int, rows: np.ndarray, train: FaceDataset, s
   labels, label_of_row = np.unique(train.label[rows], return_inverse=True)
   require_classes(len(labels), "what it trains on has no other")
   identity = part_identities(train.identities)[rows]
-  model = trained.model(train, len(labels))
+  with under("method.backbone"):
+    model = trained.model(train, len(labels))
   assert trained.local.alone is not None
   training = trained.local.alone(model.loss)
 

@@ -14,6 +14,7 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws
 
 GIVEN = "given which silo holds whom"
+_AT = "method.clients.partition"
 _KEYS = ("by", "num_silos", "concentration", "attribute", "path")
 
 
@@ -87,9 +88,9 @@ def partition(options: Mapping[str, Any], dataset: FaceDataset, draws: Draws) ->
   """
   unknown = sorted(set(options) - set(_KEYS))
   if unknown:
-    raise ValueError(f"silos.{unknown[0]} is not a key; expected some of {', '.join(_KEYS)}")
+    raise ValueError(f"{_AT}.{unknown[0]} is not a key; expected some of {', '.join(_KEYS)}")
   if options.get("by") not in _WAYS:
-    raise ValueError(f"silos.by is {options.get('by')!r}; expected one of {', '.join(_WAYS)}")
+    raise ValueError(f"{_AT}.by is {options.get('by')!r}; expected one of {', '.join(_WAYS)}")
   persons, inverse = np.unique(dataset.person, return_inverse=True)
   identity = dataset.identities[np.unique(inverse, return_index=True)[1]]
   of_person, names = _WAYS[options["by"]](options, dataset, persons, identity, draws)
@@ -174,7 +175,7 @@ def _dirichlet(options, dataset: FaceDataset, persons: np.ndarray, identity: np.
   num_silos = _num_silos(options, dataset, len(persons))
   concentration = _required(options, "concentration")
   if not (isinstance(concentration, (int, float)) and 0 < concentration < math.inf):
-    raise ValueError(f"silos.concentration is {concentration!r}; expected a number above 0")
+    raise ValueError(f"{_AT}.concentration is {concentration!r}; expected a number above 0")
   shares = draws.generator(0, "shares of silos").dirichlet(np.full(num_silos, concentration))
   edges = np.cumsum(shares)[:-1]
   return np.searchsorted(edges, draws.uniform(identity, "silo"), "right"), _numbered(num_silos)
@@ -286,14 +287,14 @@ def _num_silos(options: Mapping[str, Any], dataset: FaceDataset, num_persons: in
   value = _required(options, "num_silos")
   if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not (
       1 <= value <= num_persons):
-    raise ValueError(f"silos.num_silos is {value!r}; expected a whole number, 1 to {num_persons} "
+    raise ValueError(f"{_AT}.num_silos is {value!r}; expected a whole number, 1 to {num_persons} "
                      f"(the people of {dataset.name})")
   return int(value)
 
 
 def _required(options: Mapping[str, Any], key: str) -> Any:
   if options.get(key) in (None, ""):
-    raise ValueError(f"silos.{key} is required where silos.by is {options['by']!r}")
+    raise ValueError(f"{_AT}.{key} is required where {_AT}.by is {options['by']!r}")
   return options[key]
 
 

@@ -21,7 +21,7 @@ from fedjax_face.federated.optimizers import Optimizer
 from fedjax_face.federated.participation import Participation
 from fedjax_face.federated.round import check_divides, federated_round
 from fedjax_face.losses.beside import Beside
-from fedjax_face.method import Method, Setting, noise_multiplier, refuse_noise, require_unit
+from fedjax_face.method import Method, Setting, noise_multiplier, refuse_noise, require_unit, under
 from fedjax_face.method.algorithm import Algorithm, HParams, part_of, with_values
 from fedjax_face.models.backbones import Backbone
 from fedjax_face.models.embedding import embedding_dim
@@ -122,12 +122,14 @@ def _bound(parts: _Parts, train: FaceDataset, setting: Setting, hparams: HParams
     require_classes(classes, "every client's head has the classes of one person alone: raise "
                     "method.clients.users_per_client, or method.classes=all"
                     if train.num_labels > 1 else "the training set has no other")
-  model = trained.model(train, classes)
+  with under("method.backbone"):
+    model = trained.model(train, classes)
   client_update = trained.local.bind(model.loss, who.lasting_clients)
   life = parts.heads.bind(Surroundings(
       train, parts.clients, trained.head, model, lambda: trained.model(train, 1), setting,
       hparams))
-  aggregator = parts.aggregate.bind(who, setting.rounds)
+  with under("method.aggregate"):
+    aggregator = parts.aggregate.bind(who, setting.rounds)
   check_divides(who.slots, setting.mesh, setting.clients_per_chunk)
   beside = (*client_update.releases, *life.strategy.releases, *life.releases)
   hparams = with_values(hparams, life.strategy.hparams)
@@ -150,9 +152,10 @@ def _participants(parts: _Parts, train: FaceDataset, setting: Setting,
                   hparams: HParams) -> Participation:
   said = part_of(hparams, "aggregate").get("noise_multiplier")
   local = parts.trained.local
-  return parts.clients.bind(train, setting.seed, Work(
-      local.epochs, local.batch_size, parts.heads.classes, setting.mesh.size,
-      setting.clients_per_chunk, claims=setting.privacy.epsilon is not None or said is not None))
+  with under("method.clients"):
+    return parts.clients.bind(train, setting.seed, Work(
+        local.epochs, local.batch_size, parts.heads.classes, setting.mesh.size,
+        setting.clients_per_chunk, claims=setting.privacy.epsilon is not None or said is not None))
 
 
 def _algorithm(parts: _Parts, who: Participation, model: EmbeddingModel, client_update: Any,

@@ -15,7 +15,8 @@ from fedjax_face.method.binding import (
     noise_multiplier,
     refuse_noise,
     require_unit,
+    under,
 )
 
 __all__ = ["Budget", "HParams", "Method", "Progress", "Setting", "Watch", "bind",
-           "noise_multiplier", "refuse_noise", "require_unit"]
+           "noise_multiplier", "refuse_noise", "require_unit", "under"]

@@ -7,9 +7,11 @@ scalars nested like the call that made the method, and what it reveals.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import dp_accounting
@@ -119,9 +121,37 @@ def bind(method: Any, train: Any, setting: Setting) -> Algorithm:
   """
   privacy = setting.privacy._replace(unit=setting.privacy.unit or method.unit)
   known = facts(train)
-  bound = method.bind(known, setting._replace(
-      method=options.call(method)["name"], privacy=privacy), options.hparams(method))
+  with under("method"):
+    bound = method.bind(known, setting._replace(
+        method=options.call(method)["name"], privacy=privacy), options.hparams(method))
   return dataclasses.replace(bound, method=method, facts=known)
+
+
+@contextlib.contextmanager
+def under(path: str) -> Iterator[None]:
+  """Puts the path of a section before a refusal that names none, and before an overflow.
+
+  Args:
+    path: "method.backbone".
+
+  Raises:
+    OptionError, FileNotFoundError: in the place of what was raised inside.
+  """
+  try:
+    yield
+  except FileNotFoundError as error:
+    if _PLACED.match(str(error)):
+      raise
+    raise FileNotFoundError(f"{path}: {error}") from error
+  except OverflowError as error:
+    raise OptionError(f"{path}: its arrays are larger than can be counted ({error})") from error
+  except ValueError as error:
+    if _PLACED.match(str(error)):
+      raise
+    raise OptionError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+_PLACED = re.compile(r"(method|privacy|compute|start|data|evaluation)[.:=]|give exactly one of ")
 
 
 def require_unit(setting: Setting, *units: str) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Protocol
 
 import jax
 
-from fedjax_face.options import above, at_least, register
+from fedjax_face.options import register, within
 
 
 class Backbone(Protocol):
@@ -33,6 +33,7 @@ class Backbone(Protocol):
 register.kind(Backbone, homes=tuple(f"fedjax_face.models.{module}" for module in (
     "iresnet", "lenet", "mobilenet", "reddi_cnn", "resnet", "vgg_face")))
 
-Size = Annotated[int, at_least(1)]
+Size = Annotated[int, within("[1, 65536]")]
+Blocks = Annotated[int, within("[1, 1000]")]
 EmbeddingDim = Size
-Width = Annotated[float, above(0)]  # of the convolutions
+Width = Annotated[float, within("(0, 100]")]  # of the convolutions

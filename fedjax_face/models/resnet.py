@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
-from fedjax_face.models.backbones import Backbone, EmbeddingDim, Size
+from fedjax_face.models.backbones import Backbone, Blocks, EmbeddingDim, Size
 from fedjax_face.models.convolution import Conv
 from fedjax_face.models.embedding import require_images
 from fedjax_face.models.normalisation import GroupNorm
@@ -83,7 +83,7 @@ class ResNet(nn.Module):
 
 
 @register.backbone
-def resnet50(embedding_dim: EmbeddingDim = 128, blocks: tuple[int, ...] = (3, 4, 6, 3),
+def resnet50(embedding_dim: EmbeddingDim = 128, blocks: tuple[Blocks, ...] = (3, 4, 6, 3),
              channels: Size = 64, groups: Size = 32) -> Backbone:
   """ResNet-50 with GroupNorm, or one of other sizes; see `ResNet`.
 

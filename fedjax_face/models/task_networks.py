@@ -12,7 +12,7 @@ import flax.linen as nn
 
 from fedjax_face.models.hyperface import SMALL_LAYOUT, HyperFace
 from fedjax_face.models.hyperface_resnet import HyperFaceResNet
-from fedjax_face.options import above, at_least, register
+from fedjax_face.options import register, within
 
 
 class Network(NamedTuple):
@@ -30,8 +30,9 @@ class Network(NamedTuple):
 
 register.kind(Network)
 
-Width = Annotated[float, above(0)]
-Size = Annotated[int, at_least(1)]
+Width = Annotated[float, within("(0, 100]")]
+Size = Annotated[int, within("[1, 65536]")]
+Blocks = Annotated[int, within("[1, 1000]")]
 
 
 @register.network
@@ -61,7 +62,7 @@ def hyperface_small(*, width: Width = 1.0, frozen: tuple[str, ...] = ()) -> Netw
 
 
 @register.network
-def hyperface_resnet(*, blocks: tuple[Size, ...] = (3, 4, 23, 3), channels: Size = 64,
+def hyperface_resnet(*, blocks: tuple[Blocks, ...] = (3, 4, 23, 3), channels: Size = 64,
                      groups: Size = 32, task_features: Size = 512,
                      frozen: tuple[str, ...] = ()) -> Network:
   """HyperFace on ResNet-101 with GroupNorm; see `HyperFaceResNet`.

@@ -9,7 +9,7 @@ from fedjax_face.models.backbones import Backbone, EmbeddingDim, Size
 from fedjax_face.models.convolution import Conv, ConvReluMaxPool
 from fedjax_face.models.dense import Dense
 from fedjax_face.models.embedding import require_images
-from fedjax_face.options import register
+from fedjax_face.options import OptionError, register
 
 # Channels of the 3x3 convolutions of every stage; a stage ends with 2x2 max-pooling.
 VGG_FACE_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -63,6 +63,8 @@ def vgg_face(embedding_dim: EmbeddingDim = 4096, hidden: Size = 4096,
 
   Source: Parkhi, Vedaldi and Zisserman, BMVC 2015, table 3.
   """
+  if not stages or not all(stages):
+    raise OptionError("stages: expected at least one stage, and channels in each")
   return VGGFace(embedding_dim, hidden, stages)
 
 

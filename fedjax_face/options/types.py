@@ -83,7 +83,7 @@ def _number(whole: bool, range_: Range = _FINITE, traced: bool = False) -> Type:
     try:
       number = concrete(value)  # type: ignore[call-overload]
     except OverflowError:  # of a whole number that no float holds
-      number = math.copysign(math.inf, value)
+      number = concrete("-inf" if value < 0 else "inf")
     if whole and abs(number) >= _WHOLE:
       raise unheld(path, value, f"expected {words}, below 2**31 in size")
     if not range_.holds(number):

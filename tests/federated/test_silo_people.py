@@ -157,19 +157,19 @@ def test_other_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"by": "luck"}, "silos.by is 'luck'; expected one of random, dirichlet, attribute, file"),
-    ({"num_silos": 2}, "silos.by is None"),
-    ({"by": "random", "silos": 2}, "silos.silos is not a key; expected some of by, num_silos"),
-    ({"by": "random"}, "silos.num_silos is required where silos.by is 'random'"),
-    ({"by": "random", "num_silos": 0}, "silos.num_silos is 0; expected a whole number, 1 to 4"),
-    ({"by": "random", "num_silos": 5}, r"silos.num_silos is 5; .* 1 to 4 \(the people of made\)"),
-    ({"by": "random", "num_silos": 2.5}, "silos.num_silos is 2.5"),
-    ({"by": "dirichlet", "num_silos": 2}, "silos.concentration is required"),
+    ({"by": "luck"}, "partition.by is 'luck'; expected one of random, dirichlet, attribute, file"),
+    ({"num_silos": 2}, "partition.by is None"),
+    ({"by": "random", "silos": 2}, "partition.silos is not a key; expected some of by, num_silos"),
+    ({"by": "random"}, "partition.num_silos is required where .*partition.by is 'random'"),
+    ({"by": "random", "num_silos": 0}, "partition.num_silos is 0; expected a whole number, 1 to 4"),
+    ({"by": "random", "num_silos": 5}, r"partition.num_silos is 5; .* \(the people of made\)"),
+    ({"by": "random", "num_silos": 2.5}, "partition.num_silos is 2.5"),
+    ({"by": "dirichlet", "num_silos": 2}, "partition.concentration is required"),
     ({"by": "dirichlet", "num_silos": 2, "concentration": 0}, "concentration is 0; expected a num"),
     ({"by": "dirichlet", "num_silos": 5, "concentration": 1}, "num_silos is 5"),
-    ({"by": "attribute", "num_silos": 2}, "silos.attribute is required"),
+    ({"by": "attribute", "num_silos": 2}, "partition.attribute is required"),
     ({"by": "attribute", "num_silos": 2, "attribute": "age"}, "made: no attribute 'age'"),
-    ({"by": "file", "path": ""}, "silos.path is required where silos.by is 'file'"),
+    ({"by": "file", "path": ""}, "partition.path is required where .*partition.by is 'file'"),
 ])
 def test_bad_options_are_named(options, message):
   with pytest.raises(ValueError, match=message) as error:

@@ -79,7 +79,7 @@ def test_a_method_that_looks_while_it_is_bound_fails(name, monkeypatch):
     return make(cls, looking, *rest, **named)
 
   monkeypatch.setattr(Method, "__new__", nosy)
-  with pytest.raises(ValueError, match="^pixels of the training set are not facts"):
+  with pytest.raises(ValueError, match="^method[.a-z]*: pixels of the training set are not facts"):
     bound(name)
 
 

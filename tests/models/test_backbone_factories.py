@@ -85,7 +85,7 @@ def test_a_users_own_is_registered_in_the_same_way():
 
 @pytest.mark.parametrize("name, given, words", [
     ("vit", {}, "unknown backbone 'vit'; choose one of lenet"),
-    ("lenet", {"embedding_dim": 0}, "embedding_dim=0: expected a whole number, at least 1"),
+    ("lenet", {"embedding_dim": 0}, r"embedding_dim=0: expected a whole number in \[1, 65536\]"),
     ("lenet", {"width": "wide"}, "width='wide': expected a number"),
     ("lenet", {"depth": 3}, "backbone 'lenet' has no option 'depth'"),
     ("no.such.module:net", {}, "no.such.module:net: no.such.module cannot be"),
