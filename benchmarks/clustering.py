@@ -14,6 +14,8 @@ import os
 import time
 from typing import Any, NamedTuple
 
+from benchmarks import require_optimised
+
 
 class Cost(NamedTuple):
   """Of one publication: CPU seconds of the process and wall seconds."""
@@ -35,6 +37,7 @@ def main() -> None:
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--cores", type=int, default=2, help="cores that the process may use")
   options = parser.parse_args()
+  require_optimised(parser)
   for name, value in vars(options).items():
     if value < 1:
       parser.error(f"--{name} {value}: expected at least 1")

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
+from benchmarks import require_optimised
+
 
 class Cost(NamedTuple):
   """Of one gradient: CPU seconds of the process, wall seconds, growth of peak memory in MB."""
@@ -49,6 +51,7 @@ def main() -> None:
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--cores", type=int, default=1, help="cores that the process may use")
   options = parser.parse_args()
+  require_optimised(parser)
   for name, value in vars(options).items():
     if min(value if isinstance(value, list) else [value]) < 1:
       parser.error(f"--{name.replace('_', '-')} {value}: expected at least 1")

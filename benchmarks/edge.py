@@ -14,6 +14,8 @@ import statistics
 import time
 from typing import Any
 
+from benchmarks import require_optimised
+
 GOAL = 200  # MB/s
 _BATCH, _CLASSES = 8, 2
 _DIGEST = "00" * 32
@@ -26,6 +28,7 @@ def main() -> None:
   parser.add_argument("--messages", type=int, default=20)
   parser.add_argument("--repeats", type=int, default=5)
   options = parser.parse_args()
+  require_optimised(parser)
   if min(options.messages, options.repeats, *options.megabytes) < 1:
     parser.error("expected numbers of at least 1")
   from rich.console import Console

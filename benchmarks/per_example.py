@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks import require_optimised
+
 FORMS = {"ghost": ("ghost", None), "ghost-by-4": ("ghost", 4), "vmapped": ("vmapped", None),
          "scanned": ("scanned", None)}
 
@@ -27,6 +29,7 @@ def main() -> None:
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
   options = parser.parse_args()
+  require_optimised(parser)
   for name in ("regions", "repeats"):
     if getattr(options, name) < 1:
       parser.error(f"--{name} {getattr(options, name)}: expected at least 1")

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from benchmarks import require_optimised
+
 
 class Sample(NamedTuple):
   """One round: CPU seconds of the whole process, wall seconds."""
@@ -29,6 +31,7 @@ def main() -> None:
   parser.add_argument("--cores", type=int, default=1, help="cores that the process may use")
   parser.add_argument("--devices", type=int, default=1, help="JAX devices made of these cores")
   options = parser.parse_args()
+  require_optimised(parser)
   if options.repeats < 1:
     parser.error(f"--repeats {options.repeats}: expected at least 1")
   available = sorted(os.sched_getaffinity(0))

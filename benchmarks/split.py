@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks import require_optimised
+
 GOAL = 1.05
 PASSES = 5  # in a dispatch
 PEOPLE, IMAGES, SIDE, BATCH = 62, 30, 32, 32
@@ -31,6 +33,7 @@ def main() -> None:
   parser.add_argument("--cuts", nargs="+", choices=CUTS, default=list(CUTS))
   parser.add_argument("--repeats", type=int, default=7)
   options = parser.parse_args()
+  require_optimised(parser)
   if options.repeats < 1:
     parser.error(f"--repeats {options.repeats}: expected at least 1")
   os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
