@@ -47,7 +47,7 @@ def ended_early(workdir: pathlib.Path, rounds: int) -> int | None:
   path = workdir / ENDED
   if not path.exists():
     return None
-  said = read_json(path)
+  said = read_json(path, "asked", "rounds")
   if said["asked"] != rounds:
     raise ValueError(f"{workdir}: a callback ended this run after round {said['rounds']} of "
                      f"{said['asked']}; it cannot go on to {rounds}: choose another folder")

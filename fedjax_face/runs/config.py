@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from fedjax_face.runs.records import write_json
+from fedjax_face.runs.records import read_json, write_json
 
 
 def did_you_mean(name: str, known: Any) -> str:
@@ -48,7 +48,9 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def check_same_run(config: Any, workdir: pathlib.Path) -> None:
-  """Refuses a workdir that belongs to another config; only `rounds` may have grown.
+  """Refuses a workdir that belongs to another config.
+
+  `rounds` may have grown, and how the run is judged and carried out may be another.
 
   Raises:
     ValueError: naming the keys that differ.
@@ -56,10 +58,9 @@ def check_same_run(config: Any, workdir: pathlib.Path) -> None:
   path = workdir / "config.json"
   if not path.exists():
     return
-  try:
-    recorded = flatten(json.loads(path.read_text()))
-  except ValueError as error:
-    raise ValueError(f"{path} is not a readable JSON file: {error}") from None
+  recorded = flatten(read_json(path))
+  if not isinstance(recorded.get("rounds"), int):
+    raise ValueError(f"{path} is not of a run of this version: it says no number of rounds")
   given = flatten(config)
   differing = []
   for name in sorted(set(recorded) | set(given)):
@@ -68,11 +69,20 @@ def check_same_run(config: Any, workdir: pathlib.Path) -> None:
       differing.append(f"{name} (there {before!r}, now {now!r})")
   if differing:
     raise ValueError(f"{workdir} belongs to a run with another config: {', '.join(differing)}; "
-                     "only rounds may grow. Choose another workdir")
+                     "only rounds may grow, and evaluation and compute differ. Choose another "
+                     "workdir")
+
+
+def judged_otherwise(config: Any, workdir: pathlib.Path) -> list[str]:
+  """Keys of the evaluation that differ from those that a workdir records."""
+  recorded, given = (flatten(of.get("evaluation") or {}) for of in (
+      read_json(workdir / "config.json"), config))
+  return [name for name in sorted(recorded.keys() | given.keys())
+          if recorded.get(name) != given.get(name)]
 
 
 def record(config: Any, workdir: pathlib.Path) -> None:
   """Writes `config.json`, resolved, unless it already says the same."""
   path = workdir / "config.json"
-  if not path.exists() or json.loads(path.read_text()) != as_dict(config):
+  if not path.exists() or read_json(path) != as_dict(config):
     write_json(path, as_dict(config))

@@ -85,6 +85,9 @@ def carry_on(record: Any, rounds: int, workdir: str | os.PathLike,
     said = derived.of(workdir, rounds, config.digest(record))
     budget_entry.require_same(workdir, budget, said is not None)
     if said is not None:
+      if other := config.judged_otherwise(record, workdir):
+        _say(f"the run is finished and keeps the evaluation of its end (evaluation.{other[0]} is "
+             f"another now): python -m experiments.evaluate --workdir={workdir} judges it anew")
       if is_main_process():
         secret_roots.remove(workdir)
         checkpoint.keep_newest(workdir / "checkpoints", 1)

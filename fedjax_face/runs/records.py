@@ -289,9 +289,23 @@ class WeightsAndBiases:
     self._run.finish()
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """What a JSON file of a run says; raises ValueError for one that is not readable."""
+def read_json(path: pathlib.Path, *needs: str) -> dict[str, Any]:
+  """What a JSON file of a run says.
+
+  Args:
+    path: of the file.
+    *needs: names that it must have.
+
+  Raises:
+    ValueError: it is not readable, no mapping, or lacks a name.
+  """
   try:
-    return json.loads(path.read_text())
-  except ValueError as error:
+    said = json.loads(path.read_text())
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is not a readable JSON file: {error}") from None
+  if not isinstance(said, dict):
+    raise ValueError(f"{path} is of another form: expected a mapping, not "
+                     f"{type(said).__name__}")
+  if missing := [name for name in needs if name not in said]:
+    raise ValueError(f"{path} is not of a run of this version: it says no {missing[0]}")
+  return said

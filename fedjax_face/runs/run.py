@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 import pathlib
@@ -24,6 +23,7 @@ from fedjax_face.runs import inputs, kept_run, references, run_statement, stream
 from fedjax_face.runs.evaluator import Outcome, on_one_device
 from fedjax_face.runs.evaluators import evaluator_of
 from fedjax_face.runs.experiment import Experiment
+from fedjax_face.runs.records import read_json
 from fedjax_face.runs.references import Reference
 from fedjax_face.runs.rows import columns
 from fedjax_face.runs.settings import Evaluation
@@ -306,7 +306,4 @@ def recorded(workdir: str | os.PathLike) -> dict[str, Any]:
   path = pathlib.Path(workdir) / "config.json"
   if not path.exists():
     raise FileNotFoundError(f"{path}: no run is kept there")
-  said = json.loads(path.read_text())
-  if "method" not in said:
-    raise ValueError(f"{path} is not of a run of this version: it says no method")
-  return said
+  return read_json(path, "method", "data", "rounds")

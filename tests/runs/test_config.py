@@ -4,6 +4,7 @@ import pytest
 
 from fedjax_face.runs import config
 from fedjax_face.runs.asked import Asked, changed
+from fedjax_face.runs.run import recorded
 from tests.experiments import tiny_call
 
 
@@ -56,3 +57,17 @@ def test_the_rounds_may_grow_and_how_a_run_is_judged_and_carried_out_is_free(tmp
   for values in ({"method__aggregate__clip_norm": 2.0}, {"data__people": 9}, {"seed": 1},
                  {"privacy__delta": 1e-4}):
     assert digest != config.digest(record(**values)), values
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"rounds": "many"}', "\0", "[" * 10_000])
+def test_a_record_of_another_form_is_named(text, tmp_path):
+  (tmp_path / "config.json").write_text(text)
+  for read in (lambda: config.check_same_run(record(), tmp_path), lambda: recorded(tmp_path)):
+    with pytest.raises(ValueError, match=r"config.json is (not|of another form)"):
+      read()
+
+
+def test_it_is_known_where_a_run_was_judged_otherwise(tmp_path):
+  config.record(record(), tmp_path)
+  assert config.judged_otherwise(record(rounds=99), tmp_path) == []
+  assert config.judged_otherwise(record(evaluation__fars=(0.2,)), tmp_path) == ["fars"]
