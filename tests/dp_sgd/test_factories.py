@@ -67,7 +67,7 @@ def test_a_part_is_its_call(kind, name):
     ("tasks", "fixed", {"weights": (-1.0,) * 5}, "weights\\[0\\]=-1.0: expected a number, at le"),
     ("tasks", "equal", {}, "=equal: no tasks has this name"),
     ("tasks", "uncertainty", {"scale": 0.0}, "scale=0.0: expected a number above 0"),
-    ("network", "hyperface", {"width": 0.0}, "width=0.0: expected a number above 0"),
+    ("network", "hyperface", {"width": 0.0}, "width=0.0: expected a number in"),
     ("network", "hyperfaces", {}, "=hyperfaces: no network has this name .*hyperface"),
 ])
 def test_options_are_refused_with_path_and_nearest_name(kind, name, given, words):
