@@ -35,7 +35,7 @@ def _devices() -> list[jax.Device]:
   try:
     return jax.devices()
   except (RuntimeError, AssertionError) as error:
-    asked = jax.config.read("jax_platforms") or ""
+    asked = getattr(jax.config, "jax_platforms", None) or ""
     raise ValueError(f"JAX_PLATFORMS={asked}: JAX finds no such device here; JAX_PLATFORMS=cpu "
                      "computes on the processor, and without the variable JAX chooses "
                      f"({str(error) or type(error).__name__})") from error

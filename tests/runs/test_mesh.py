@@ -88,3 +88,13 @@ def test_broadcast_in_one_process_is_the_identity():
 def test_connect_refuses_what_cannot_be(arguments):
   with pytest.raises(ValueError, match="expected"):
     connect(*arguments)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no backend"), AssertionError()])
+def test_a_platform_that_is_not_there_is_said_in_one_line(monkeypatch, error):
+  def none():
+    raise error
+
+  monkeypatch.setattr(mesh.jax, "devices", none)
+  with pytest.raises(ValueError, match=r"^JAX_PLATFORMS=cpu: JAX finds no such device.*\)$"):
+    clients_mesh()
