@@ -147,12 +147,12 @@ def one_line_errors(main: Callable[[], None], debug: Callable[[], bool]) -> int:
   except HelpAsked as text:
     _print_to_reader(str(text))
   except (*MISTAKES, MemoryError, RuntimeError) as error:
-    said = _out_of_memory(error) or " ".join(str(error).split())
-    if not isinstance(error, MISTAKES) and _out_of_memory(error) is None:
+    memory = _out_of_memory(error)
+    if memory is None and not isinstance(error, MISTAKES):
       raise
     if debug():
       traceback.print_exc()
-    print(f"error: {said}", file=sys.stderr)
+    print(f"error: {memory or ' '.join(str(error).split())}", file=sys.stderr)
     return 2
   except (KeyboardInterrupt, SystemExit) as error:
     if isinstance(error, SystemExit) and error.code not in _ENDED_BY_A_SIGNAL:

@@ -12,6 +12,8 @@ import numpy as np
 
 from fedjax_face.evaluation.pairwise import allowed_false_accepts, block_similarity, unit_embeddings
 
+RANKS = (1, 5, 10)
+"""At which protocols report accuracy."""
 _BLOCK = 512
 
 

@@ -4,17 +4,18 @@ intervals, and to a ROC curve.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedjax_face.data.pairs import Pairs
 from fedjax_face.evaluation import confidence, pairwise, roc_curve, verification
-from fedjax_face.evaluation.embedding import EmbedFn, Flip, embed_dataset
+from fedjax_face.evaluation.embedding import EmbedFn, Flip
+from fedjax_face.evaluation.evaluated import Evaluation
 from fedjax_face.evaluation.identification import (
+  RANKS,
   ProbeScores,
   detection_and_identification_rate,
   enrol,
@@ -22,115 +23,21 @@ from fedjax_face.evaluation.identification import (
   score_probes,
 )
 from fedjax_face.evaluation.insightface import insightface_scores
+from fedjax_face.evaluation.metric import LEVEL, Metric, column, far_note
 from fedjax_face.evaluation.recall_at_far import recall_at_far_approx
 from fedjax_face.evaluation.recall_confidence import resampled_auc, resampled_recall
 from fedjax_face.evaluation.requirements import NEED_PAIRS
 from fedjax_face.evaluation.retrieval import retrieval_scores
 from fedjax_face.evaluation.roc_curve import Band, ThinnedRoc
-from fedjax_face.evaluation.templates import identify_templates, template_similarity
+from fedjax_face.evaluation.template_protocol import templates
 
 if TYPE_CHECKING:
   from fedjax_face.data.dataset import FaceDataset
-  from fedjax_face.data.readers.template_lists import TemplateLists
 
-_RANKS = (1, 5, 10)
 _CURVES = ("recall_all_pairs", "tar_at_far")
-_LEVEL = 0.95
 
 LOWER_IS_BETTER = frozenset({"lfw_view2/eer"})
 """The other metrics of this page are better when they are higher."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-  """A value with its confidence interval (nan where none was asked for) and what a reader must
-  know.
-
-  Attributes:
-    value, low, high: the value and its interval.
-    note: on what it rests.
-    chance: what an answer reaches that does not look at the images, where that is known.
-    draws: the value in every resample of people, float64 [R], where there is an interval.
-  """
-
-  value: float
-  low: float = float("nan")
-  high: float = float("nan")
-  note: str = ""
-  chance: float | None = None
-  draws: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
-
-  @classmethod
-  def resampled(cls, value: float, draws: np.ndarray | None, note: str = "",
-                chance: float | None = None) -> Metric:
-    """A value with the percentile interval of its `draws` [R]; None of these, no interval."""
-    if draws is None:
-      return cls(value, note=note, chance=chance)
-    return cls(value, *confidence.percentiles(draws, _LEVEL), note, chance, draws)
-
-  def as_json(self) -> dict[str, Any]:
-    """What is kept of it: all but the draws, and no `chance` where none is known."""
-    kept = {"value": self.value, "low": self.low, "high": self.high, "note": self.note}
-    return kept if self.chance is None else kept | {"chance": self.chance}
-
-  def gain_over(self, other: Metric) -> confidence.Estimate | None:
-    """This value minus another model's on the same images, with the paired interval over people.
-
-    None where one of the two has no interval.
-    """
-    if self.draws is None or other.draws is None:
-      return None
-    return confidence.Estimate(
-      self.value - other.value, *confidence.paired_interval(self.draws, other.draws, _LEVEL))
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-  """What a protocol works on; embeddings are computed when first asked for, once for each flip."""
-
-  embed_fn: EmbedFn
-  dataset: FaceDataset
-  pairs: Pairs | None
-  fars: tuple[float, ...]
-  batch_size: int
-  bootstrap: int
-  seed: int
-  flip: Flip
-  templates: TemplateLists | None = None
-
-  @functools.cached_property
-  def embeddings(self) -> np.ndarray:
-    """Unit embeddings [N, D] with the flip asked for."""
-    if self.flip == "sum":
-      return self.flip_sum_embeddings
-    return embed_dataset(self.embed_fn, self.dataset.images, self.batch_size, self.flip)
-
-  @functools.cached_property
-  def flip_sum_embeddings(self) -> np.ndarray:
-    """Unit embeddings [N, D] of the summed flip test."""
-    return embed_dataset(self.embed_fn, self.dataset.images, self.batch_size, "sum")
-
-  @functools.cached_property
-  def histogram(self) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of the similarities of all different-label and same-label pairs, in even bins."""
-    return pairwise.similarity_histogram(self.embeddings, self.dataset.label)
-
-  def required_pairs(self, protocol: str) -> Pairs:
-    """The pairs, or a ValueError that names the protocol."""
-    if self.pairs is None:
-      raise ValueError(f"protocol {protocol} needs pairs, e.g. those of pairs_from_labels")
-    return self.pairs
-
-  def required_templates(self) -> TemplateLists:
-    """The lists of a template protocol, or a ValueError that says where they come from."""
-    if self.templates is None:
-      raise ValueError("protocol templates needs the lists of a template protocol: evaluate with "
-                       "--data=templates --data.path=FOLDER")
-    return self.templates
-
-  def rng(self, *stream: int) -> np.random.Generator:
-    """A generator of its own for each use."""
-    return np.random.default_rng([self.seed, *stream])
 
 
 def evaluate(
@@ -217,7 +124,7 @@ def curve_of(protocol_names: Sequence[str], data: Evaluation, band: bool) -> Thi
   smallest = min(curve.smallest_reliable_far, 0.5)
   fars = np.geomspace(smallest, 1, roc_curve.BAND_POINTS + 1)[:-1]
   draws = _CURVE_DRAWS[protocol](data, fars)
-  bounds = np.array([confidence.percentiles(column, _LEVEL) for column in draws.T])
+  bounds = np.array([confidence.percentiles(column, LEVEL) for column in draws.T])
   return curve._replace(band=Band(*map(roc_curve.rounded, (fars, *bounds.T))))
 
 
@@ -241,7 +148,7 @@ def recall_all_pairs(data: Evaluation) -> dict[str, Metric]:
   draws = _recall_draws(data, data.fars) if data.bootstrap else None
   recall = {
     f"recall_all_pairs@far={point.far_target:g}": Metric.resampled(
-      point.recall, _column(draws, i), _far_note(point.far_target, point.negatives),
+      point.recall, column(draws, i), far_note(point.far_target, point.negatives),
       point.far_target)
     for i, point in enumerate(points)
   }
@@ -298,7 +205,7 @@ def lfw_view2(data: Evaluation) -> dict[str, Metric]:
   share = float(pairs.same.mean())
   names = {"accuracy": (note, max(share, 1 - share)), "auc": ("", 0.5), "eer": ("", 0.5)}
   return {
-    f"lfw_view2/{name}": Metric.resampled(value, _column(draws, i), *of_name)
+    f"lfw_view2/{name}": Metric.resampled(value, column(draws, i), *of_name)
     for i, ((name, of_name), value) in enumerate(zip(names.items(), statistics(None), strict=True))
   }
 
@@ -309,7 +216,7 @@ def insightface(data: Evaluation) -> dict[str, Metric]:
   scores = insightface_scores(data.flip_sum_embeddings, pairs)
   spread = f"standard deviation over folds {scores.accuracy_std:.4f}"
   reached = f"standard deviation over folds {scores.tar_std:.4f}, FAR reached {scores.far:.2g}"
-  few = _far_note(1e-3, int(np.sum(~pairs.same)))
+  few = far_note(1e-3, int(np.sum(~pairs.same)))
   one_kind = any(part.all() or not part.any() for part in np.array_split(pairs.same, 10))
   order = "a tenth of the list holds one kind of pair only, use all ten folds" if one_kind else ""
   return {
@@ -337,14 +244,14 @@ def tar_at_far(data: Evaluation) -> dict[str, Metric]:
   draws = _tar_draws(data, fars) if data.bootstrap else None
   metrics = {
     f"tar@far={far:g}": Metric.resampled(
-      float(rates[i]), _column(draws, i), _far_note(far, negatives), far)
+      float(rates[i]), column(draws, i), far_note(far, negatives), far)
     for i, far in enumerate(data.fars)
   }
   if smallest > 1:
     least = Metric(float("nan"), note=f"{negatives} different pairs support no FAR")
   else:
     least = Metric.resampled(
-      float(rates[-1]), _column(draws, -1), f"FAR {smallest:.3g} = 10 / {negatives} negative pairs",
+      float(rates[-1]), column(draws, -1), f"FAR {smallest:.3g} = 10 / {negatives} negative pairs",
       smallest)
   return metrics | {"tar@smallest_far": least}
 
@@ -375,13 +282,13 @@ def identification(data: Evaluation) -> dict[str, Metric]:
     data.bootstrap
   )
   metrics = {}
-  for k, value in zip(_RANKS, rank_accuracy(closed, _RANKS), strict=True):
+  for k, value in zip(RANKS, rank_accuracy(closed, RANKS), strict=True):
     draws = _mean_draws(data, closed.rank <= k, data.dataset.person[closed_probes], stream=7)
     chance = min(k / len(np.unique(data.dataset.label)), 1.0)
     metrics[f"identification/rank{k}"] = Metric.resampled(float(value), draws, note, chance)
   rates = detection_and_identification_rate(opened, strangers, data.fars)
   for far, value in zip(data.fars, rates, strict=True):
-    few = _far_note(far, len(strangers.rank), "stranger images")
+    few = far_note(far, len(strangers.rank), "stranger images")
     metrics[f"identification/dir@far={far:g}"] = Metric(
       float(value),
       note="; ".join(filter(None, ["half of the people enrolled", few, "no interval"])),
@@ -404,51 +311,6 @@ def retrieval(data: Evaluation) -> dict[str, Metric]:
     for name, values in scores._asdict().items()
     if name != "query"
   }
-
-
-def templates(data: Evaluation) -> dict[str, Metric]:
-  """TAR at FAR of the pairs of templates (1:1), rank 1, 5, 10 and DIR at FAR of probes (1:N).
-
-  Of 1:1 and 1:N what the lists ask for. Subjects are resampled, where they are known.
-  """
-  lists = data.required_templates()
-  rows = data.embeddings[lists.row]
-  found: dict[str, Metric] = {}
-  if lists.pairs is not None:
-    found |= _template_pairs(data, rows, lists)
-  if lists.gallery is not None:
-    found |= _template_probes(data, rows, lists)
-  return found
-
-
-def _template_pairs(data: Evaluation, rows: np.ndarray, lists: TemplateLists) -> dict[str, Metric]:
-  pairs = lists.pairs
-  assert pairs is not None
-  similarity, negatives = template_similarity(rows, lists.images, pairs), int(np.sum(~pairs.same))
-  tar = lambda weights: verification.tar_at_far(similarity, pairs.same, data.fars, weights).tar
-  left, right = lists.subjects_of(pairs.left), lists.subjects_of(pairs.right)
-  draws = None
-  if data.bootstrap and min(left.min(), right.min()) >= 0:
-    draws = confidence.resampled_pairs(tar, left, right, data.bootstrap, data.rng(10))
-  return {f"templates/tar@far={far:g}": Metric.resampled(
-    float(value), _column(draws, i), _far_note(far, negatives), far)
-    for i, (far, value) in enumerate(zip(data.fars, tar(None), strict=True))}
-
-
-def _template_probes(data: Evaluation, rows: np.ndarray, lists: TemplateLists) -> dict[str, Metric]:
-  known, subject, strangers = identify_templates(rows, lists)
-  note = "gallery held fixed in the interval" if data.bootstrap else ""
-  found = {}
-  for k, value in zip(_RANKS, rank_accuracy(known, _RANKS), strict=True):
-    draws = (confidence.resampled_mean(1.0 * (known.rank <= k), subject, data.bootstrap,
-                                       data.rng(11)) if data.bootstrap and len(subject) else None)
-    found[f"templates/rank{k}"] = Metric.resampled(float(value), draws, note)
-  if not len(strangers.rank):
-    return found
-  rates = detection_and_identification_rate(known, strangers, data.fars)
-  return found | {f"templates/dir@far={far:g}": Metric(float(value), note="; ".join(filter(None, [
-    _far_note(far, len(strangers.rank), "stranger templates"), "no interval"])))
-    for far, value in zip(data.fars, rates, strict=True)}
 
 
 PROTOCOLS: Mapping[str, Callable[[Evaluation], dict[str, Metric]]] = {
@@ -500,17 +362,3 @@ def _mean_draws(
   if not data.bootstrap or not len(values):
     return None
   return confidence.resampled_mean(values, person, data.bootstrap, data.rng(stream))
-
-
-def _column(draws: np.ndarray | None, number: int) -> np.ndarray | None:
-  return None if draws is None else draws[:, number]
-
-
-def _far_note(far: float, negatives: int, what: str = "negative pairs") -> str:
-  """Says that a FAR rests on fewer than ten false accepts; empty where it does not."""
-  limit = verification.smallest_reliable_far(negatives)
-  return (
-    ""
-    if far >= limit * (1 - 1e-12)
-    else f"FAR {far:g} is below 10 / {negatives} {what} = {limit:.2g}"
-  )

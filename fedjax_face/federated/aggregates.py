@@ -125,7 +125,10 @@ def mean() -> Aggregate:
 
 @register.aggregate
 def coordinate_median(*, clip_norm: ClipNorm = math.inf) -> Aggregate:
-  """Median of every coordinate over the clients' updates: fewer than half of them bound it.
+  """Median of every coordinate over the clients' updates.
+
+  While fewer than half of the clients send anything they like, it stays within what the others
+  send.
 
   The update of every client of a round is kept until the last has arrived. No noise, no privacy.
 

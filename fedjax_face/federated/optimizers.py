@@ -80,11 +80,11 @@ def fedadagrad(*, learning_rate: Rate = 0.01, b1: Share = 0.0, tau: Adaptivity =
   With m = b1 m + (1 - b1) g a round is w -= lr m / (sqrt(v) + tau), from m = 0 and v = tau^2.
 
   Args:
-    learning_rate: lr, about what a weight moves by in a round; the paper tunes it, 0.01 is ours.
+    learning_rate: lr, about what a weight moves by in a round.
     b1: of the mean update, 0 to below 1.
     tau: adaptivity, the optimiser's epsilon, in units of g; above 0.
 
-  Source: Reddi et al., ICLR 2021, Algorithm 2 (FedAdagrad); b1 = 0 and tau = 1e-3 are its choices.
+  Source: Reddi et al., ICLR 2021, Algorithm 2 (FedAdagrad); the defaults are ours.
   """
   del learning_rate, b1, tau  # traced
   return Optimizer(lambda own: _adaptive(own, lambda v, squared: v + squared))
@@ -95,16 +95,14 @@ def fedadam(*, learning_rate: Rate = 0.01, b1: Share = 0.9, b2: Share = 0.99,
             tau: Adaptivity = 1e-3) -> Optimizer:
   """FedAdam: v = b2 v + (1 - b2) g^2. Unlike in `adam`, m and v are not corrected for their start.
 
-  With m = b1 m + (1 - b1) g a round is w -= lr m / (sqrt(v) + tau), from m = 0 and v = tau^2.
+  Otherwise as `fedadagrad`.
 
   Args:
-    learning_rate: as of `fedadagrad`.
-    b1: of the mean update, 0 to below 1.
-    b2: of its square, 0 to below 1.
-    tau: as of `fedadagrad`.
+    learning_rate, b1, tau: as of `fedadagrad`.
+    b2: of the square of the mean update, 0 to below 1.
 
-  Source: Reddi et al., ICLR 2021, Algorithm 2 (FedAdam); b1 = 0.9, b2 = 0.99 and tau = 1e-3 are its
-    choices.
+  Source: Reddi et al., ICLR 2021, Algorithm 2 (FedAdam); b1, b2 and tau are the defaults of Flower
+    (`flwr.serverapp.strategy.FedAdam`).
   """
   del learning_rate, b1, b2, tau  # traced
   return Optimizer(lambda own: _adaptive(
@@ -116,16 +114,13 @@ def fedyogi(*, learning_rate: Rate = 0.01, b1: Share = 0.9, b2: Share = 0.99,
             tau: Adaptivity = 1e-3) -> Optimizer:
   """FedYogi: v = v - (1 - b2) g^2 sign(v - g^2), which forgets a large g slowly.
 
-  With m = b1 m + (1 - b1) g a round is w -= lr m / (sqrt(v) + tau), from m = 0 and v = tau^2.
+  Otherwise as `fedadagrad`.
 
   Args:
-    learning_rate: as of `fedadagrad`.
-    b1: of the mean update, 0 to below 1.
-    b2: of its square, 0 to below 1.
-    tau: as of `fedadagrad`.
+    learning_rate, b1, b2, tau: as of `fedadam`.
 
-  Source: Reddi et al., ICLR 2021, Algorithm 2 (FedYogi); b1 = 0.9, b2 = 0.99 and tau = 1e-3 are its
-    choices.
+  Source: Reddi et al., ICLR 2021, Algorithm 2 (FedYogi); the defaults are those of Flower
+    (`flwr.serverapp.strategy.FedYogi`).
   """
   del learning_rate, b1, b2, tau  # traced
   return Optimizer(lambda own: _adaptive(

@@ -29,14 +29,14 @@ from fedjax_face.runs import start as starts
 from fedjax_face.runs.experiment import Experiment, Say
 from fedjax_face.runs.mesh import clients_mesh
 from fedjax_face.runs.settings import (
-  Compute,
-  Evaluation,
-  Rehearsed,
-  budget,
-  classification,
-  compute,
-  face_tasks,
-  protocols,
+    Compute,
+    Evaluation,
+    Rehearsed,
+    budget,
+    classification,
+    compute,
+    face_tasks,
+    protocols,
 )
 from fedjax_face.runs.start import Start
 

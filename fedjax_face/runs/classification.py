@@ -11,7 +11,7 @@ import numpy as np
 
 from fedjax_face.data.sources import Sources
 from fedjax_face.evaluation.confidence import resampled_mean
-from fedjax_face.evaluation.protocols import Metric
+from fedjax_face.evaluation.metric import Metric
 from fedjax_face.method.algorithm import Algorithm, State
 from fedjax_face.runs.evaluator import Outcome, on_one_device
 from fedjax_face.split.accounting import (

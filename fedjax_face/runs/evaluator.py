@@ -75,7 +75,7 @@ class Evaluator:
     return functools.partial(self._embed, on_one_device(state))
 
   def _data(self, embed_fn: EmbedFn, bootstrap: int) -> Any:
-    from fedjax_face.evaluation.protocols import Evaluation
+    from fedjax_face.evaluation.evaluated import Evaluation
     options = self._options
     return Evaluation(
       embed_fn, self._dataset, self._pairs, tuple(options["fars"]), options["batch_size"],

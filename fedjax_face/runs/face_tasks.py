@@ -29,7 +29,7 @@ from fedjax_face.evaluation.detection import (
   resampled_average_precision,
   template_rule,
 )
-from fedjax_face.evaluation.protocols import Metric
+from fedjax_face.evaluation.metric import Metric
 from fedjax_face.method.algorithm import Algorithm, State
 from fedjax_face.runs.evaluator import Outcome, on_one_device
 

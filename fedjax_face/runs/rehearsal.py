@@ -21,7 +21,7 @@ import numpy as np
 from fedjax_face import options
 from fedjax_face.data.sets import Data
 from fedjax_face.data.sources import Sources
-from fedjax_face.evaluation.protocols import Metric
+from fedjax_face.evaluation.metric import Metric
 from fedjax_face.method import Budget, Method
 from fedjax_face.privacy import planning
 from fedjax_face.runs import stage as stages

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_face.evaluation.evaluated import Evaluation
+from fedjax_face.evaluation.metric import Metric
 from fedjax_face.evaluation.protocols import (
   LOWER_IS_BETTER,
   PROTOCOLS,
-  Evaluation,
-  Metric,
   curve_of,
   evaluate,
   metrics_of,

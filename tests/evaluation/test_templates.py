@@ -15,21 +15,8 @@ from fedjax_face.evaluation.templates import (
   pool_templates,
   verify_templates,
 )
+from tests.data.readers.test_template_lists import CSV, IMAGES
 
-IMAGES = """# name template media
-a1.jpg 10 1
-a2.jpg 10 2
-a3.jpg 10 2
-b1.jpg 20 5
-c1.jpg 30 6
-"""
-CSV = """TEMPLATE_ID,SUBJECT_ID,FILENAME,MEDIA_ID
-10,1,a1.jpg,1
-10,1,a2.jpg,2
-10,1,a3.jpg,2
-20,1,b1.jpg,5
-30,2,c1.jpg,6
-"""
 EMBEDDINGS = np.array([[1, 0], [0, 1], [0, 1], [0.6, 0.8], [-1, 0]], np.float32)
 
 

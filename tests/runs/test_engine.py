@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.evaluation.protocols import Metric
+from fedjax_face.evaluation.metric import Metric
 from fedjax_face.privacy import budget as budgets
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.budget import Budget

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from fedjax_face.evaluation.metric import Metric
 from fedjax_face.evaluation.pixels import pixel_embedding
-from fedjax_face.evaluation.protocols import Metric, evaluate
+from fedjax_face.evaluation.protocols import evaluate
 from fedjax_face.runs import comparison, loop, references
 from fedjax_face.runs.asked import Asked, changed
 from fedjax_face.runs.evaluator import Outcome
