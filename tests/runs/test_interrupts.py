@@ -11,6 +11,14 @@ from fedjax_face.runs import interrupts
 ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit, signal.SIGHUP: SystemExit}
 
 
+@pytest.fixture(autouse=True)
+def heard():
+  """A hangup is not ignored, as it is where `nohup` runs the tests."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  yield
+  signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", ENDS)
 def test_what_waits_goes_on_until_it_asks_and_the_second_signal_ends_it(number):
   with interrupts.watched() as stop:
