@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -133,6 +134,7 @@ def _bound(asked: _Asked, silos: SiloClasses, setting: Setting, own: HParams) ->
   if asked.mechanism.clusters is not None and asked.mechanism.clusters > largest:
     raise ValueError(f"method.exchange.mechanism.clusters={asked.mechanism.clusters}: expected 1 "
                      f"to {largest} (people of the largest silo)")
+  _require_noise(asked, own)
   mechanism = _mechanism(asked, silos, setting, events_used(setting.rounds, every))
   if asked.rows == "class_embeddings":
     mechanism = mechanism._replace(
@@ -147,21 +149,24 @@ def _bound(asked: _Asked, silos: SiloClasses, setting: Setting, own: HParams) ->
       first=_first_rows(silos) if of_first else None)
 
 
+def _require_noise(asked: _Asked, own: HParams) -> None:
+  """Refuses more or less than one of the options that set the noise, and those that do not."""
+  said = {"epsilon": asked.epsilon, "noise_multiplier": own.get("noise_multiplier")}
+  only_claimed = asked.mechanism.noise == ("epsilon",)
+  taken = asked.mechanism.noise if asked.rows == "prototypes" or only_claimed else ()
+  for name, value in said.items():
+    if name not in taken and value is not None:
+      raise ValueError(f"method.exchange.{name}={value}: this mechanism, on rows={asked.rows}, "
+                       "does not take its noise from it: leave it out (None)")
+  if taken:
+    calibration.require_exactly_one({f"method.exchange.{name}": said[name] for name in taken})
+
+
 def _noise_multiplier(asked: _Asked, mechanism: ClusterMechanism, every: int, setting: Setting,
                       own: HParams) -> float:
   """What is said, or what `epsilon` asks for over the whole run; 0 without noise of this kind."""
-  said = {"method.exchange.epsilon": asked.epsilon,
-          "method.exchange.noise_multiplier": own.get("noise_multiplier")}
   if not mechanism.adds_noise:
-    if mechanism.name == "dplc_published":
-      del said["method.exchange.epsilon"]  # which sets its noise
-    for name, value in said.items():
-      if value is not None:
-        raise ValueError(f"{name}={value} cannot be had with method.exchange.mechanism="
-                         f"{mechanism.name} and method.exchange.rows={asked.rows}: leave it out "
-                         "(None)")
     return 0.0
-  calibration.require_exactly_one(said)
   if asked.epsilon is None:
     return float(own["noise_multiplier"])
   publications = events_used(setting.rounds, every)
@@ -182,6 +187,7 @@ def _mechanism(asked: _Asked, silos: SiloClasses, setting: Setting,
 
   def bound(people: Callable[[], np.ndarray]) -> ClusterMechanism:
     def centres(number: int) -> np.ndarray:
+      _at_most(number, public_people(setting).num_labels, "mechanism", "public people")
       rng = np.random.default_rng([setting.seed, _PUBLIC])
       return public_directions.spherical_kmeans(people(), number, rng, asked.public_iterations)
     return asked.mechanism.bind(Surroundings(
@@ -189,10 +195,26 @@ def _mechanism(asked: _Asked, silos: SiloClasses, setting: Setting,
 
   if not asked.projection:
     return bound(of_public_people)
-  people = of_public_people()
-  basis = public_directions.principal_directions(people, asked.projection)
-  inside = np.asarray(l2_normalise(jnp.asarray(people @ basis)))
-  return clustering.projected(bound(lambda: inside), basis)
+  _at_most(asked.projection, silos.places.dim, "projection", "dimensions of an embedding")
+  _at_most(asked.projection, public_people(setting).num_labels, "projection", "public people")
+
+  @functools.cache
+  def people_and_basis() -> tuple[np.ndarray, np.ndarray]:
+    people = of_public_people()
+    return people, public_directions.principal_directions(people, asked.projection)
+
+  def inside() -> np.ndarray:
+    people, basis = people_and_basis()
+    return np.asarray(l2_normalise(jnp.asarray(people @ basis)))
+
+  return clustering.projected(bound(inside), people_and_basis()[1])
+
+
+def _at_most(asked: int, number: int, option: str, of_what: str) -> None:
+  """Refuses more directions than there are; before the public people are embedded."""
+  if asked > number:
+    raise ValueError(f"method.exchange.{option}: {asked} public directions, expected at most "
+                     f"{number} ({of_what})")
 
 
 def _first_rows(silos: SiloClasses) -> FirstRows:

@@ -40,11 +40,14 @@ class Mechanism(NamedTuple):
     bind: Surroundings -> ClusterMechanism.
     clusters: of a silo; None: as many as it has people, or one.
     publishes_counts: whether numbers of people are published beside the centres.
+    noise: options of the exchange of which one sets the noise: both where `adds_noise` of what it
+      binds, an epsilon that is only claimed, or none.
   """
 
   bind: Callable[[Surroundings], ClusterMechanism]
   clusters: int | None
   publishes_counts: bool
+  noise: tuple[str, ...] = ("epsilon", "noise_multiplier")
 
 
 register.kind(Mechanism)
@@ -137,15 +140,13 @@ def dplc_published(*, clusters: Clusters = 8, angle: Angle = 0.8,
   """
 
   def bind(given: Surroundings) -> ClusterMechanism:
-    if given.epsilon is None:
-      raise ValueError("method.exchange.epsilon=None: dplc_published sets its noise by the epsilon "
-                       "that it claims; expected a number above 0")
+    assert given.epsilon is not None, "the exchange requires it"
     times = clusters * given.publications
     return clustering.dplc_published(
         clusters=clusters, angle=angle, smallest=smallest, epsilon=given.epsilon / times,
         delta=given.delta / times)
 
-  return Mechanism(bind, clusters, publishes_counts=False)
+  return Mechanism(bind, clusters, publishes_counts=False, noise=("epsilon",))
 
 
 @register.mechanism
@@ -157,10 +158,12 @@ def kmeans(*, clusters: Clusters = 8, iterations: Iterations = 3) -> Mechanism:
     iterations: T.
   """
   return Mechanism(lambda given: clustering.kmeans(
-      given.public_centres(clusters), iterations=iterations), clusters, publishes_counts=True)
+      given.public_centres(clusters), iterations=iterations), clusters, publishes_counts=True,
+                   noise=())
 
 
 @register.mechanism
 def all_rows() -> Mechanism:
   """Every person's row as a cluster of one: no guarantee; what clusters could do at best."""
-  return Mechanism(lambda given: clustering.all_rows(), None, publishes_counts=True)
+  return Mechanism(lambda given: clustering.all_rows(), None, publishes_counts=True,
+                   noise=())

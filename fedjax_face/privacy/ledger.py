@@ -16,6 +16,7 @@ from fedjax_face.privacy import accounting
 from fedjax_face.privacy.accounting import EpsilonReport
 from fedjax_face.privacy.adjacency import Adjacency
 
+RDP_ALONE_ABOVE = 100.0  # epsilon of a progress line
 _VERSION = 1
 
 
@@ -158,8 +159,8 @@ class Ledger:
     """Epsilon of `unit`, cheap enough for a progress line; nan where no accountant can tell.
 
     The smaller of PLD and RDP, as `epsilon` gives it; but RDP curves add up, so each release's
-    curve is computed once and then only multiplied, and PLD is left out where RDP is above 100:
-    there it is slow, and nobody needs the digits.
+    curve is computed once and then only multiplied, and PLD is left out where RDP is above
+    `RDP_ALONE_ABOVE`: there it is slow, and nobody needs the digits.
     """
     rdp = np.zeros_like(accounting.RDP_ORDERS)
     for key in self._keys(unit):
@@ -167,7 +168,7 @@ class Ledger:
         rdp += count * self._rdp_curve(key)
     bounds = [math.nan if np.isnan(rdp).any() else accounting.epsilon_from_rdp(rdp, delta)]
     event, adjacency = self.event(unit), self.adjacency(unit)
-    if not bounds[0] > 100 and not accounting.unsupported(event, adjacency, "pld"):
+    if not bounds[0] > RDP_ALONE_ABOVE and not accounting.unsupported(event, adjacency, "pld"):
       bounds.append(accounting.epsilon_by("pld", event, delta, adjacency))
     return float(np.nanmin(bounds)) if not np.isnan(bounds).all() else math.nan
 

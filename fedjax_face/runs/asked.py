@@ -367,8 +367,7 @@ def check_noise(method: Any, privacy: Budget) -> None:
     if "noise_multiplier" not in own:
       continue
     if name == "exchange":
-      silent = ("dplc_published", "kmeans", "all_rows")
-      if options.call(own["mechanism"]).get("name") in silent or own["rows"] != "prototypes":
+      if len(options.made(own["mechanism"]).noise) < 2 or own["rows"] != "prototypes":
         continue
       target = {"method.exchange.epsilon": own["epsilon"]}
     assert target is not None

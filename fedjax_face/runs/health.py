@@ -125,8 +125,11 @@ class Watch:
     whole = bool(taken) and len(diverged) == len(taken)
     self._not_finite = self._not_finite + diverged if whole else []
     if len(self._not_finite) >= 2:
+      never = "" if self._not_finite[0] > 1 else (
+          "; or look at the start and at method.backbone: one that gives no finite embedding "
+          "does the same")
       raise NoFiniteUpdate(self._not_finite[0], rows[-1][0],
-                           _lower(self._setting.hparams, *_local_rates(self._setting)))
+                           _lower(self._setting.hparams, *_local_rates(self._setting)) + never)
     return said
 
   def _say(self, troubles: Iterable[Trouble]) -> list[str]:

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TextIO, cast
 
+from fedjax_face.privacy.ledger import RDP_ALONE_ABOVE
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -144,7 +146,7 @@ class Display:
     parts = [f"{self._title}: " * bool(self._title) + f"round {self._done}/{self._rounds}"]
     if "loss" in values:
       parts.append(f"loss {values['loss']:.4g}")
-    parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items()
+    parts += [f"{name.replace('_', ' ')} {_epsilon(value)}" for name, value in values.items()
               if name.startswith("epsilon")]
     rate = self._rate()
     if rate:
@@ -157,6 +159,11 @@ class Display:
     if self._first is None or self._done == self._first[0]:
       return None
     return (self._done - self._first[0]) / max(time.monotonic() - self._first[1], 1e-9)
+
+
+def _epsilon(value: float) -> str:
+  by = " (at most; by RDP alone)" if RDP_ALONE_ABOVE < value < math.inf else ""
+  return f"{value:.3g}{by}"
 
 
 def _is_terminal() -> bool:

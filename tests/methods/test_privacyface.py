@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import fedjax_face as ff
+from fedjax_face import options
 from fedjax_face.federated import exchange
+from fedjax_face.federated.mechanisms import Surroundings
 from fedjax_face.federated.prototypes import prototypes
 from fedjax_face.method import Budget
 from fedjax_face.models.embedding import l2_normalise
@@ -235,13 +237,27 @@ def test_what_is_refused_when_it_is_made(make, words):
     (clusters(mechanism=ff.mechanisms.anchor_table(clusters=6)),
      "mechanism.clusters=6: expected 1 to 5 .people of the largest"),
     (clusters(noise_multiplier=None), "exactly one of method.exchange.epsilon"),
-    (clusters("kmeans", noise_multiplier=1.0), "exchange.noise_multiplier=1.0 cannot be had with"),
-    (clusters("dplc_published", epsilon=None), "exchange.epsilon=None: dplc_published sets its n"),
-    (clusters(projection=9), "dims must be in 1..6"),
+    (clusters("kmeans", noise_multiplier=1.0),
+     "exchange.noise_multiplier=1.0: this mechanism, on rows=prototypes, does not take"),
+    (clusters(rows="class_embeddings", every=1),
+     "exchange.noise_multiplier=1.0: this mechanism, on rows=class_embeddings, does not take"),
+    (clusters("dplc_published", epsilon=None), "exactly one of method.exchange.epsilon"),
+    (clusters(projection=9), "exchange.projection: 9 public directions, expected at most 8"),
+    (clusters(mechanism=ff.mechanisms.exponential_caps(candidates=7, clusters=2)),
+     "exchange.mechanism: 7 public directions, expected at most 6 .public people"),
 ], ids=lambda value: value if isinstance(value, str) else "")
-def test_clusters_that_cannot_be_had_of_these_people_are_refused(asked, words):
+def test_clusters_that_cannot_be_had_of_these_people_are_refused_before_the_start_trains(
+    asked, words):
+  shapes = jax.eval_shape(lambda params: params, backbone())
   with pytest.raises(ValueError, match=words):
-    bound(privacyface(exchange=asked))
+    bound_anew(privacyface(exchange=asked), start=shapes)
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_a_mechanism_takes_a_noise_multiplier_where_its_noise_follows_one(name):
+  made = options.made(MECHANISMS[name])
+  bound = made.bind(Surroundings(lambda number: np.eye(number, 6), 2.0, 1e-5, 1))
+  assert (len(made.noise) == 2) == bound.adds_noise == (name in PRIVATE)
 
 
 @pytest.mark.parametrize("setting", [{"start": None}, {"start_is_public": False}], ids=str)

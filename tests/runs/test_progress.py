@@ -1,5 +1,6 @@
 import errno
 import io
+import math
 import os
 import subprocess
 import sys
@@ -82,3 +83,11 @@ def test_a_program_whose_streams_take_nothing_ends_well(place):
                           check=False).returncode == 0
   finally:
     os.close(out)
+
+
+def test_an_epsilon_of_one_accountant_alone_says_so(capsys):
+  with Display(2, 0) as display:
+    display.update(2, {"epsilon": 99.5, "epsilon_photograph": 512.4, "epsilon_image": math.inf})
+  assert capsys.readouterr().err == (
+      "round 2/2  epsilon 99.5  epsilon photograph 512 (at most; by RDP alone)  "
+      "epsilon image inf\n")
