@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
 import pathlib
 import pickle
+import sys
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -211,9 +213,11 @@ def _read(path: pathlib.Path, number: int,
 def _orbax() -> Iterator[tuple[Any, Any]]:
   """The library, imported only where it is used, and a checkpointer of process 0 alone.
 
-  Its threads log a traceback for each failed write; the exception that reaches us says it once.
+  Its threads log a traceback for each failed write, and after the first one those that still write
+  tell an event loop that is closed by then; the exception that reaches us says it once.
   """
   import orbax.checkpoint as ocp
+  _silence_closed_loops()
   alone = {} if jax.process_count() == 1 else {
     "multiprocessing_options": ocp.options.MultiprocessingOptions(
       primary_host=0, active_processes={0}, barrier_sync_key_prefix="main_process")}
@@ -224,6 +228,18 @@ def _orbax() -> Iterator[tuple[Any, Any]]:
     yield ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone)
   finally:
     logger.setLevel(level)
+
+
+@functools.cache
+def _silence_closed_loops() -> None:
+  """From now on, as writes may end after the call that began them."""
+  before = sys.unraisablehook
+
+  def hook(said: Any) -> None:
+    if said.exc_type is not RuntimeError or str(said.exc_value) != "Event loop is closed":
+      before(said)
+
+  sys.unraisablehook = hook
 
 
 def _plain(tree: Any) -> Any:
