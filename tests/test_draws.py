@@ -9,12 +9,12 @@ from fedjax_face.draws import Draws, identity_of, part_identities
 MANY = identity_of(range(4000))
 
 
-@pytest.mark.parametrize("count", [3, 40])
+@pytest.mark.parametrize("count", [1, 3, 40, 300])
 @pytest.mark.parametrize("words, expected", [
     ([0x0706050403020100], 0x93F5F5799A932462),
     ([0x0706050403020100, 0x0F0E0D0C0B0A0908], 0x3F2ACC7F57C29BDB)])
 def test_siphash_gives_the_vectors_of_its_authors(words, expected, count):
-  """vectors_sip64 of the reference implementation, for 8 and 16 bytes; few and many messages."""
+  """vectors_sip64 of the reference implementation, for 8 and 16 bytes; few messages and many."""
   key = 0x0706050403020100, 0x0F0E0D0C0B0A0908
   arrays = [np.full(count, word, np.uint64) for word in words]
   assert draws._siphash(key, *arrays).tolist() == [expected] * count
