@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
 import pathlib
 import pickle
+import sys
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -86,6 +88,22 @@ def save(folder: str | os.PathLike, checkpoint: Checkpoint, keep: int = 2) -> No
   checkpoint_folder.remove_older(folder, keep, checkpoint.round)
 
 
+@functools.cache
+def _ignore_late_reports() -> None:
+  """Writes of the array store beside one that failed end later, in threads of its own.
+
+  Each would print a traceback, for the event loop that it reports to is closed.
+  """
+  before = sys.unraisablehook
+
+  def hook(report: Any) -> None:
+    error = report.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+      before(report)
+
+  sys.unraisablehook = hook
+
+
 def keep_newest(folder: str | os.PathLike, keep: int) -> None:
   """Removes all but the newest `keep` whole checkpoints; only process 0 does.
 
@@ -125,6 +143,7 @@ def _write(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
            "keys": {name: str(jax.random.key_impl(leaf)) for name, leaf in _named(checkpoint.state)
                     if _is_key(leaf)}}
   disk.told("orbax", folder / "state")
+  _ignore_late_reports()
   with _orbax() as (ocp, checkpointer):
     checkpointer.save(folder / "state", args=ocp.args.PyTreeSave(arrays))
   disk.told("orbax", folder / "state")

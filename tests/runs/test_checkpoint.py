@@ -2,6 +2,8 @@ import errno
 import json
 import os
 import shutil
+import sys
+import types
 
 import jax
 import numpy as np
@@ -324,3 +326,16 @@ def test_every_file_of_a_checkpoint_is_synced_before_it_takes_its_place(tmp_path
             for path in (final, *final.rglob("*"))}
   assert wanted <= before and len(wanted) > 5
   assert seen[moved + 1] == ("sync", tmp_path)
+
+
+def test_writes_of_the_array_store_that_end_late_report_nothing(tmp_path, monkeypatch):
+  told = []
+  monkeypatch.setattr(sys, "unraisablehook", told.append)
+  checkpoint._ignore_late_reports.cache_clear()
+  checkpoint.save(tmp_path / "checkpoints", Checkpoint(
+      0, {"a": np.zeros(2, np.float32)}, {}, "config", "one"))
+  checkpoint._ignore_late_reports.cache_clear()  # the next save is under the hook of before
+  report = lambda error: types.SimpleNamespace(exc_value=error)
+  for error in (RuntimeError("Event loop is closed"), RuntimeError("another"), ValueError("x")):
+    sys.unraisablehook(report(error))
+  assert [str(one.exc_value) for one in told] == ["another", "x"]
