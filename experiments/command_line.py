@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import os
 import pathlib
@@ -9,7 +11,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from absl import flags
 
@@ -138,26 +140,93 @@ def _innermost(message: str) -> str:
   return lines[-1].strip() if "Traceback" in message else " ".join(message.split())
 
 
-def one_line_errors(main: Callable[[], None], debug: Callable[[], bool]) -> int:
-  """Runs a program: 0; 2 with `error: ...` for a mistake in what was asked; 130, 143 or 129 where
-  ctrl-C, SIGTERM or SIGHUP ended it.
+class _Output(io.TextIOBase):
+  """The standard output of a program, which does its work also where nobody takes what it says.
+
+  Attributes:
+    failure: the first error of writing, after which nothing is written any more; or None.
   """
+
+  def __init__(self, stream: TextIO | None):
+    self._stream = stream
+    self.failure: OSError | None = None
+
+  def write(self, text: str) -> int:
+    self._unless_failed(lambda stream: stream.write(text))
+    return len(text)
+
+  def flush(self) -> None:
+    self._unless_failed(lambda stream: stream.flush())
+
+  def isatty(self) -> bool:
+    return self._stream is not None and self._stream.isatty()
+
+  def fileno(self) -> int:
+    if self._stream is None:
+      raise io.UnsupportedOperation("fileno")
+    return self._stream.fileno()
+
+  @property
+  def encoding(self) -> str:  # type: ignore[override]
+    return getattr(self._stream, "encoding", None) or "utf-8"
+
+  def _unless_failed(self, change: Callable[[TextIO], Any]) -> None:
+    if self._stream is None or self.failure is not None:
+      return
+    try:
+      change(self._stream)
+    except OSError as error:
+      self.failure = error
+      with contextlib.suppress(OSError, ValueError):  # what it holds would fail again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def one_line_errors(main: Callable[[], None], debug: Callable[[], bool],
+                    continues: bool = False) -> int:
+  """Runs a program, to its end also where its output is a pipe that nobody reads any more.
+
+  Args:
+    main: the program.
+    debug: () -> whether tracebacks are asked for.
+    continues: the same command goes on from what an interrupted one has left.
+
+  Returns:
+    0; 2 with `error: ...` for a mistake in what was asked, or an output that took nothing; 130, 143
+    or 129 where ctrl-C, SIGTERM or SIGHUP ended it.
+  """
+  output = _Output(sys.stdout)
+  with contextlib.redirect_stdout(output):
+    status = _status(main, debug, continues)
+  output.flush()
+  if output.failure is None or isinstance(output.failure, BrokenPipeError):
+    return status
+  _say(f"error: standard output: {output.failure.strerror or output.failure}")
+  return status or 2
+
+
+def _say(line: str) -> None:
+  from fedjax_face.runs.progress import show
+  show(line)
+
+
+def _status(main: Callable[[], None], debug: Callable[[], bool], continues: bool) -> int:
   try:
     main()
   except HelpAsked as text:
-    _print_to_reader(str(text))
+    print(text)
   except (*MISTAKES, MemoryError, RuntimeError) as error:
     memory = _out_of_memory(error)
     if memory is None and not isinstance(error, MISTAKES):
       raise
     if debug():
       traceback.print_exc()
-    print(f"error: {memory or ' '.join(str(error).split())}", file=sys.stderr)
+    _say(f"error: {memory or ' '.join(str(error).split())}")
     return 2
   except (KeyboardInterrupt, SystemExit) as error:
     if isinstance(error, SystemExit) and error.code not in _ENDED_BY_A_SIGNAL:
       raise
-    print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+    _say("interrupted" + ("; the same command goes on from the last checkpoint, if there is one"
+                          if continues else ""))
     return 130 if isinstance(error, KeyboardInterrupt) else int(error.code or 0)
   return 0
 
@@ -170,14 +239,6 @@ def _out_of_memory(error: BaseException) -> str | None:
             "in a round (method.clients.per_round) or side by side (compute.clients_per_chunk), or "
             "data.on_demand=True where the set has it")
   return None
-
-
-def _print_to_reader(text: str) -> None:
-  """Prints; a reader that has seen enough, such as `head`, may leave."""
-  try:
-    print(text, flush=True)
-  except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def use_devices(cpu_devices: int | None) -> None:

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit status."""
   given = sys.argv if arguments is None else ["compare", *arguments]
   return command_line.one_line_errors(
-      lambda: _compare(_flags(), given), lambda: "--debug" in given)
+      lambda: _compare(_flags(), given), lambda: "--debug" in given, continues=True)
 
 
 if __name__ == "__main__":

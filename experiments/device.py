@@ -41,7 +41,8 @@ def _take_part(arguments: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit status."""
   given = sys.argv if arguments is None else ["device", *arguments]
-  return command_line.one_line_errors(lambda: _take_part(given), lambda: "--debug" in given)
+  return command_line.one_line_errors(lambda: _take_part(given), lambda: "--debug" in given,
+                                       continues=True)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ def _serve(arguments: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit status."""
   given = sys.argv if arguments is None else ["edge_server", *arguments]
-  return command_line.one_line_errors(lambda: _serve(given), lambda: "--debug" in given)
+  return command_line.one_line_errors(lambda: _serve(given), lambda: "--debug" in given,
+                                       continues=True)
 
 
 if __name__ == "__main__":

@@ -85,8 +85,9 @@ def _of_run(run: Mapping[str, Any]) -> list[str]:
                 f"released since this was written: {run['counted']:,} rounds. The statement is "
                 "written anew with every checkpoint, and when it ends.")
   elif status != "finished":
+    counted = f": {run['counted']:,} rounds" if "counted" in run else ""
     said.insert(0, "**This run stopped before its end.** What follows is what it released until "
-                "then.")
+                f"then{counted}.")
   return said
 
 

@@ -88,6 +88,22 @@ def save(folder: str | os.PathLike, checkpoint: Checkpoint, keep: int = 2) -> No
   checkpoint_folder.remove_older(folder, keep, checkpoint.round)
 
 
+@functools.cache
+def _ignore_late_reports() -> None:
+  """Writes of the array store beside one that failed end later, in threads of its own.
+
+  Each would print a traceback, for the event loop that it reports to is closed.
+  """
+  before = sys.unraisablehook
+
+  def hook(report: Any) -> None:
+    error = report.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+      before(report)
+
+  sys.unraisablehook = hook
+
+
 def keep_newest(folder: str | os.PathLike, keep: int) -> None:
   """Removes all but the newest `keep` whole checkpoints; only process 0 does.
 
@@ -213,11 +229,10 @@ def _read(path: pathlib.Path, number: int,
 def _orbax() -> Iterator[tuple[Any, Any]]:
   """The library, imported only where it is used, and a checkpointer of process 0 alone.
 
-  Its threads log a traceback for each failed write, and after the first one those that still write
-  tell an event loop that is closed by then; the exception that reaches us says it once.
+  Its threads log a traceback for each failed write; the exception that reaches us says it once.
   """
   import orbax.checkpoint as ocp
-  _silence_closed_loops()
+  _ignore_late_reports()
   alone = {} if jax.process_count() == 1 else {
     "multiprocessing_options": ocp.options.MultiprocessingOptions(
       primary_host=0, active_processes={0}, barrier_sync_key_prefix="main_process")}
@@ -228,18 +243,6 @@ def _orbax() -> Iterator[tuple[Any, Any]]:
     yield ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone)
   finally:
     logger.setLevel(level)
-
-
-@functools.cache
-def _silence_closed_loops() -> None:
-  """From now on, as writes may end after the call that began them."""
-  before = sys.unraisablehook
-
-  def hook(said: Any) -> None:
-    if said.exc_type is not RuntimeError or str(said.exc_value) != "Event loop is closed":
-      before(said)
-
-  sys.unraisablehook = hook
 
 
 def _plain(tree: Any) -> Any:

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedjax_face.runs.records import read_json, write_json
@@ -58,7 +58,11 @@ def check_same_run(config: Any, workdir: pathlib.Path) -> None:
   path = workdir / "config.json"
   if not path.exists():
     return
-  recorded = flatten(read_json(path))
+  try:
+    recorded = flatten(read_json(path))
+  except ValueError as error:
+    raise ValueError(f"{error}; put it back, or remove it where the checkpoints are whole: the "
+                     "same command writes it anew") from None
   if not isinstance(recorded.get("rounds"), int):
     raise ValueError(f"{path} is not of a run of this version: it says no number of rounds")
   given = flatten(config)
@@ -75,10 +79,20 @@ def check_same_run(config: Any, workdir: pathlib.Path) -> None:
 
 def judged_otherwise(config: Any, workdir: pathlib.Path) -> list[str]:
   """Keys of the evaluation that differ from those that a workdir records."""
-  recorded, given = (flatten(of.get("evaluation") or {}) for of in (
-      read_json(workdir / "config.json"), config))
+  path = workdir / "config.json"
+  if not path.exists():
+    return []
+  recorded, given = (flatten(of.get("evaluation") or {}) for of in (read_json(path), config))
   return [name for name in sorted(recorded.keys() | given.keys())
           if recorded.get(name) != given.get(name)]
+
+
+def restore(config: Any, workdir: pathlib.Path, say: Callable[[str], None]) -> None:
+  """Writes `config.json` of a finished run from a call whose digest is that of the run, if gone."""
+  path = workdir / "config.json"
+  if not path.exists():
+    say(f"{path} is missing: written anew from this call")
+    write_json(path, as_dict(config))
 
 
 def record(config: Any, workdir: pathlib.Path) -> None:

@@ -62,9 +62,9 @@ def of(workdir: pathlib.Path, asked: int, config: str) -> Said | None:
 
 
 def _is_last(path: pathlib.Path, done: int) -> bool:
-  """Whether a checkpoint is whole, and no round follows on it."""
+  """Whether a checkpoint is whole and in the place of its round, and no round follows on it."""
   try:
-    return checkpoint_folder.whole(path, done)["finished"]
+    return _is_at(path, done) and checkpoint_folder.whole(path, done)["finished"]
   except Exception:  # any damage to a file
     return False
 
@@ -78,8 +78,9 @@ def newest(workdir: pathlib.Path) -> Said | None:
     try:
       kept = json.loads(path.read_text())
       digest = kept.pop("digest")
-      if digest == _digest(kept) and checkpoint_folder.is_whole(
-          path.parent, kept["summary"]["rounds"]):
+      done = kept["summary"]["rounds"]
+      if (digest == _digest(kept) and _is_at(path.parent, done)
+          and checkpoint_folder.is_whole(path.parent, done)):
         return Said(kept["summary"], kept["privacy"], kept["asked"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
       continue
@@ -117,6 +118,11 @@ def _files(said: Said) -> dict[str, str]:
 
 def _place(workdir: pathlib.Path, done: int) -> pathlib.Path:
   return workdir / "checkpoints" / f"{done:08d}" / DERIVED
+
+
+def _is_at(path: pathlib.Path, done: int) -> bool:
+  """Whether a folder has the name of a checkpoint of so many rounds."""
+  return path == checkpoint_folder.place(path.parent, checkpoint_folder.IN_PLACE, done)
 
 
 def _digest(kept: Mapping[str, Any]) -> str:

@@ -18,7 +18,6 @@ from fedjax_face.data.regions.sources import RegionSet
 from fedjax_face.runs import checkpoint, inputs, stage
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.face_tasks import Detector, detector_of, mean_landmarks
-from fedjax_face.runs.inputs import INPUTS
 from fedjax_face.runs.mesh import clients_mesh
 from fedjax_face.runs.run import recorded
 
@@ -43,9 +42,7 @@ def load_detector(workdir: str | os.PathLike,
   name = asked.record["method"]["name"]
   if options.made(asked.method).data != "face_tasks":
     raise ValueError(f"{workdir}: {name} finds no faces; expected a run of dp_hyperface")
-  if not (workdir / INPUTS).is_file():
-    raise FileNotFoundError(f"{workdir}: no checkpoint yet, and no {INPUTS}, which says how large "
-                            "the regions are")
+  inputs.require_recorded(workdir)
   known, mesh = inputs.recorded(workdir).train, clients_mesh(jax.devices()[:1])
   public = functools.cache(lambda: asked.data.public)
   start = None

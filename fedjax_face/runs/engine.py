@@ -91,6 +91,7 @@ def carry_on(record: Any, rounds: int, workdir: str | os.PathLike,
       if is_main_process():
         secret_roots.remove(workdir)
         checkpoint.keep_newest(workdir / "checkpoints", 1)
+        config.restore(record, workdir, _say)
         derived.restore(workdir, said, _say)
       return said.summary, said.privacy
     experiment = make()
@@ -176,12 +177,13 @@ class _Run:
     self.stop.check()
     if over:
       budget_entry.require_same(workdir, self.budget, True)
-      self.floor = 0 if before.finished else resumed.counted(workdir)
+      self.floor = 0 if before.finished else resumed.counted(workdir, options, before.round)
       secret_roots.remove(workdir)
       return _Begun(before, None, first)
     budget_entry.enter(experiment, workdir, self.budget)
-    self.fresh, self.floor = found is None and not again, resumed.counted(workdir)
+    self.fresh = found is None and not again
     drawn = before.finished and not again
+    self.floor = 0 if drawn else resumed.counted(workdir, options, before.round)
     roots = resumed.roots(experiment, workdir, must_exist=not drawn)
     if is_main_process():
       resumed.record(experiment, workdir, now, before.round if drawn else None)
@@ -243,10 +245,11 @@ class _Run:
 
   def _state_end(self, ledger: Ledger, done: int, status: str) -> dict[str, Any]:
     """The statement of a run that has stopped after a round, and what that keeps on record."""
-    resumed.count(self.workdir, max(done, self.floor))
+    counted = max(done, self.floor)
+    resumed.count(self.workdir, counted)
     return run_statement.said(
-        self.experiment, run_statement.with_more(self.experiment, ledger, self.floor - done),
-        self.workdir, self.budget, status)
+        self.experiment, run_statement.with_more(self.experiment, ledger, counted - done),
+        self.workdir, self.budget, status, None if status == "finished" else counted)
 
   def _over(self, before: Checkpoint) -> tuple[State, Outcome, int]:
     """State, its evaluation and its rounds, of a run of which no round follows."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_face.data.facts import facts, packed, unpacked
-from fedjax_face.runs import disk, input_differences, training_set
+from fedjax_face.runs import checkpoint, disk, input_differences, training_set
 
 INPUTS, FACTS = "inputs.json", "facts.npz"
 SETS = ("train", "evaluation", "public")
@@ -65,6 +65,16 @@ def recorded(workdir: pathlib.Path) -> Known:
   said, arrays = _read(workdir)
   return Known(*(None if said[name] is None else unpacked(_of(arrays, name), said[name])
                  for name in SETS))
+
+
+def require_recorded(workdir: pathlib.Path) -> None:
+  """Raises FileNotFoundError where a folder does not say what its run is trained on."""
+  if (workdir / INPUTS).is_file():
+    return
+  raise FileNotFoundError(
+      f"{workdir / INPUTS} is gone, which says what the run is trained on: put it back"
+      if checkpoint.exist(workdir / "checkpoints") else
+      f"{workdir}: no checkpoint yet, and no {INPUTS}, which says what the run is trained on")
 
 
 def require_same(sources: Any, workdir: pathlib.Path, sets: tuple[str, ...] = SETS) -> None:
@@ -148,7 +158,8 @@ def _read(workdir: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     raise ValueError(f"{path} is damaged, or not of this version ({error}): put it back, or choose "
                      "another folder") from None
   if not beside.is_file():
-    raise FileNotFoundError(f"{beside}: gone; it says who trains in this run: put it back")
+    raise FileNotFoundError(f"{beside}: gone; it says who trains in this run: put it back, or "
+                            "choose another folder")
   content = beside.read_bytes()
   if _digest(content) != wanted:
     raise ValueError(f"{beside} is not the file whose digest {INPUTS} holds: put it back, or "

@@ -14,7 +14,15 @@ import jax
 import numpy as np
 
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.runs import budget_entry, checkpoint, derived, inputs, resumed, run_statement
+from fedjax_face.runs import (
+    budget_entry,
+    checkpoint,
+    config,
+    derived,
+    inputs,
+    resumed,
+    run_statement,
+)
 from fedjax_face.runs.checkpoint import Checkpoint
 from fedjax_face.runs.derived import Said
 from fedjax_face.runs.experiment import Experiment, evaluated_on, evaluation_sentence
@@ -62,6 +70,8 @@ def found(workdir: pathlib.Path, made: Experiment,
   newest = checkpoint.restore(workdir / "checkpoints", template, lambda line: None)
   if newest is None:
     raise FileNotFoundError(f"{workdir}/checkpoints: no checkpoint yet")
+  if newest.config != config.digest(read_json(workdir / "config.json")):
+    raise ValueError(f"{workdir}/config.json is not that of its checkpoints: put it back as it was")
   said = derived.newest(workdir) if newest.finished else None
   if said is not None and said.summary["rounds"] != newest.round:
     said = None
@@ -73,20 +83,12 @@ def found(workdir: pathlib.Path, made: Experiment,
                        "the versions of its run")
   ledger, counted = Ledger.from_json(newest.ledger), newest.round
   if not newest.finished:
-    counted = max(newest.round, _counted(workdir, made.config, newest.round))
+    counted = max(newest.round, resumed.counted(workdir, made.config, newest.round))
     if counted > newest.round:
       for release in made.algorithm.releases:
         ledger.record(release, counted - newest.round)
   rows = rows_in(newest.records, workdir / "metrics.csv", newest.round)
   return KeptRun(workdir, newest, counted, ledger, rows, said), made
-
-
-def _counted(workdir: pathlib.Path, options: Any, done: int) -> int:
-  """Rounds that may have been run; to the next checkpoint where the mark of it is gone."""
-  if (workdir / resumed.RESOLVED).is_file():
-    return resumed.counted(workdir)
-  every = options.training.checkpoint_every
-  return min((done // every + 1) * every, options.rounds)
 
 
 def privacy(kept: KeptRun, made: Experiment) -> dict[str, Any]:

@@ -119,9 +119,7 @@ def _ask_for_data() -> Sources:
 
 def _without_data(asked: Asked, place: pathlib.Path, mesh: Mesh) -> Experiment:
   """The experiment bound to the facts that lie in the folder; no sources, no evaluator."""
-  if not (place / inputs.INPUTS).is_file():
-    raise FileNotFoundError(f"{place}: no checkpoint yet, and no {inputs.INPUTS}, which says what "
-                            "the run is trained on")
+  inputs.require_recorded(place)
   known = inputs.recorded(place)
   public, backbone = known.public, None
   started: dict[str, Any] = {}

@@ -21,8 +21,8 @@ from fedjax_face.runs.streams import Roots, public_root
 RESOLVED = "resolved.json"
 LOST = "checkpoints.lost"
 _TRACES = ("metrics.csv", "config.json", "privacy.json", "PRIVACY.md", "summary.json")
-_WAYS_OUT = ("put them back, choose another workdir, or give --restart_same_noise "
-             "(compute.restart_same_noise), which begins again with the same noise")
+_BEGIN_AGAIN = ("choose another workdir, or give --restart_same_noise "
+                "(compute.restart_same_noise), which begins again with the same noise")
 
 
 def found(experiment: Experiment, workdir: pathlib.Path, now: Machine,
@@ -166,9 +166,18 @@ def record(experiment: Experiment, workdir: pathlib.Path, now: Machine,
       "noise_since": before.get("noise_since"), "counted": before.get("counted", 0)})
 
 
-def counted(workdir: pathlib.Path) -> int:
-  """Rounds that may have been run at most, whatever became of the process that ran them."""
-  return int(_resolved(workdir).get("counted", 0))
+def counted(workdir: pathlib.Path, options: Any, done: int) -> int:
+  """Rounds that may have been run at most, whatever became of the process that ran them.
+
+  Args:
+    workdir: of a run that has begun and not finished.
+    options: of its loop.
+    done: rounds of its newest checkpoint; to the next one where the mark of what ran is gone.
+  """
+  if (workdir / RESOLVED).is_file():
+    return int(_resolved(workdir).get("counted", 0))
+  every = options.training.checkpoint_every
+  return min((done // every + 1) * every, options.rounds)
 
 
 def count(workdir: pathlib.Path, rounds: int) -> None:
@@ -180,7 +189,11 @@ def count(workdir: pathlib.Path, rounds: int) -> None:
 
 def _resolved(workdir: pathlib.Path) -> dict[str, Any]:
   path = workdir / RESOLVED
-  return read_json(path) if path.exists() else {}
+  try:
+    return read_json(path) if path.exists() else {}
+  except ValueError as error:
+    raise ValueError(f"{error}; put it back, or remove it: the statement then counts every round "
+                     "up to the next checkpoint") from None
 
 
 def _lost(workdir: pathlib.Path) -> str | None:
@@ -194,26 +207,31 @@ def _lost(workdir: pathlib.Path) -> str | None:
 
 def _require_the_same_noise(experiment: Experiment, workdir: pathlib.Path, now: Machine,
                             lost: str) -> None:
-  """Refuses a run to begin again but where every round gives what it gave before."""
-  options = experiment.config
-  if not options.training.get("restart_same_noise"):
-    raise ValueError(f"{lost}: the same rounds with other noise would be a second release; "
-                     f"{_WAYS_OUT}")
-  again = f"{lost}, and it cannot begin again with the same noise:"
+  """Refuses a run to begin again but where it is asked to, and every round gives what it gave."""
+  other = _other_noise(experiment, workdir, now)
+  if not experiment.config.training.get("restart_same_noise"):
+    raise ValueError(f"{lost}: the same rounds with other noise would be a second release; put "
+                     f"them back, {_BEGIN_AGAIN if other is None else 'or choose another workdir'}")
+  if other is not None:
+    raise ValueError(f"{lost}, and it cannot begin again with the same noise: {other}")
+
+
+def _other_noise(experiment: Experiment, workdir: pathlib.Path, now: Machine) -> str | None:
+  """Why a run that began again would release other rounds than before, and the way out; or None."""
   for name in ("config.json", inputs.INPUTS, RESOLVED):
     if not (workdir / name).exists():
-      raise ValueError(f"{again} {name} is gone; choose another workdir")
-  if not is_pinned(options) and not (workdir / secret_roots.FOLDER).is_dir():
-    raise ValueError(f"{again} the root of its noise is gone; choose another workdir")
+      return f"{name} is gone; choose another workdir"
+  if not is_pinned(experiment.config) and not (workdir / secret_roots.FOLDER).is_dir():
+    return "the root of its noise is gone; choose another workdir"
   before = _resolved(workdir)
   if before.get("noise_since") != 0:
-    raise ValueError(f"{again} the root of the noise of its first rounds was deleted when they had "
-                     "finished; choose another workdir")
+    return ("the root of the noise of its first rounds was deleted when they had finished; choose "
+            "another workdir")
   if before["releases"] != repr(experiment.algorithm.releases):
-    raise ValueError(f"{again} its noise was calibrated otherwise; ask for the rounds and the "
-                     "budget that were asked for at first, or choose another workdir")
+    return ("its noise was calibrated otherwise; ask for the rounds and the budget that were asked "
+            "for at first, or choose another workdir")
   differing = [line for platform in before["platforms"]
                for line in machine.differences(platform, now)]
   if differing:
-    raise ValueError(f"{again} it would run on another platform ({'; '.join(differing)}); choose "
-                     "another workdir")
+    return (f"it would run on another platform ({'; '.join(differing)}); choose another workdir")
+  return None

@@ -19,7 +19,15 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.sources import Sources
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
-from fedjax_face.runs import inputs, kept_run, references, run_statement, streams, summary
+from fedjax_face.runs import (
+  checkpoint,
+  inputs,
+  kept_run,
+  references,
+  run_statement,
+  streams,
+  summary,
+)
 from fedjax_face.runs.evaluator import Outcome, on_one_device
 from fedjax_face.runs.evaluators import evaluator_of
 from fedjax_face.runs.experiment import Experiment
@@ -305,5 +313,7 @@ def recorded(workdir: str | os.PathLike) -> dict[str, Any]:
   """
   path = pathlib.Path(workdir) / "config.json"
   if not path.exists():
-    raise FileNotFoundError(f"{path}: no run is kept there")
+    raise FileNotFoundError(f"{path}: no run is kept there" if not checkpoint.exist(
+        path.parent / "checkpoints") else f"{path} is gone: put it back, or start the run again, "
+        "which writes it")
   return read_json(path, "method", "data", "rounds")

@@ -46,8 +46,10 @@ def key(workdir: pathlib.Path, must_exist: bool = False) -> bytes:
   except ValueError:
     found = b""
   if len(found) != _KEY_BYTES:
+    other = ("choose another workdir" if must_exist else
+             "delete it and go on with a new key and another digest")
     raise ValueError(f"{path} is damaged: expected {2 * _KEY_BYTES} hexadecimal digits; put it "
-                     "back, or delete it and go on with a new key and another digest")
+                     f"back, or {other}")
   return found
 
 

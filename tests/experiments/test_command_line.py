@@ -1,7 +1,9 @@
 """What the command line does to a config: numbers, unsetting a number, one-line mistakes."""
 
 import importlib
+import io
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -132,3 +134,36 @@ def test_a_budget_limit_is_a_finite_number(limit):
   with pytest.raises(ValueError, match="--privacy_budget_limit.*expected a finite number"):
     values(["train", "--privacy_budget=b.json", f"--privacy_budget_limit={limit}"])
     command_line.privacy_budget(values)
+
+
+class Refusing(io.StringIO):
+  """An output that takes nothing."""
+
+  def __init__(self, error):
+    super().__init__()
+    self.error = error
+
+  def write(self, text):
+    raise self.error
+
+
+@pytest.mark.parametrize("stream, status, said", [
+    (None, 0, ""), (Refusing(BrokenPipeError(32, "Broken pipe")), 0, ""),
+    (Refusing(OSError(28, "No space left on device")), 2,
+     "error: standard output: No space left on device\n")])
+def test_a_program_does_its_work_where_nobody_takes_what_it_prints(
+    monkeypatch, capsys, stream, status, said):
+  done = []
+  monkeypatch.setattr(sys, "stdout", stream)
+  found = command_line.one_line_errors(
+      lambda: (print("first"), print("second"), done.append(True)), lambda: False)
+  assert (found, done, capsys.readouterr().err) == (status, [True], said)
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_only_a_program_that_goes_on_says_so_when_it_is_interrupted(capsys, continues):
+  def interrupted():
+    raise KeyboardInterrupt
+  assert command_line.one_line_errors(interrupted, lambda: False, continues) == 130
+  said = capsys.readouterr().err
+  assert said.startswith("interrupted") and ("the same command goes on" in said) == continues

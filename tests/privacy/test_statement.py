@@ -153,7 +153,8 @@ def test_the_first_paragraph_says_which_data_when_by_what_and_how_good():
 @pytest.mark.parametrize("status, words", [
     ("unfinished", "**This run has not finished.** What follows is the most that it can have "
      "released since this was written: 1,008 rounds."),
-    ("stopped", "**This run stopped before its end.** What follows is what it released until")])
+    ("stopped", "**This run stopped before its end.** What follows is what it released until "
+     "then: 1,008 rounds.")])
 def test_a_run_without_an_end_says_so_first(status, words):
   said = statement.privacy_json(book(), delta=1e-5, population={"person": 7000}, sampling="-",
                                 noise_keys="operating_system",

@@ -223,6 +223,22 @@ def test_a_killed_run_counts_what_it_may_have_released_since(killed, gone):
   assert ff.load(killed, given=BACKBONE).counted == 4
 
 
+def test_what_is_gone_or_of_another_run_is_named_with_the_way_out(killed):
+  path, inputs = killed / "config.json", killed / "inputs.json"
+  text = path.read_text()
+  path.write_text(text.replace('"seed": 0', '"seed": 1'))
+  assert path.read_text() != text
+  with pytest.raises(ValueError, match="config.json is not that of its checkpoints: put it back"):
+    ff.load(killed, given=BACKBONE)
+  path.unlink()
+  with pytest.raises(FileNotFoundError, match="is gone: put it back, or start the run again"):
+    ff.load(killed, given=BACKBONE)
+  path.write_text(text)
+  inputs.unlink()
+  with pytest.raises(FileNotFoundError, match="inputs.json is gone.*put it back"):
+    ff.load(killed, given=BACKBONE)
+
+
 def test_what_only_the_statement_says_is_taken_where_it_counts_enough(killed):
   (killed / "inputs.json").rename(killed / "aside")
   run = ff.load

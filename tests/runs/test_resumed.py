@@ -118,6 +118,13 @@ def test_a_finished_run_without_its_checkpoints_is_not_run_again(tmp_path):
       run(given, tmp_path)
 
 
+def test_where_no_run_can_begin_again_no_message_offers_it(tmp_path):
+  run(options(**SECRET), tmp_path)
+  lose(tmp_path, "removed")
+  with pytest.raises(ValueError, match="put them back, or choose another workdir$"):
+    run(options(**SECRET), tmp_path)
+
+
 def test_a_run_that_died_before_it_began_simply_begins(tmp_path, monkeypatch):
   for owner, name, before in ((checkpoint, "save", True), (resumed, "roots", False)):
     folder = tmp_path / name
@@ -223,6 +230,28 @@ def test_a_finished_run_says_what_its_checkpoint_holds_whatever_is_in_its_files(
   assert capsys.readouterr().err.count("written anew from its last checkpoint") == 3
 
 
+def test_a_finished_run_whose_config_is_gone_has_it_again_from_the_call(tmp_path, capsys):
+  first = run(options(**SECRET), tmp_path)
+  path = tmp_path / "config.json"
+  text = path.read_text()
+  path.unlink()
+  assert json.dumps(run(options(**SECRET), tmp_path)) == json.dumps(first)
+  assert path.read_text() == text
+  assert "config.json is missing: written anew" in capsys.readouterr().err
+  path.write_text("")
+  with pytest.raises(ValueError, match="not a readable JSON file.*put it back, or remove it"):
+    run(options(**SECRET), tmp_path)
+
+
+def test_a_finished_checkpoint_under_another_name_is_named_with_its_own(tmp_path):
+  run(options(**SECRET), tmp_path)
+  place = tmp_path / "checkpoints" / "00000010"
+  place.rename(place.with_name("00000050"))
+  with pytest.raises(ValueError, match="00000050: it is of round 10; give it that name back"):
+    run(options(**SECRET), tmp_path)
+  assert derived.newest(tmp_path) is None
+
+
 def test_an_edited_record_in_a_checkpoint_is_made_anew_from_its_ledger(tmp_path):
   _, first = run(options(**SECRET), tmp_path)
   place = tmp_path / "checkpoints" / "00000010" / derived.DERIVED
@@ -293,7 +322,8 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_what_it_has_released(
     assert [int(row["round"]) for row in csv.DictReader(file)][-1] == done < 10
   assert said["run"]["status"] == "interrupted"
   assert [entry["times"] for entry in said["ledger"]["entries"]] == [done]
-  assert "stopped before its end" in (folder / "PRIVACY.md").read_text()
+  assert (f"stopped before its end.** What follows is what it released until then: {done} rounds."
+          in (folder / "PRIVACY.md").read_text())
   run(options(), folder)
   assert outcome_of(folder)[:5] == outcome_of(whole)[:5]
 
@@ -363,6 +393,23 @@ def test_a_checkpoint_that_comes_sooner_does_not_shrink_the_statement(tmp_path, 
   assert said["run"]["counted"] == 10
 
 
+def test_without_the_mark_of_what_ran_all_rounds_to_the_next_checkpoint_count(
+    tmp_path, monkeypatch):
+  killed(tmp_path, monkeypatch)
+  before = json.loads((tmp_path / "privacy.json").read_text())["run"]["counted"]
+  (tmp_path / "resolved.json").write_text("")
+  with pytest.raises(ValueError, match="resolved.json is not.*put it back, or remove it"):
+    run(options(**SECRET), tmp_path)
+  (tmp_path / "resolved.json").unlink()
+  with monkeypatch.context() as patch:
+    signalled_at(patch, 6)
+    with pytest.raises(KeyboardInterrupt):
+      run(options(**SECRET), tmp_path)
+  said = json.loads((tmp_path / "privacy.json").read_text())
+  assert said["run"]["counted"] == before
+  assert [entry["times"] for entry in said["ledger"]["entries"]] == [before]
+
+
 def test_what_a_resumed_run_must_say_is_kept_before_it_goes_on(tmp_path, monkeypatch):
   killed(tmp_path, monkeypatch)
   here = machine.of
@@ -402,6 +449,9 @@ def test_other_images_are_refused_as_soon_as_a_run_has_begun(tmp_path, monkeypat
 
 def test_without_its_key_no_data_are_taken_for_those_of_the_run(tmp_path, monkeypatch):
   killed(tmp_path, monkeypatch)
+  (tmp_path / "training_set.key").write_text("")
+  with pytest.raises(ValueError, match="training_set.key is damaged.*or choose another workdir"):
+    run(options(**SECRET), tmp_path)
   (tmp_path / "training_set.key").unlink()
   with pytest.raises(ValueError, match="training_set.key is gone"):
     run(options(**SECRET), tmp_path)
