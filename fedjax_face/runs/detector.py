@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ import numpy as np
 from fedjax_face import method as methods
 from fedjax_face import options
 from fedjax_face.data.regions.sources import RegionSet
-from fedjax_face.runs import checkpoint, inputs, stage
+from fedjax_face.runs import checkpoint, disk, inputs, stage
 from fedjax_face.runs.asked import Asked
 from fedjax_face.runs.face_tasks import Detector, detector_of, mean_landmarks
 from fedjax_face.runs.mesh import clients_mesh
@@ -74,7 +75,9 @@ def _kept_landmarks(asked: Asked, frame: str, workdir: pathlib.Path,
     return None
   found = mean_landmarks(read, frame)
   with contextlib.suppress(OSError):  # a folder that cannot be written still detects
-    np.save(kept, found)
+    packed = io.BytesIO()
+    np.save(packed, found)
+    disk.write(kept, packed.getvalue())
   return found
 
 
