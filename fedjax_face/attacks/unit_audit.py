@@ -166,8 +166,8 @@ def _reach(steps: Descent, clip: GradientClip, clip_norm: float, like: Any, expe
   pushing = np.full((ROWS, 1, 1, 1), PUSH, np.uint8)
   alone = Cohort(np.arange(ROWS, dtype=np.int32)[None, None], np.zeros((1, 1, ROWS), np.int32),
                  np.ones((1, 1, ROWS), bool), np.zeros(1, np.int32), np.zeros(1, np.int32))
-  new, _ = steps.step(state, Data(jnp.asarray(pushing)), alone, quiet,
-                      StepKeys(jax.random.key(0), jax.random.key(0)))
+  new, _ = jax.jit(steps.step)(state, Data(jnp.asarray(pushing)), alone, quiet,
+                               StepKeys(jax.random.key(0), jax.random.key(0)))
   moved = jax.tree.map(jnp.subtract, new.params, state.params)
   norm = float(optax.tree.norm(moved))
   return norm, optax.tree.scale(1 / norm, moved)

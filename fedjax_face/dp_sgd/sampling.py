@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import dp_accounting
@@ -74,10 +74,10 @@ def poisson_sampling(unit: np.ndarray, identity: np.ndarray, name: str, *, expec
     sampled = coins.sample(draws, round_number, units.identity)
     sampled = sampled[draws.first(units.identity[sampled], capacity, "finds room", round_number)]
     examples, mask = np.zeros((capacity, rows), np.int32), np.zeros((capacity, rows), bool)
-    for place, number in enumerate(sampled):
-      own = units.examples(number)
-      chosen = own[draws.order(parts[own], "order", round_number)[:rows]]
-      examples[place, :len(chosen)], mask[place, :len(chosen)] = chosen, True
+    own = [units.examples(number) for number in sampled]
+    place, row, rank = _in_order(own, parts, draws, round_number)
+    kept = rank < rows
+    examples[place[kept], rank[kept]], mask[place[kept], rank[kept]] = row[kept], True
     return _seen(np.repeat(examples, views, axis=1), np.repeat(mask, views, axis=1), parts, views,
                  devices, draws, round_number)
 
@@ -96,6 +96,17 @@ def poisson_sampling(unit: np.ndarray, identity: np.ndarray, name: str, *, expec
       f"each of {population} {name}s independently with probability {chance:.6g} a step "
       f"(Poisson; {origin}), at most {capacity}, of which a random subset otherwise",
       _number_is_public(name, probability is None, capacity <= population))
+
+
+def _in_order(own: Sequence[np.ndarray], parts: np.ndarray, draws: Draws, round_number: int
+              ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Of every row of the sampled units: (place of its unit, row, rank in its unit's own order)."""
+  counts = np.array([len(rows) for rows in own], np.int64)
+  place = np.repeat(np.arange(len(own)), counts)
+  row = np.concatenate([*own, np.zeros(0, np.int64)]).astype(np.int64)
+  order = np.lexsort((parts[row], draws.bits(parts[row], "order", round_number), place))
+  rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+  return place, row[order], rank
 
 
 def _seen(examples: np.ndarray, mask: np.ndarray, parts: np.ndarray, views: int, devices: int,
