@@ -196,7 +196,7 @@ def privacy_utility(
     _epsilon_ticks(axes, finite, infinity)
   else:
     _epsilon_ticks(axes, finite, None)
-  axes.legend(loc="best")
+  fig.legend(loc="outside lower center", ncols=3, fontsize=9)
   return fig
 
 
