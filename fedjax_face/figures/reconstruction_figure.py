@@ -43,7 +43,7 @@ def reconstructions(originals: np.ndarray, rebuilt: Mapping[float, np.ndarray], 
     columns.append((f"{name}\nSSIM {likeness:.2f}", rebuilt[epsilon]))
   wide = max(len(columns) * (width * scale + 0.06), 4.2)
   title = wrapped(f"What the server can rebuild: {mechanism}, cut after {cut}, "
-                  f"$\\delta$ = {delta:g}", wide, _POINTS)
+                  f"δ\u00a0=\u00a0{delta:g}", wide, _POINTS)
   lines = 1 + title.count("\n")
   fig = new_figure(wide, len(originals) * (height * scale + 0.06) + 0.48 + _LINE * lines,
                    w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
