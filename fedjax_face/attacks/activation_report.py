@@ -57,10 +57,15 @@ def report(asked: Mapping[str, Any], played: Mapping[str, Sequence[Played]], wor
         delta=delta), workdir / f"reconstructions_{cut}.png")
   return Attacked(record, title, _COLUMNS, [
       (cut, "none" if math.isinf(s.epsilon) else f"{s.epsilon:g}",
-       *(f"{v:.3f}" for v in (s.accuracy.value, s.accuracy_noised.value, s.ceiling, s.ssim.value,
+       *(_cell(v) for v in (s.accuracy.value, s.accuracy_noised.value, s.ceiling, s.ssim.value,
                               s.recognised.value, s.distinguished.value, s.bound,
                               s.members.value)))
       for cut, rows in settings.items() for s in rows])
+
+
+def _cell(value: float) -> str:
+  """A number of the table; without noise there is no release to tell pictures apart by."""
+  return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _setting(played: Played) -> Setting:

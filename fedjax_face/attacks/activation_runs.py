@@ -88,7 +88,7 @@ class Suite(NamedTuple):
       played.setdefault(cut, []).append(Played(
           epsilon, read_json(folder / "summary.json")["metrics"], self._attacked(made, folder)))
     title = (f"{sources.train.name}: {sources.train.num_persons} people, {len(sources.train)} "
-             f"pictures; mode {_mode(first)}, replace-one")
+             f"pictures, each sent once; device part frozen, replace-one")
     return report({"attack": "activations", **self._asdict(), "config": first.record}, played,
                   workdir, delta=first.privacy.delta, title=title,
                   people_in_grid=self.people_in_grid)

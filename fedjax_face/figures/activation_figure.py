@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedjax_face.evaluation.confidence import Estimate
-from fedjax_face.figures.style import INK, MUTED, PALETTE, new_figure, style
+from fedjax_face.figures.style import INK, MUTED, PALETTE, new_figure, style, wrapped
 
 
 class Setting(NamedTuple):
@@ -92,7 +91,7 @@ def utility_and_attacks(cuts: Mapping[str, Sequence[Setting]], *, delta: float,
   rows[1][0].set_ylabel("success of the attacks")
   for row in rows:
     row[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9)
-  fig.suptitle(textwrap.fill(title, int(11 * width)), x=0.01, ha="left", fontsize=11)
+  fig.suptitle(wrapped(title, width, 11), x=0.01, ha="left", fontsize=11)
   return fig
 
 

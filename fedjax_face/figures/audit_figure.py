@@ -47,7 +47,7 @@ def claimed_and_measured(
     axes.plot([claim.claimed] * 2, [row - 0.3, row + 0.3], color=INK, lw=2.4,
               label="claimed: at most" if row == 0 else None)
     axes.plot(claim.measured, row, ">", color=colour, ms=9, ls="none")
-  for colour, words in ((RIGHT, "claim holds"), (WRONG, "claim violated")):
+  for colour, words in ((RIGHT, "within the claim"), (WRONG, "beyond the claim")):
     axes.plot([], [], ">", color=colour, ms=9, ls="none",
               label=f"measured: at least, {words} ({confidence:.0%} confidence)")
   axes.set_yticks(range(len(claims)), [claim.name for claim in claims])

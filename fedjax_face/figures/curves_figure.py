@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedjax_face.figures.style import PALETTE, new_figure, style
+from fedjax_face.figures.words import in_words
 
 _STYLES = ("-", "--", ":", "-.")
 
@@ -62,16 +63,16 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
   fig = new_figure(3.4 * columns + 1.0, 2.7 * -(-len(metrics) // columns) + 0.9)
   panels = fig.subplots(-(-len(metrics) // columns), columns, squeeze=False).reshape(-1)
   for axes, metric in zip(panels, metrics, strict=False):
-    axes.set_title(metric.replace("_", " "))
+    axes.set_title(in_words(metric))
     for number, (name, own) in enumerate(found.items()):
       look = {"color": PALETTE[number % len(PALETTE)], "lw": 1.5,
               "ls": _STYLES[number // len(PALETTE) % len(_STYLES)]}
       one = own[metric]
       if len(one.rounds) == 1:
-        axes.axhline(one.mean[0], label=name, **look)
+        axes.axhline(one.mean[0], label=in_words(name), **look)
       elif len(one.rounds):
         share = one.rounds / one.rounds[-1]
-        axes.plot(share, one.mean, label=name, **look)
+        axes.plot(share, one.mean, label=in_words(name), **look)
         axes.fill_between(share, one.low, one.high, color=look["color"], alpha=0.12, lw=0)
     axes.set_xlabel("share of training")
   for axes in panels[len(metrics):]:

@@ -26,6 +26,7 @@ from fedjax_face.figures.style import (
   style,
 )
 from fedjax_face.figures.training_figure import read_metrics, training_curves
+from fedjax_face.figures.words import in_words
 
 __all__ = [
   "Curve",
@@ -91,7 +92,7 @@ def roc(
     if curve.low is not None and curve.high is not None:
       axes.fill_between(curve.far[shown], curve.low[shown], curve.high[shown],
                         color=look["color"], alpha=0.18, lw=0)
-    axes.plot(curve.far[shown], curve.tar[shown], label=name, **look)
+    axes.plot(curve.far[shown], curve.tar[shown], label=in_words(name), **look)
   if reliable_far is not None and reliable_far > smallest_far:
     axes.axvspan(smallest_far, reliable_far, color=GRID, alpha=0.6, lw=0, zorder=0)
     axes.text(smallest_far, 1.02, "shaded: fewer than 10 false accepts", color=MUTED, fontsize=8,
@@ -130,7 +131,7 @@ def det(
                    for bound in (curve.high, curve.low))
       axes.fill_between(probit(far[shown]), probit(low), probit(high), color=look["color"],
                         alpha=0.18, lw=0)
-    axes.plot(probit(far[shown]), probit(1 - tar[shown]), label=name, **look)
+    axes.plot(probit(far[shown]), probit(1 - tar[shown]), label=in_words(name), **look)
   chance = np.geomspace(smallest_far, 0.999, 200)
   axes.plot(probit(chance), probit(1 - chance), color=MUTED, lw=1, ls=":", label="chance")
   for axis, least in ((axes.xaxis, smallest_far), (axes.yaxis, max(lowest, 1e-4))):
@@ -187,7 +188,7 @@ def privacy_utility(
     )
   axes.set(
     xscale="log",
-    ylabel=metric,
+    ylabel=in_words(metric),
     xlabel=f"$\\epsilon$ at $\\delta$ = {delta:g}, unit: {unit}, {adjacency}",
   )
   if any(math.isinf(e) for f in frontiers.values() for e in f.epsilon):
@@ -195,7 +196,7 @@ def privacy_utility(
     _epsilon_ticks(axes, finite, infinity)
   else:
     _epsilon_ticks(axes, finite, None)
-  axes.legend(loc="best")
+  fig.legend(loc="outside lower center", ncols=3, fontsize=9)
   return fig
 
 

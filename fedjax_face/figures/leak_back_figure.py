@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedjax_face.figures.style import INK, MARKERS, MUTED, PALETTE, new_figure, style
+from fedjax_face.figures.style import INK, MARKERS, MUTED, PALETTE, new_figure, style, wrapped
 
 # Between the markers of one lambda, on the logarithmic axis.
 BESIDE = 1.25
@@ -76,7 +76,7 @@ def recovered_templates(outcomes: Sequence[Outcome], *, title: str = "") -> Figu
   fig.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=len(legend),
              fontsize=8.5)
   if title:
-    fig.suptitle(title, fontsize=9, color=MUTED, x=0.01, ha="left")
+    fig.suptitle(wrapped(title, fig.get_figwidth(), 9), fontsize=9, color=MUTED, x=0.01, ha="left")
   return fig
 
 

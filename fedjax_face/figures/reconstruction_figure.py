@@ -9,9 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedjax_face.evaluation.image_quality import ssim
-from fedjax_face.figures.style import INK, MUTED, new_figure, style
+from fedjax_face.figures.style import INK, MUTED, new_figure, style, wrapped
 
 _SIDE = 1.05                                       # inches, of a picture's longer side
+_POINTS = 9.5                                      # of the title
+_LINE = 0.17                                       # inches, of the title
 
 
 @style()
@@ -39,8 +41,11 @@ def reconstructions(originals: np.ndarray, rebuilt: Mapping[float, np.ndarray], 
     name = "no noise" if math.isinf(epsilon) else f"$\\epsilon$ = {epsilon:g}"
     likeness = float(ssim(rebuilt[epsilon], originals).mean())
     columns.append((f"{name}\nSSIM {likeness:.2f}", rebuilt[epsilon]))
-  fig = new_figure(max(len(columns) * (width * scale + 0.06), 4.2),
-                   len(originals) * (height * scale + 0.06) + 0.65,
+  wide = max(len(columns) * (width * scale + 0.06), 4.2)
+  title = wrapped(f"What the server can rebuild: {mechanism}, cut after {cut}, "
+                  f"δ\u00a0=\u00a0{delta:g}", wide, _POINTS)
+  lines = 1 + title.count("\n")
+  fig = new_figure(wide, len(originals) * (height * scale + 0.06) + 0.48 + _LINE * lines,
                    w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
   grid = fig.subplots(len(originals), len(columns), squeeze=False)
   for axes, (name, pictures) in zip(grid.T, columns, strict=True):
@@ -48,8 +53,7 @@ def reconstructions(originals: np.ndarray, rebuilt: Mapping[float, np.ndarray], 
     for panel, picture in zip(axes, pictures, strict=True):
       panel.imshow(np.broadcast_to(picture, (height, width, 3)), interpolation="nearest")
       panel.set_axis_off()
-  fig.suptitle(f"What the server can rebuild: {mechanism}, cut after {cut}, $\\delta$ = {delta:g}",
-               fontsize=9.5, color=MUTED, x=0.01, ha="left")
+  fig.suptitle(title, fontsize=_POINTS, color=MUTED, x=0.01, ha="left")
   return fig
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedjax_face.figures.style import INK, MARKERS, MUTED, PALETTE, new_figure, style
+from fedjax_face.figures.words import in_words
 
 
 @style()
@@ -29,7 +30,7 @@ def overlap(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
       "all pairs of different silos", "nearest class of another silo"), strict=True):
     for number, (name, found) in enumerate(runs.items()):
       counts = np.asarray(found[key], float)
-      axes.stairs(counts / max(counts.sum(), 1), found["edges"], label=name, lw=1.6,
+      axes.stairs(counts / max(counts.sum(), 1), found["edges"], label=in_words(name), lw=1.6,
                   color=PALETTE[number % len(PALETTE)])
     shown = np.concatenate([np.asarray(found["edges"])[:-1][np.asarray(found[key]) > 0]
                             for found in runs.values()])
@@ -76,8 +77,8 @@ def gap(table: Mapping[str, Mapping[str, Any]], metrics: Sequence[str], low: str
                     elinewidth=1, capsize=2)
     axes.axvline(means[names.index(low)], color=MUTED, ls="--", lw=1)
     axes.axvline(means[names.index(high)], color=INK, lw=1)
-    axes.set(xlabel=metric.replace("_", " "))
-  panels[0].set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set(xlabel=in_words(metric))
+  panels[0].set_yticks(range(len(names)), [in_words(name) for name in names])
   panels[0].invert_yaxis()
   return fig
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,8 @@ REFERENCE_COLOURS = {"public start": INK, "start": INK, "raw pixels": PALETTE[4]
                      "untrained": PALETTE[3], "chance": MUTED}
 """Of what a model is compared with, the same in every figure."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+_LETTERS = 120  # in an inch, of a point each: what DejaVu Sans has, and some room
 
 _STYLE: dict[Any, Any] = {
   "font.family": "sans-serif",
@@ -66,6 +69,11 @@ def new_figure(width: float, height: float, **padding: Any) -> Figure:
   figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(**padding))
   FigureCanvasAgg(figure)
   return figure
+
+
+def wrapped(text: str, width: float, points: float) -> str:
+  """A title in lines that a figure of `width` inches has room for, at its size in points."""
+  return textwrap.fill(text, int(_LETTERS * width / points))
 
 
 def label_line_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:

@@ -20,6 +20,7 @@ from fedjax_face.figures.style import (
     new_figure,
     style,
 )
+from fedjax_face.figures.words import in_words
 
 _MOST_EVALUATED = 3
 _DECADES = 1.5  # of a positive loss that spans more, the axis is logarithmic
@@ -76,7 +77,7 @@ def training_curves(
   fig = new_figure(8.0, 0.5 + 2.3 * len(chosen))
   all_axes = fig.subplots(len(chosen), sharex=True, squeeze=False)[:, 0]
   for axes, (title, names) in zip(all_axes, chosen.items(), strict=True):
-    axes.set_title(title)
+    axes.set_title(title if panels else in_words(title))
     is_loss = panels is None and title == "Loss"
     beside = _chance_loss(columns) if is_loss else (levels or {}).get(names[0], {})
     _draw(axes, columns, names, beside, is_loss)
@@ -94,7 +95,7 @@ def _draw(axes: Axes, columns: Columns, names: Sequence[str], levels: Mapping[st
     if len(rounds):
       axes.plot(rounds, values, color=colour, marker="o" if len(rounds) < 30 else None, ms=3.5,
                 clip_on=False, zorder=3)
-      name = f"trained {values[-1]:.3g}" if levels and not is_loss else name
+      name = f"trained {values[-1]:.3g}" if levels and not is_loss else in_words(name)
       ends.append((rounds[-1], values[-1], name, colour))
   drawn = np.concatenate([columns[name][np.isfinite(columns[name])] for name in names])
   shown = _loss_axis(axes, drawn, levels) if is_loss else levels
@@ -137,7 +138,7 @@ def _chance_loss(columns: Columns) -> dict[str, float]:
   """The loss of an answer that takes all classes for equally likely, where it was measured."""
   measured = columns.get("chance_loss", np.empty(0))
   measured = measured[np.isfinite(measured)]
-  return {"ln(classes): chance without a margin": float(measured.mean())} if len(measured) else {}
+  return {"chance (no margin)": float(measured.mean())} if len(measured) else {}
 
 
 def _default_panels(columns: Columns, evaluation: Sequence[str]) -> dict[str, list[str]]:

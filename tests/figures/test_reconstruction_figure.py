@@ -47,3 +47,11 @@ def test_colour_pictures_are_drawn_as_they_are():
 def test_other_arrays_are_refused(rebuilt, message):
   with pytest.raises(ValueError, match=message):
     reconstructions(pictures(0), rebuilt, **WORDS)
+
+
+def test_the_title_fits_where_there_are_few_columns():
+  fig = reconstructions(pictures(0), {8.0: pictures(1)}, **WORDS | {
+      "mechanism": "decoder with noise", "cut": "bottleneck"})
+  fig.canvas.draw()
+  title = fig._suptitle.get_window_extent()
+  assert title.x1 < fig.bbox.x1 and title.y1 < fig.bbox.y1

@@ -14,7 +14,7 @@ def test_overlap_draws_shares_of_every_run():
   pairs, nearest = ([patch.get_data().values for patch in axes.patches] for axes in fig.axes)
   np.testing.assert_allclose(pairs, [[0.25, 0.75], [0.5, 0.5]])
   np.testing.assert_allclose(nearest, [[0, 1], [1, 0]])
-  assert [text.get_text() for text in fig.legends[0].get_texts()] == ["fedpe", "fedgc"]
+  assert [text.get_text() for text in fig.legends[0].get_texts()] == ["FedPE", "FedGC"]
 
 
 def test_overlap_of_nothing_is_refused():
@@ -32,7 +32,7 @@ def test_gap_has_a_row_for_each_setting_and_lines_at_both_ends():
                          "centralized")
   axes = fig.axes[0]
   assert [label.get_text() for label in axes.get_yticklabels()] == [
-      "fedpe", "gc 1", "gc 10", "centralized"]
+      "FedPE", "gc 1", "gc 10", "centralized"]
   assert {line.get_xdata()[0] for line in axes.lines
           if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2} >= {0.3, 0.6}
 

@@ -27,7 +27,7 @@ def test_from_a_file_with_round_0(tmp_path):
   path = tmp_path / "metrics.csv"
   path.write_text("round,recall@far=0.01,loss,epsilon\n0,0.1,,\n1,,2.0,0.5\n2,0.2,1.5,0.7\n")
   fig = training_curves(path)
-  assert titles(fig) == ["Loss", "recall@far=0.01", "Epsilon"]
+  assert titles(fig) == ["Loss", "recall at FAR 0.01", "Epsilon"]
   loss, evaluation, _ = (axes.lines[0] for axes in fig.axes)
   np.testing.assert_array_equal(loss.get_xydata(), [[1, 2.0], [2, 1.5]])
   np.testing.assert_array_equal(evaluation.get_xydata(), [[0, 0.1], [2, 0.2]])
@@ -35,7 +35,7 @@ def test_from_a_file_with_round_0(tmp_path):
 
 def test_the_headline_has_a_panel_each_and_without_one_the_first_few():
   columns = course([NAN, 1.0], **{f"a@{i}": [0.1, 0.2] for i in range(5)}, pose_mse=[0.3, 0.2])
-  assert titles(training_curves(columns, evaluation=("pose_mse", "absent"))) == ["Loss", "pose_mse"]
+  assert titles(training_curves(columns, evaluation=("pose_mse", "absent"))) == ["Loss", "pose MSE"]
   assert titles(training_curves(columns)) == ["Loss", "a@0", "a@1", "a@2"]
 
 
@@ -68,10 +68,10 @@ def test_the_axis_of_the_loss_shows_its_course():
 
 def test_chance_is_a_line_of_the_loss_where_it_does_not_flatten_it():
   near = training_curves(course([2.3, 2.2, 2.0], chance_loss=[NAN, 2.25, 2.35])).axes[0]
-  assert "ln(classes): chance without a margin 2.3" in texts(near) and len(near.lines) == 2
+  assert "chance (no margin) 2.3" in texts(near) and len(near.lines) == 2
   far = training_curves(course([0.3, 0.2, 0.1], chance_loss=[5.0] * 3)).axes[0]
   assert len(far.lines) == 1 and far.get_ylim()[1] < 0.4
-  assert far.get_title(loc="right") == "ln(classes): chance without a margin 5 (above)"
+  assert far.get_title(loc="right") == "chance (no margin) 5 (above)"
 
 
 def test_no_panel_for_an_infinite_epsilon():
