@@ -58,6 +58,7 @@ DIRECTIONS = ("random", "one_layer", "all_layers")
 PLACES = ("first", "middle", "last")
 
 Direction = dict[str, np.ndarray]
+CohortOf = Callable[[Draws, int], Cohort]
 
 
 class Audit(NamedTuple):
@@ -207,25 +208,31 @@ def draw(who: Participation, start: int, rounds: int, trials: int, seed: int) ->
   """The cohorts of rounds `start`, `start` + 1, ... of each trial: leaves [trials, rounds, ...].
 
   Populations that differ in the canary get the same cohorts from the same seed, but for the canary.
+  They are kept for the next game with the same `who`.
   """
-  drawn = cohorts.stack([cohort for trial in range(trials)
-                         for cohort in _cohorts(who, (seed, trial), start, rounds)])
+  return _drawn(who.cohort, start, rounds, trials, seed)
+
+
+@functools.lru_cache(maxsize=4)  # two populations, two streams
+def _drawn(cohort: CohortOf, start: int, rounds: int, trials: int, seed: int) -> Cohort:
+  drawn = cohorts.stack([one for trial in range(trials)
+                         for one in _cohorts(cohort, (seed, trial), start, rounds)])
   return jax.tree.map(lambda leaf: leaf.reshape(trials, rounds, *leaf.shape[1:]), drawn)
 
 
 def first_turn(who: Participation, user: int, seed: int) -> int:
   """The first round, modulo `rounds_per_event`, in which the user, a row, can take part."""
   for r in itertools.count():
-    [cohort] = _cohorts(who, (seed,), r, 1)
+    [cohort] = _cohorts(who.cohort, (seed,), r, 1)
     if (cohort.mask & (cohort.examples == user)).any():
       return r % who.rounds_per_event
   raise AssertionError
 
 
-def _cohorts(who: Participation, seed: Sequence[int], start: int, rounds: int) -> list[Cohort]:
+def _cohorts(cohort: CohortOf, seed: Sequence[int], start: int, rounds: int) -> list[Cohort]:
   """Cohorts of consecutive rounds; the only place where the audit draws who takes part."""
   draws = Draws.of(seed)
-  return [who.cohort(draws, start + r) for r in range(rounds)]
+  return [cohort(draws, start + r) for r in range(rounds)]
 
 
 def clean_sums(drawn: Cohort, dataset: FaceDataset) -> np.ndarray:

@@ -8,6 +8,7 @@ which steps the unit took part. Sampling, clipping, noise and the division are t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_face.attacks.audit import PUSH, STRENGTH, Audit, Direction, canary_row, judged
+from fedjax_face.attacks.audit import (
+    PUSH,
+    STRENGTH,
+    Audit,
+    CohortOf,
+    Direction,
+    canary_row,
+    judged,
+)
 from fedjax_face.attacks.audit import direction as unit_direction
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.dp_sgd.sampling import UnitSampling
@@ -57,16 +66,24 @@ def in_groups(clip: GradientClip, towards: Direction) -> Any:
 
 
 def draw(sampling: UnitSampling, steps: int, trials: int, seed: int) -> Cohort:
-  """Samples of `steps` steps for each trial: leaves [trials, steps, ...]."""
+  """Samples of `steps` steps for each trial: leaves [trials, steps, ...].
+
+  They are kept for the next game with the same `sampling`.
+  """
+  return _drawn(sampling.cohort, steps, trials, seed)
+
+
+@functools.lru_cache(maxsize=4)
+def _drawn(cohort: CohortOf, steps: int, trials: int, seed: int) -> Cohort:
   drawn = jax.tree.map(lambda *leaves: np.stack(leaves), *(
-      cohort for trial in range(trials) for cohort in _samples(sampling, (seed, trial), steps)))
+      one for trial in range(trials) for one in _samples(cohort, (seed, trial), steps)))
   return jax.tree.map(lambda leaf: leaf.reshape(trials, steps, *leaf.shape[1:]), drawn)
 
 
-def _samples(sampling: UnitSampling, seed: Sequence[int], steps: int) -> list[Cohort]:
+def _samples(cohort: CohortOf, seed: Sequence[int], steps: int) -> list[Cohort]:
   """The only place where this audit draws who takes part."""
   draws = Draws.of(seed)
-  return [sampling.cohort(draws, step) for step in range(steps)]
+  return [cohort(draws, step) for step in range(steps)]
 
 
 def _hparams(clip_norm: float, noise_multiplier: float) -> HParams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from fedjax_face.attacks.unit_audit import ADJACENCY
 from fedjax_face.dp_sgd.sampling import UnitSampling, poisson_sampling
 from fedjax_face.draws import identity_of
 from fedjax_face.losses.multi_task import TASKS
-from fedjax_face.privacy import calibration
+from fedjax_face.privacy import accounting, calibration
 from fedjax_face.privacy import noise as mechanisms
 
 
@@ -31,11 +32,15 @@ class UnitGame:
     self._form = options.record(gradient).arguments.get("form", "scanned")
     self._name, self._unit = options.call(gradient)["name"], options.made(units).name
     self._terms = terms
+    self._sampled = functools.cache(self._sampling_of)
 
   def _sampling(self, unit: np.ndarray, rate: float, capacity: int) -> UnitSampling:
     """Poisson samples of the units with a rate that does not follow from their number."""
+    return self._sampled(tuple(unit.tolist()), rate, capacity)
+
+  def _sampling_of(self, unit: tuple[int, ...], rate: float, capacity: int) -> UnitSampling:
     return poisson_sampling(
-        unit, identity_of(unit), self._unit, expected=round(rate * self.units),
+        np.array(unit), identity_of(unit), self._unit, expected=round(rate * self.units),
         capacity=capacity, rows=unit_audit.ROWS, views=1, devices=1, probability=rate)
 
   def _event(self, noise: float, rate: float, capacity: int) -> dp_accounting.DpEvent:
@@ -49,10 +54,11 @@ class UnitGame:
 
   def play(self, noise: float) -> list[Played]:
     """The real steps, and two broken ones where nothing else hides them."""
-    unit = self._unit
+    unit, real = self._unit, self._one(noise, 1.0, "first")
+    fourth = accounting.epsilon(self._event(noise, 0.25, self.units), self._terms.delta, ADJACENCY)
     return [
         Played(f"intact, every {unit} in every step; the first {unit} removed", False,
-               self.units, self._one(noise, 1.0, "first")),
+               self.units, real),
         Played(f"intact, every {unit} in every step; the last {unit} removed, all layers",
                False, self.units, self._one(noise, 1.0, "last", towards="all_layers")),
         Played(f"intact, every second {unit} in a step; the first {unit} removed", False,
@@ -62,13 +68,13 @@ class UnitGame:
         Played("broken: half the noise", True, self.units,
                self._one(noise, 1.0, "first", less=0.5)),
         Played(f"broken: every {unit} in every step, every fourth claimed", True, self.units,
-               self._one(noise, 1.0, "first", claimed_rate=0.25)),
+               real._replace(claimed=fourth.best)),
     ]
 
   def _one(self, noise: float, rate: float, place: str, towards: str = "random", less: float = 1.0,
-           claimed_rate: float | None = None, capacity: int | None = None) -> Audit:
+           capacity: int | None = None) -> Audit:
     terms, room = self._terms, self.units if capacity is None else capacity
-    event = self._event(noise, rate if claimed_rate is None else claimed_rate, room)
+    event = self._event(noise, rate, room)
     return unit_audit.audit(
         lambda unit: self._sampling(unit, rate, room), self._clip, self._form,
         mechanisms.gaussian(), event, noise * less, units=self.units, rate=rate,

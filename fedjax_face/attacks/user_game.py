@@ -40,13 +40,25 @@ class UserGame(SumGame):
                        f"{self._groups} needs as many")
     self._per_round, self._per_client = (
         options.argument(clients, name) for name in ("per_round", "users_per_client"))
+    self._made: dict[Any, Participation] = {}
     # A population that takes part as a whole, a group a round.
     self.everyone = self._per_round * self._per_client * self._groups
     super().__init__(aggregate, self._participation(self.everyone), self.everyone, name, terms)
 
   def _participation(self, users: int, dataset: FaceDataset | None = None,
                      groups: int | None = None, clients: int | None = None) -> Participation:
-    """The sampling of `users` users of one image each; one local step holds them all."""
+    """The sampling of `users` users of one image each; one local step holds them all.
+
+    The same one for the same populations, so that games share what they draw.
+    """
+    known = None if dataset is None else (dataset.images.tobytes(), dataset.person.tobytes())
+    key = users, known, groups, clients
+    if key not in self._made:
+      self._made[key] = self._bound(users, dataset, groups, clients)
+    return self._made[key]
+
+  def _bound(self, users: int, dataset: FaceDataset | None, groups: int | None,
+             clients: int | None) -> Participation:
     groups = self._groups if groups is None else groups
     per_client = most = self._per_client * self._groups // groups
     changed: dict[str, Any] = {"min_separation": groups} if self._cyclic else {}

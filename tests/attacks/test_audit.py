@@ -1,5 +1,7 @@
 """The audit passes the real mechanisms and catches each broken one."""
 
+import functools
+
 import dp_accounting
 import jax
 import jax.numpy as jnp
@@ -33,12 +35,20 @@ def gaussian(who):
       UpdateClip(who.users_per_client, who.adjacency), who.clients, noise.gaussian())
 
 
+@functools.cache
+def participating(options, roles, persons):
+  """The same one for the same population, so that games share what they draw."""
+  roles = np.frombuffer(roles, np.uint8)
+  return participation(dict(options), audit.population(roles, np.array(persons)))
+
+
 def play(sampling, make_aggregator=gaussian, hparams=HPARAMS, rounds=1, probability=0.5,
          claim_hparams=None, client_update=audit.canary_update, cohort=COHORT, event=None,
          trials=4000, head=audit.NO_HEAD, **chosen):
   options = cohort | {
       "sampling": sampling, "sampling_probability": probability if "poisson" in sampling else None}
-  make = lambda dataset: participation(options, dataset)
+  make = lambda dataset: participating(
+      tuple(options.items()), dataset.images[:, 0, 0, 0].tobytes(), tuple(dataset.person.tolist()))
   who = make(audit.population([audit.IDLE] * USERS))
   aggregator = make_aggregator(who)
   if event is None:

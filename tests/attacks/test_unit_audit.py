@@ -20,9 +20,15 @@ DELTA = 1e-2
 
 
 def sampling(unit, rate):
-  return poisson_sampling(unit, identity_of(unit), "image", expected=round(4 * rate),
-                              capacity=4, rows=unit_audit.ROWS, views=1, devices=1,
-                              probability=rate)
+  return sampling_of(tuple(unit.tolist()), rate)
+
+
+@functools.cache
+def sampling_of(unit, rate):
+  """The same one for the same units, so that games share what they draw."""
+  return poisson_sampling(
+      np.array(unit), identity_of(unit), "image", expected=round(4 * rate), capacity=4,
+      rows=unit_audit.ROWS, views=1, devices=1, probability=rate)
 
 
 def play(clip=CLIPS["joint"], form="vmapped", rate=1.0, steps=1, claimed=1.0, real=1.0,
