@@ -28,6 +28,11 @@ def idle(users: int) -> FaceDataset:
   return audit.population([audit.IDLE] * users)
 
 
+def contents(dataset: FaceDataset) -> tuple[bytes, bytes]:
+  """Equal for equal populations of canaries, which may then share a participation and its draws."""
+  return dataset.images.tobytes(), dataset.person.tobytes()
+
+
 class SumGame:
   """Canaries through an aggregate.
 

@@ -9,7 +9,7 @@ import dp_accounting
 from fedjax_face import options
 from fedjax_face.attacks.audit import Audit
 from fedjax_face.attacks.game import Played, Terms
-from fedjax_face.attacks.sum_game import SumGame, idle
+from fedjax_face.attacks.sum_game import SumGame, contents, idle
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.federated.clients import Work
 from fedjax_face.federated.participation import Participation
@@ -51,8 +51,7 @@ class UserGame(SumGame):
 
     The same one for the same populations, so that games share what they draw.
     """
-    known = None if dataset is None else (dataset.images.tobytes(), dataset.person.tobytes())
-    key = users, known, groups, clients
+    key = users, None if dataset is None else contents(dataset), groups, clients
     if key not in self._made:
       self._made[key] = self._bound(users, dataset, groups, clients)
     return self._made[key]
