@@ -129,14 +129,36 @@ def _bound(accountant: str, event: DpEvent, delta: float,
     with time_limit.limited(f"epsilon by {accountant.upper()}"):
       if accountant == "rdp":
         return epsilon_from_rdp(rdp_curve(event, adjacency), delta), None
-      merged = merge_gaussians(event)
-      interval = discretisation(merged)
-      if interval > WIDEST:
+      composed = composed_pld(event, adjacency)
+      if composed is None:
         return math.inf, "the privacy loss is too large for its grid"
-      composed = PldAccountant(adjacency, interval).compose(merged)
       return float(composed.get_epsilon(delta)), None
   except time_limit.TookTooLong:
     return math.inf, f"it took more than {time_limit.SECONDS:.0f} s"
+
+
+def composed_pld(event: DpEvent, adjacency: Adjacency) -> PldAccountant | None:
+  """The accountant after the event; None where the loss is too wide for its grid.
+
+  It is not to be composed further: the last few are kept, as a statement asks for the total, for
+  each channel and for the attacker's curve, and progress asks before.
+  """
+  merged = merge_gaussians(event)
+  interval = discretisation(merged)
+  if interval > WIDEST:
+    return None
+  try:
+    hash(merged)
+  except TypeError:  # a list of events
+    return _composed(merged, adjacency, interval)
+  return _kept(merged, adjacency, interval)
+
+
+def _composed(event: DpEvent, adjacency: Adjacency, interval: float) -> PldAccountant:
+  return PldAccountant(adjacency, interval).compose(event)
+
+
+_kept = functools.lru_cache(maxsize=4)(_composed)
 
 
 def unsupported(event: DpEvent, adjacency: Adjacency, accountant: str) -> str | None:

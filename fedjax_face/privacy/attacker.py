@@ -10,7 +10,6 @@ from dp_accounting.dp_event import DpEvent
 
 from fedjax_face.privacy import accounting, time_limit
 from fedjax_face.privacy.adjacency import Adjacency
-from fedjax_face.privacy.gaussian_events import merge_gaussians
 
 FALSE_POSITIVES = 0.01
 SOURCE = ("ranges of Ponomareva et al., \"How to DP-fy ML\", JAIR 77 (2023), section 5.2: epsilon "
@@ -86,9 +85,7 @@ def most_found(event: DpEvent, adjacency: Adjacency, epsilon: float, delta: floa
 
 def _deltas(event: DpEvent, adjacency: Adjacency, epsilons: np.ndarray) -> np.ndarray:
   """The delta of each epsilon, 1 where the loss is too wide for its grid."""
-  merged = merge_gaussians(event)
-  interval = accounting.discretisation(merged)
-  if interval > accounting.WIDEST:
+  composed = accounting.composed_pld(event, adjacency)
+  if composed is None:
     return np.ones_like(epsilons)
-  composed = accounting.PldAccountant(adjacency, interval).compose(merged)
   return np.asarray(composed._pld.get_delta_for_epsilon(epsilons))
