@@ -187,7 +187,10 @@ def test_an_unknown_key_is_refused_with_its_path_wherever_it_stands(unknown):
     ({"method": {"name": 3}}, "method=3: expected the name of a method"),
     ({"method": {"name": "nowhere_to_be_found:mine"}},
      "method=nowhere_to_be_found:mine: nowhere_to_be_found cannot be imported (No module named "
-     "'nowhere_to_be_found')"),
+     "'nowhere_to_be_found'); its folder must be in PYTHONPATH"),
+    ({"method": {"name": "zzz"}},
+     "method=zzz: no method has this name (one of your own is called module:name); there are "
+     "centralized, dp_fedemb, fedavg"),
     ({"privacy": {"delta": 0.1}}, "privacy.epsilon: budget needs it; expected a number above 0"),
     ({"round": 3}, "round: the config takes no round (did you mean rounds?); it takes method, "
                    "privacy, evaluation, rounds, seed"),

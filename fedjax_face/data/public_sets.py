@@ -34,7 +34,14 @@ def synthetic_faces(*, people: Count = 500, images_per_person: Count = 8, size: 
 @register.public_set
 def folder(path: str, *, size: Count = 112, grayscale: bool = False,
            min_images: Count = 1) -> PublicSet:
-  """A folder with a sub-folder for each person; see `sets.folder`."""
+  """A folder (or zip file) with a sub-folder for each person; see `sets.folder`.
+
+  Args:
+    path: of the folder or zip file.
+    size: pixels, height and width, to which images are scaled: that of the private set.
+    grayscale: one channel, else three: as the private set.
+    min_images: people with fewer are left out.
+  """
   require_named(path=path)
   return PublicSet({"name": "folder", "path": path, "size": size, "grayscale": grayscale,
                     "min_images": min_images})
@@ -43,7 +50,13 @@ def folder(path: str, *, size: Count = 112, grayscale: bool = False,
 @register.public_set
 def lfw(*, root: str | None = None, size: Count = 112, grayscale: bool = False,
         min_images: Count = 1) -> PublicSet:
-  """Labeled Faces in the Wild, all of it; see `sets.lfw`."""
+  """Labeled Faces in the Wild, all of it; see `sets.lfw`.
+
+  Args:
+    root: the folder; None: $FEDJAX_FACE_DATA/lfw.
+    size, grayscale: as of `folder`.
+    min_images: people with fewer are left out.
+  """
   require_named(root=root)
   return PublicSet({"name": "lfw", "root": root, "size": size, "grayscale": grayscale,
                     "min_images": min_images})

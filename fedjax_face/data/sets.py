@@ -147,7 +147,7 @@ def folder(path: str, *, size: Count = 112, evaluation: Fraction = 0.1, grayscal
 
   Args:
     path: of the folder.
-    size: pixels, height and width, to which images are cut and scaled.
+    size: pixels, height and width, to which images are scaled, whatever their aspect ratio.
     evaluation: probability with which a person evaluates instead of training.
     grayscale: one channel, else three.
     min_images: people with fewer are left out.

@@ -348,7 +348,7 @@ def check_public(public: FaceDataset, *private: FaceDataset) -> tuple[str, ...]:
   shape = list(private[0].images.shape[1:])
   if list(public.images.shape[1:]) != shape:
     raise ValueError(f"data.public images are {list(public.images.shape[1:])} but training images "
-                     f"are {shape}; expected one shape")
+                     f"are {shape}; expected one shape: say the same size and grayscale of both")
   unknown = [note for dataset in private for note in _checked_disjoint(public, dataset, "person")]
   return (f"{public.name}: {len(public)} images are taken as public; "
           "the privacy guarantee does not cover them", *unknown)

@@ -25,6 +25,7 @@ from fedjax_face.models.embedding import l2_normalise
 from fedjax_face.options import OptionError, Traced, above, at_least, register, within
 from fedjax_face.privacy import calibration, clustering, public_directions
 from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.claims import require_sensitivity
 from fedjax_face.privacy.clustering import ClusterMechanism
 from fedjax_face.privacy.ledger import events_used
 
@@ -136,6 +137,8 @@ def _bound(asked: _Asked, silos: SiloClasses, setting: Setting, own: HParams) ->
                      f"to {largest} (people of the largest silo)")
   _require_noise(asked, own)
   mechanism = _mechanism(asked, silos, setting, events_used(setting.rounds, every))
+  require_sensitivity(mechanism.event(1.0), mechanism.sensitivity,
+                      f"method.exchange.mechanism ({mechanism.words})")
   if asked.rows == "class_embeddings":
     mechanism = mechanism._replace(
         event=lambda noise_multiplier: dp_accounting.NonPrivateDpEvent(), adds_noise=False,

@@ -28,6 +28,7 @@ from fedjax_face.models.embedding import embedding_dim
 from fedjax_face.models.heads import Head
 from fedjax_face.options import OptionError
 from fedjax_face.privacy import accounting
+from fedjax_face.privacy.claims import require_true_claim
 from fedjax_face.privacy.ledger import Release, events_used, is_non_private
 from fedjax_face.privacy.statement import MOST_PEOPLE
 
@@ -130,11 +131,15 @@ def _bound(parts: _Parts, train: FaceDataset, setting: Setting, hparams: HParams
       hparams))
   with under("method.aggregate"):
     aggregator = parts.aggregate.bind(who, setting.rounds)
+  own = part_of(hparams, "aggregate")
+  require_true_claim(
+      lambda z: aggregator.event({**own, "noise_multiplier": z}), aggregator.sensitivity,
+      aggregator.largest_noise, aggregator.adds_noise, f"method.aggregate ({aggregator.words})")
   check_divides(who.slots, setting.mesh, setting.clients_per_chunk)
   beside = (*client_update.releases, *life.strategy.releases, *life.releases)
   hparams = with_values(hparams, life.strategy.hparams)
   hparams = with_values(hparams, {"aggregate": _noise(
-      aggregator, who, setting, part_of(hparams, "aggregate"), beside)})
+      aggregator, who, setting, own, beside)})
   return _algorithm(parts, who, model, client_update, life, aggregator, setting, hparams, beside)
 
 

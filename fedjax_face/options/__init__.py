@@ -71,11 +71,11 @@ from fedjax_face.options.factories import Factory, factory_of
 from fedjax_face.options.kinds import Kind, Registry, kind_of, register
 from fedjax_face.options.overrides import Overridden, override
 from fedjax_face.options.ranges import Range, Traced, above, at_least, within
-from fedjax_face.options.sections import arguments, build, by_hand, signature
+from fedjax_face.options.sections import arguments, build, by_hand, outline, signature
 from fedjax_face.options.traced import fill, hparams, still_open
 
 __all__ = [
     "Call", "Factory", "Kind", "OptionError", "Overridden", "Part", "Range", "Registry",
     "Traced", "above", "argument", "arguments", "at_least", "build", "by_hand", "call",
-    "describe", "factory_of", "fill", "hparams", "kind_of", "made", "override", "record",
+    "describe", "factory_of", "fill", "hparams", "kind_of", "made", "outline", "override", "record",
     "register", "replace", "said", "signature", "still_open", "within"]

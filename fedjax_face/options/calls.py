@@ -58,7 +58,7 @@ class Part:
       raise
 
   def __setattr__(self, name: str, value: Any) -> None:
-    raise AttributeError(f"{self!r} is frozen: options.replace makes another")
+    raise AttributeError(f"{self!r} is frozen: fedjax_face.replace(part, name=value) makes another")
 
   def __delattr__(self, name: str) -> None:
     raise AttributeError(f"{self!r} is frozen")
@@ -209,11 +209,13 @@ def call(value: Any) -> Any:
 
 
 def record(part: Any) -> Call:
-  """The call that made a part.
+  """The call that made a part, or will.
 
   Raises:
     TypeError: no factory made the value.
   """
+  if isinstance(part, Call):
+    return part
   if not isinstance(part, Part):
     raise TypeError(f"{shown(part)}: expected what a registered factory makes")
   return part._call

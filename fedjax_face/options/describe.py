@@ -7,10 +7,10 @@ import re
 import textwrap
 from typing import Any
 
-from fedjax_face.options.calls import Part, record
+from fedjax_face.options.calls import Call, Part, record
 from fedjax_face.options.errors import shown
 from fedjax_face.options.factories import Factory, Parameter, Signature, below, factory_of
-from fedjax_face.options.kinds import kind_of
+from fedjax_face.options.kinds import Kind, kind_of
 from fedjax_face.options.types import ABSENT
 
 
@@ -19,24 +19,27 @@ def describe(target: Any, path: str = "") -> str:
 
   Args:
     target: a kind's type, whose factories are listed; a factory, whose options are, and those of
-      its default parts; a part, the same with its own parts and values; a `sections.signature`.
+      its default parts; a part or its call, the same with its own
+      parts and values; a `sections.signature`.
     path: of the section: "method" for `method.head.margin`.
 
   Returns:
     Lines of at most 100 characters: an option's name, what is expected, its [value], and what the
     docstring's Args say of it first.
   """
-  kind = kind_of(target)
+  kind = target if isinstance(target, Kind) else kind_of(target)
   if kind is not None:
-    return "\n".join(_entry(name, _first_line(kind.factories[name])) for name in kind.names())
-  if isinstance(target, Part):
+    title = [f"{path}=None, or one of"] if path else []
+    return "\n".join([*title, *(_entry(name, _first_line(kind.factories[name]))
+                                for name in kind.names())])
+  if isinstance(target, Part | Call):
     return "\n".join(_group(record(target).factory, path, target))
   if isinstance(target, Signature) and not isinstance(target, Factory):
     return "\n".join(_options(target, path, None)).strip("\n")
   return "\n".join(_group(factory_of(target), path, None))
 
 
-def _group(factory: Factory, path: str, part: Part | None) -> list[str]:
+def _group(factory: Factory, path: str, part: Part | Call | None) -> list[str]:
   others = [name for name in factory.kind.names() if name != factory.name]
   title = (f"{path}={factory.name}" if path else factory.name) + (
       f" (or {', '.join(others)})" if others else "")
@@ -45,12 +48,12 @@ def _group(factory: Factory, path: str, part: Part | None) -> list[str]:
           *_options(factory, path, part)]
 
 
-def _options(takes: Signature, path: str, part: Part | None) -> list[str]:
+def _options(takes: Signature, path: str, part: Part | Call | None) -> list[str]:
   """Options of its own first, then a group for every part."""
   own, groups, documented = [], [], _documented(takes)
   for name, parameter in takes.parameters.items():
     value = parameter.default if part is None else record(part).arguments[name]
-    nested = value if isinstance(value, Part) else None
+    nested = value if isinstance(value, Part | Call) else None
     factory = record(nested).factory if nested is not None else _meant(parameter, value)
     if factory is not None:
       groups += ["", *_group(factory, below(path, name), nested)]
@@ -72,7 +75,7 @@ def _meant(parameter: Parameter, value: Any) -> Factory | None:
 
 def _words(parameter: Parameter, value: Any) -> str:
   kind = parameter.type.section
-  names = f": {', '.join(kind.names())}" if kind is not None else ""
+  names = f": {', '.join(parameter.names)}" if kind is not None else ""
   traced = ", traced" if parameter.type.traced(0.0) is not ABSENT else ""
   return parameter.type.words + names + traced + ("" if value is ABSENT else f" [{shown(value)}]")
 

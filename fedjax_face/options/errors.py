@@ -20,6 +20,7 @@ class OptionError(ValueError):
 
   placed = False  # whether the message begins with a whole path
   unheld = False  # whether the value is of the right kind, but no array holds it
+  unsaid = False  # whether an option that has no default is not said
 
   def under(self, path: str) -> OptionError:
     """The same refusal, seen from what called the factory at `path`."""
@@ -36,6 +37,14 @@ def placed(message: str) -> OptionError:
 def refused(path: str, value: Any, why: str) -> OptionError:
   """`path=value: why`."""
   return placed(f"{path}={shown(value)}: {why}")
+
+
+def unsaid(path: str, taker: str, words: str, names: Iterable[str]) -> OptionError:
+  """The refusal of a call that lacks an option; `names` of the parts that may stand there."""
+  named = ", ".join(names)
+  error = placed(f"{path}: {taker} needs it; expected {words}{named and f': {named}'}")
+  error.unsaid = True
+  return error
 
 
 def unheld(path: str, value: Any, why: str) -> OptionError:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fedjax_face.options.calls import Call, Part, make, make_all, record
-from fedjax_face.options.errors import near, placed
+from fedjax_face.options.errors import near, placed, unsaid
 from fedjax_face.options.types import ABSENT, BY_HAND, Type
 
 _PACKAGE = __name__.partition(".")[0]
+_INCOMPLETE = contextvars.ContextVar("incomplete", default=False)
 
 
 class Parameter(NamedTuple):
@@ -21,6 +24,21 @@ class Parameter(NamedTuple):
 
   type: Type
   default: Any
+
+  @property
+  def names(self) -> list[str]:
+    """Of the parts that may stand there; none of an option that is no section."""
+    return [] if self.type.section is None else self.type.section.names()
+
+
+@contextlib.contextmanager
+def incomplete() -> Iterator[None]:
+  """Calls that are read within may lack options without a default, which are ABSENT in them."""
+  before = _INCOMPLETE.set(True)
+  try:
+    yield
+  finally:
+    _INCOMPLETE.reset(before)
 
 
 class Signature:
@@ -54,7 +72,9 @@ class Signature:
       if name in said:
         arguments[name] = accepted.read(said[name], below(path, name), default)
       elif default is ABSENT:
-        raise placed(f"{below(path, name)}: {self.name} needs it; expected {accepted.words}")
+        if not _INCOMPLETE.get():
+          raise unsaid(below(path, name), self.name, accepted.words, self.parameters[name].names)
+        arguments[name] = ABSENT
       else:
         arguments[name] = default
     return arguments

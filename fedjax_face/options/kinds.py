@@ -80,21 +80,31 @@ class Kind:
       try:
         importlib.import_module(module)
       except ImportError as error:
-        raise refused(path, Typed(name), f"{module} cannot be imported ({error})") from error
+        sought = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        where = "; its folder must be in PYTHONPATH" if sought else ""
+        raise refused(path, Typed(name), f"{module} cannot be imported ({error}){where}") from error
     elif own not in self.factories:
       self.names()
     found = self.factories.get(own)
     if found is None or (module and found.function.__module__ != module):
+      hint = near(own, self.names()) or (
+          "" if module or not own.isidentifier() else " (one of your own is called module:name)")
       raise refused(path, Typed(name), f"no {self.words.split(' ', 1)[1]} has this name"
-                    f"{near(own, self.names())}; there are {', '.join(self.names()) or 'none'}")
+                    f"{hint}; there are {', '.join(self.names()) or 'none'}")
     return found
+
+  def _same_name(self, factory: Factory) -> str:
+    """Where the part of this kind is made that has the name of another kind's."""
+    self.names()
+    own = self.factories.get(factory.name)
+    return "" if own is None else f": {own.reference.replace(':', '.')} makes one"
 
   def read(self, value: Any, path: str, default: Any = ABSENT) -> Any:
     """As `Type.read`: a part, a value of the kind's type, a name, or a section."""
     if isinstance(value, Part):
       if record(value).factory.kind is not self:
-        raise refused(path, value, f"expected {self.words}, "
-                      f"not {record(value).factory.kind.words}")
+        raise refused(path, value, f"expected {self.words}, not "
+                      f"{record(value).factory.kind.words}{self._same_name(record(value).factory)}")
       return value
     section = {"name": value} if isinstance(value, str) else mapping(value)
     if section is not None:
@@ -103,6 +113,10 @@ class Kind:
     if not self.accepts(value):
       raise refused(path, value, f"expected {self.words}: a part, a name or a section")
     return value
+
+  def is_part(self, value: Any) -> bool:
+    """Whether a factory made the value, of this kind or another."""
+    return isinstance(value, Part)
 
   def choose(self, section: Mapping[str, Any], path: str,
              default: Any = ABSENT) -> tuple[Factory, Mapping[str, Any]]:

@@ -9,8 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedjax_face.options.calls import make_all
-from fedjax_face.options.errors import near, placed
-from fedjax_face.options.factories import Factory, Parameter, Signature, below, factory_of
+from fedjax_face.options.errors import OptionError, near, placed, unsaid
+from fedjax_face.options.factories import (
+  Factory,
+  Parameter,
+  Signature,
+  below,
+  factory_of,
+  incomplete,
+)
 from fedjax_face.options.kinds import Kind, type_of
 from fedjax_face.options.types import ABSENT, BY_HAND, Type, mapping
 
@@ -54,10 +61,31 @@ def arguments(root: Root, config: Any, *, given: Mapping[str, Any] | None = None
   options = {name: takes.option(name, "") for name in said}
   for name, parameter in takes.parameters.items():
     if not isinstance(root, Mapping) and name not in said and parameter.default is ABSENT:
-      raise placed(f"{name}: {takes.name} needs it; expected {parameter.type.words}")
+      raise unsaid(name, takes.name, parameter.type.words, parameter.names)
   read = {name: parameter.type.read(said[name], name, parameter.default)
           for name, parameter in options.items()}
   return {name: make_all(value, name) for name, value in read.items()}
+
+
+def outline(root: Root, config: Any) -> dict[str, Any]:
+  """What a config says, to be described: parts, or the calls of those that lack options.
+
+  Raises:
+    OptionError: as `arguments`, but for what is not said.
+  """
+  takes, said = signature(root), mapping(config) or {}
+  return {name: _outlined(takes.option(name, ""), section, name)
+          for name, section in said.items()}
+
+
+def _outlined(parameter: Parameter, section: Any, path: str) -> Any:
+  try:
+    return make_all(parameter.type.read(section, path, parameter.default), path)
+  except OptionError as error:
+    if not error.unsaid:
+      raise
+  with incomplete():
+    return parameter.type.read(section, path, parameter.default)
 
 
 @dataclasses.dataclass

@@ -179,7 +179,8 @@ def _either(members: tuple[Type, ...]) -> Type:
       except OptionError as error:
         if error.unheld:
           raise
-    if section is not None and (isinstance(value, str) or mapping(value) is not None):
+    if section is not None and (isinstance(value, str) or mapping(value) is not None
+                                or section.is_part(value)):
       return section.read(value, path, default)  # whose error says more
     raise refused(path, value, f"expected {words}")
 

@@ -84,21 +84,36 @@ def described(config: Any, path: str = "all") -> str:
   Raises:
     ValueError: a path that leads to no section.
   """
-  said = from_config(config)
-  parts: dict[str, Any] = {"privacy": budget(), "compute": compute(), **said}
-  parts.setdefault("evaluation", options.build(Evaluation, _judged(said["method"]), "evaluation"))
-  sections = {name: part for name, part in parts.items() if isinstance(part, options.Part)}
+  said = options.outline(ARGUMENTS, _with_evaluation(config))
+  kinds = {name: options.signature(ARGUMENTS).parameters[name].type.section for name in ARGUMENTS}
+  sections = {"privacy": budget(), "compute": compute(), **said}
+  if isinstance(said.get("method"), options.Part):
+    sections.setdefault("evaluation", options.build(
+        Evaluation, _judged(said["method"]), "evaluation"))
+  sections = {name: kinds[name] if part is None else part
+              for name in ARGUMENTS if kinds[name] is not None
+              for part in [sections.get(name)]}
   if path == "all":
     return "\n\n".join(options.describe(part, name) for name, part in sections.items())
   first, *rest = path.split(".")
-  part = sections.get(first)
+  found = sections.get(first)
   for name in rest:
-    inside = isinstance(part, options.Part) and name in options.record(part).arguments
-    part = options.argument(part, name) if inside else None
-  if not isinstance(part, options.Part):
+    found = _inside(found, name)
+  if found is None:
     raise ValueError(f"--options={path}: no section; there are {', '.join(sections)} and what they "
                      "hold")
-  return options.describe(part, path)
+  return options.describe(found, path)
+
+
+def _inside(part: Any, name: str) -> Any:
+  """The part under a name, the kind of one that is not said, or None."""
+  if not isinstance(part, options.Part | options.Call) or (
+      name not in options.record(part).arguments):
+    return None
+  found = options.record(part).arguments[name]
+  if isinstance(found, options.Part | options.Call):
+    return found
+  return options.record(part).factory.parameters[name].type.section
 
 
 def changed(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -333,7 +348,8 @@ class Asked(NamedTuple):
       ValueError: there is no public set.
     """
     if public is None:
-      raise ValueError("start: pretrain needs a public set, and data have none")
+      raise ValueError("start: pretrain needs a public set, and data have none: give them one "
+                       "(data.public, or Sources(public=...)), or leave out start")
     return starts.stage_of(self.start, public, mesh, self.record["seed"], self.compute)
 
   def of_loop(self) -> ConfigDict:

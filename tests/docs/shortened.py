@@ -37,7 +37,7 @@ FLAGS = {
     "rehearse": ("--candidates=2", "--repetitions=1", "--rounds=2"),
 }
 PLACEHOLDERS = {"PHOTOGRAPH_OR_FOLDER": str(ROOT / "docs/faces.png")}
-_NEEDS_A_NAME = {"PHOTOGRAPHS", "PREPARED", "DOWNLOADED"}
+_NEEDS_A_NAME = {"PHOTOGRAPHS", "PUBLIC", "PREPARED", "DOWNLOADED"}
 _NOT_HERE = {  # why a command is left to others
     "make": "CI runs the targets, and `make demo` is dp_fedemb:synthetic",
     "pip": "installs", "pre-commit": "installs", "pytest": "CI runs all tests",

@@ -57,6 +57,25 @@ def test_what_can_be_said_of_a_section_is_printed_with_its_values(capfd):
   assert "--options=method.hed: no section; there are" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("asked, flags, first, lines", [
+    ("data", [], "data=folder (or ", ["path    ", "a text: of the folder", " [64]: pix"]),
+    ("data.public", [], "data.public=None, or one of", ["folder     ", "synthetic_faces "]),
+    ("start", [], "start=None, or one of", ["pretrain     "]),
+    ("start", ["start=pretrain"], "start=pretrain", ["a method: centralized, ", "rounds   "]),
+    ("data.public", ["data.public=folder"], "data.public=folder (or ", [": of the folder or zip"]),
+])
+def test_what_can_be_said_is_printed_before_what_is_needed_is_said(asked, flags, first, lines,
+                                                                   capfd):
+  config = "--config=configs/dp_fedemb.py:folder"
+  said = [f"--config.{flag}" for flag in flags]
+  assert train.main([config, f"--options={asked}", *said]) == 0
+  out = capfd.readouterr().out
+  assert out.startswith(first)
+  for line in lines:
+    assert line in out
+  assert train.main([config, f"--options={asked}", *said, "--config.data.size=0"]) == 2
+
+
 def test_devices_are_made_of_the_processor_where_asked(monkeypatch):
   import jax
   updates = {}

@@ -2,6 +2,7 @@
 says.
 """
 
+import math
 import types
 
 import dp_accounting
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 import fedjax_face as ff
+from fedjax_face import options
 from fedjax_face.draws import Draws
+from fedjax_face.federated.aggregates import Aggregate
 from fedjax_face.method import Budget
 from fedjax_face.method.algorithm import Communication
 from fedjax_face.privacy.accounting import epsilon
@@ -123,6 +126,22 @@ def test_a_budget_that_does_not_fit_is_refused_in_one_line(method, target, words
   with pytest.raises(ValueError, match=words) as caught:
     bound(method, privacy=Budget(target))
   assert "\n" not in str(caught.value)
+
+
+def changed(**fields):
+  """`gaussian` with other words about itself, as an aggregate of one's own may have."""
+  whole = options.made(ff.gaussian(clip_norm=1.0))
+  return Aggregate(lambda who, rounds: whole.bind(who, rounds)._replace(**fields))
+
+
+@pytest.mark.parametrize("fields, words", [
+    ({"sensitivity": math.inf}, "claims a guarantee and states sensitivity=inf"),
+    ({"sensitivity": 4.0}, "of noise_multiplier=1 its event claims 0.5; expected at most 0.25"),
+    ({"adds_noise": False}, "claims a guarantee and adds no noise"),
+], ids=["no sensitivity", "another sensitivity", "no noise"])
+def test_an_aggregate_that_claims_more_than_its_sensitivity_gives_is_refused(fields, words):
+  with pytest.raises(ValueError, match=rf"^method.aggregate \(.*\): .*{words}"):
+    bound(dp_fedemb(aggregate=changed(**fields)), privacy=Budget(8.0, 1e-5))
 
 
 def test_adaptive_clipping_reaches_a_target_within_its_range_of_noise():

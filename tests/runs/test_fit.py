@@ -238,6 +238,15 @@ def test_an_account_adds_up_over_runs(tmp_path):
   assert len(json.loads(account.read_text())["runs"]) == 2
 
 
+def test_a_private_set_in_the_place_of_a_public_one_is_told_what_makes_one():
+  private = ff.folder("faces")
+  with pytest.raises(ff.OptionError, match="expected a public set, not a data: "
+                                           "fedjax_face.data.public_sets.folder makes one"):
+    ff.folder("faces", public=private)
+  with pytest.raises(AttributeError, match=r"fedjax_face.replace\(part, name=value\) makes"):
+    private.public = private
+
+
 def test_sets_by_hand_share_nobody():
   one, other = photographs(4), photographs(4, seed=1)
   with pytest.raises(ValueError, match=r"share 4\s*person"):
