@@ -8,12 +8,13 @@ nbformat = pytest.importorskip("nbformat", reason="notebooks need nbformat")
 pytest.importorskip("nbclient", reason="notebooks need nbclient")
 pytest.importorskip("ipykernel", reason="notebooks need ipykernel")
 
+from tests import drawing  # noqa: E402
+from tests.notebooks import in_process  # noqa: E402
 from tests.notebooks.executed import (  # noqa: E402
     METADATA,
     NOTEBOOKS,
     code_cells,
     errors,
-    executed,
     storable,
 )
 
@@ -52,8 +53,9 @@ def test_there_are_notebooks():
 
 
 @every_notebook
-def test_the_short_form_runs(path, tmp_path):
-  ran = executed(path, tmp_path, short=True)
+def test_the_short_form_runs(path):
+  with drawing.drawn():
+    ran = in_process.executed(path)
   assert not list(faults(storable(ran)))
 
 
