@@ -6,7 +6,6 @@ AFLW in the order of `rendering.landmarks.LANDMARK_NAMES`.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import pathlib
 import zipfile
@@ -18,6 +17,7 @@ from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VIS
 from fedjax_face.data.readers import lfw
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
 from fedjax_face.data.readers.folders import count_files, listing
+from fedjax_face.data.readers.text_file import read_table
 from fedjax_face.data.regions.boxes import box_from_eyes
 from fedjax_face.draws import identity_of
 
@@ -314,13 +314,12 @@ def _read_table(path: pathlib.Path) -> dict[str, dict[str, str]]:
   """Rows of images.csv by file name."""
   if not path.exists():
     raise FileNotFoundError(f"{path} does not exist; expected a row per image")
-  with path.open(newline="", encoding="utf-8") as stream:
-    reader = csv.DictReader(stream)
-    needed = ["file", "person", "gender", *(f"{p}_{axis}" for p in LFW_POINTS for axis in "xy")]
-    absent = [column for column in needed if column not in (reader.fieldnames or ())]
-    if absent:
-      raise ValueError(f"{path}: no column {absent[0]}; expected {', '.join(needed)}")
-    return {row["file"]: row for row in reader}
+  columns, rows = read_table(path)
+  needed = ["file", "person", "gender", *(f"{p}_{axis}" for p in LFW_POINTS for axis in "xy")]
+  absent = [column for column in needed if column not in columns]
+  if absent:
+    raise ValueError(f"{path}: no column {absent[0]}; expected {', '.join(needed)}")
+  return {row["file"]: row for row in rows}
 
 
 def _five_points(path: pathlib.Path, rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:

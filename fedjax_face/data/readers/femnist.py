@@ -6,7 +6,6 @@ and 36-61 lower-case letters. Source: Caldas et al., LEAF, arXiv 1812.01097.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import string
 import zipfile
@@ -15,6 +14,7 @@ import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, settle
+from fedjax_face.data.readers.text_file import read_json
 
 CHARACTERS = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 _SIDE = 28
@@ -87,7 +87,7 @@ def read_leaf(root: str | pathlib.Path, *, on_bad: OnBad = "skip",
 def _leaf_writers(file: pathlib.Path):
   """Yields (writer, (images, labels)) or (writer or file, reason) for one shard."""
   try:
-    data = json.loads(file.read_text(encoding="utf-8"))["user_data"].items()
+    data = read_json(file)["user_data"].items()
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     yield str(file), "not a LEAF json file"
     return

@@ -5,7 +5,6 @@ Source: Huang, Ramesh, Berg, Learned-Miller, UMass Amherst Technical Report 07-4
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import pathlib
 import re
@@ -18,6 +17,7 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.pairs import Pairs
 from fedjax_face.data.readers.decode import OnBad, ReadReport, settle
 from fedjax_face.data.readers.folders import read_folder
+from fedjax_face.data.readers.text_file import read_table, read_text
 
 ARCHIVE = "lfw-112x112.zip"
 _GENDER = {"M": 0, "F": 1}
@@ -64,12 +64,12 @@ def parse_pairs(path: str | pathlib.Path) -> list[NamedPair]:
 
   Raises:
     FileNotFoundError: no such file.
-    ValueError: a malformed line, or another number of pairs than the first line says.
+    ValueError: no text, a malformed line, or another number of pairs than the first line says.
   """
   path = pathlib.Path(path)
   if not path.exists():
     raise FileNotFoundError(f"{path} does not exist; expected an LFW pair list")
-  lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+  lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
   try:
     header = [int(field) for field in lines[0]]
     folds, per_kind = (1, header[0]) if len(header) == 1 else header
@@ -144,8 +144,11 @@ def _photograph(file: str) -> Photograph:
 
 def _with_gender(dataset: FaceDataset, files: tuple[str, ...], table: pathlib.Path) -> FaceDataset:
   """Adds the gender column of images.csv."""
-  with table.open(newline="", encoding="utf-8") as stream:
-    known = {row["file"]: _GENDER.get(row["gender"], -1) for row in csv.DictReader(stream)}
+  columns, rows = read_table(table)
+  absent = [name for name in ("file", "gender") if name not in columns]
+  if absent:
+    raise ValueError(f"{table}: no column {absent[0]}; expected file, gender")
+  known = {row["file"]: _GENDER.get(row["gender"], -1) for row in rows}
   gender = np.array([known.get(pathlib.PurePosixPath(f).name, -1) for f in files], np.int8)
   return dataclasses.replace(dataset, gender=np.maximum(gender, 0).astype(np.int8),
                              gender_known=gender >= 0)

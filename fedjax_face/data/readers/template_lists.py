@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_face.data.readers.text_file import read_text
+
 
 class TemplateImages(NamedTuple):
   """Per image: `name`, `template` int64, `media` int64 (frames of a video share it), `subject`
@@ -159,11 +161,16 @@ def read_template_pairs(path: str | os.PathLike, images: TemplateImages) -> Temp
 
 def _rows(path: str | os.PathLike) -> list[list[str]]:
   """Fields of every line, split at commas where the first line has one, else at blanks."""
-  with open(path, newline="", encoding="utf-8") as file:
-    lines = [line for line in file.read().splitlines() if line.strip() and not line.startswith("#")]
+  lines = [line for line in read_text(path).splitlines()
+           if line.strip() and not line.startswith("#")]
   if not lines:
     raise ValueError(f"{path}: holds no line")
-  return list(csv.reader(lines)) if "," in lines[0] else [line.split() for line in lines]
+  if "," not in lines[0]:
+    return [line.split() for line in lines]
+  try:
+    return list(csv.reader(lines))
+  except csv.Error as error:
+    raise ValueError(f"{path}: {error}") from None
 
 
 def _of_length(rows: list[list[str]], length: int, path: str | os.PathLike) -> list[list[str]]:

@@ -1,0 +1,65 @@
+"""Text files as people save them: lists of pairs, tables, annotations."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import os
+import pathlib
+from typing import Any
+
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"),
+          (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+          (codecs.BOM_UTF16_BE, "utf-16"))  # UTF-32 first: its mark begins like that of UTF-16
+
+
+def read_text(path: str | os.PathLike) -> str:
+  """The text of a file: UTF-8, or what its byte-order mark says.
+
+  Raises:
+    ValueError: another encoding, or no text, in one line that names the file.
+    OSError: a file that cannot be read.
+  """
+  content = pathlib.Path(path).read_bytes()
+  encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+  try:
+    text = content.decode(encoding)
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path}: byte {error.start} is no {encoding.upper()}; save it as UTF-8 text"
+                     ) from None
+  if "\0" in text:
+    raise ValueError(f"{path}: holds a zero byte; expected text")
+  return text
+
+
+def read_table(path: str | os.PathLike) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+  """Columns and rows of a CSV file with a header; a row that is short has empty fields.
+
+  Raises:
+    ValueError: no header, no CSV, or as `read_text`.
+    OSError: a file that cannot be read.
+  """
+  reader = csv.DictReader(read_text(path).splitlines(keepends=True), restval="")
+  try:
+    columns, rows = tuple(reader.fieldnames or ()), list(reader)
+  except csv.Error as error:
+    raise ValueError(f"{path}: after line {reader.line_num}: {error}") from None
+  if not columns:
+    raise ValueError(f"{path}: empty; expected a header line")
+  return columns, rows
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """What a JSON file holds.
+
+  Raises:
+    ValueError: no JSON, or as `read_text`.
+    OSError: a file that cannot be read.
+  """
+  try:
+    return json.loads(read_text(path))
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path}: line {error.lineno}: {error.msg}") from None
+  except RecursionError:
+    raise ValueError(f"{path}: nested too deeply") from None
