@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import sys
+import tempfile
 from collections.abc import Iterator
 from unittest import mock
 
@@ -13,6 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.pylabtools import select_figure_formats
 from IPython.utils.capture import RichOutput, capture_output
 from matplotlib_inline.config import InlineBackend
+from traitlets.config import Config
 
 SHOWN = ["text/plain", "text/markdown", "image/png"]
 
@@ -66,13 +69,17 @@ def _outputs(printed: str, displayed: list[RichOutput], error: BaseException | N
 
 @contextlib.contextmanager
 def _shell() -> Iterator[Shell]:
-  backend = matplotlib.get_backend()
-  shell = Shell.instance()
-  shell.display_formatter.active_types = SHOWN
-  select_figure_formats(shell, {"png"})
-  try:
-    yield shell
-  finally:
-    Shell.clear_instance()
-    InlineBackend.clear_instance()
-    matplotlib.use(backend)
+  """That leaves nothing in the user's home, and this process as it was."""
+  backend, main = matplotlib.get_backend(), sys.modules["__main__"]
+  with tempfile.TemporaryDirectory() as home:
+    shell = Shell.instance(
+        config=Config({"HistoryManager": {"enabled": False}}), ipython_dir=home)
+    shell.display_formatter.active_types = SHOWN
+    select_figure_formats(shell, {"png"})
+    try:
+      yield shell
+    finally:
+      Shell.clear_instance()
+      InlineBackend.clear_instance()
+      matplotlib.use(backend)
+      sys.modules["__main__"] = main
