@@ -11,9 +11,10 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
+import attr
 import dp_accounting
 import numpy as np
 from absl import logging
@@ -147,18 +148,31 @@ def composed_pld(event: DpEvent, adjacency: Adjacency) -> PldAccountant | None:
   interval = discretisation(merged)
   if interval > WIDEST:
     return None
-  try:
-    hash(merged)
-  except TypeError:  # a list of events
-    return _composed(merged, adjacency, interval)
-  return _kept(merged, adjacency, interval)
+  return _composed(_Keyed(_frozen(merged), merged), adjacency, interval)
 
 
-def _composed(event: DpEvent, adjacency: Adjacency, interval: float) -> PldAccountant:
-  return PldAccountant(adjacency, interval).compose(event)
+@dataclasses.dataclass(frozen=True)
+class _Keyed:
+  """An event under a key that can be hashed, as lists of events cannot."""
+
+  key: Hashable
+  event: DpEvent = dataclasses.field(compare=False)
 
 
-_kept = functools.lru_cache(maxsize=4)(_composed)
+def _frozen(value: Any) -> Hashable:
+  """Equal for equal events, and for no others; what cannot be hashed is equal to nothing."""
+  if isinstance(value, DpEvent):
+    return type(value), *(_frozen(getattr(value, field.name)) for field in attr.fields(type(value)))
+  if isinstance(value, (list, tuple)):
+    return type(value), *map(_frozen, value)
+  if isinstance(value, np.ndarray):
+    return value.shape, value.dtype.str, value.tobytes()
+  return value if isinstance(value, Hashable) else object()
+
+
+@functools.lru_cache(maxsize=4)
+def _composed(keyed: _Keyed, adjacency: Adjacency, interval: float) -> PldAccountant:
+  return PldAccountant(adjacency, interval).compose(keyed.event)
 
 
 def unsupported(event: DpEvent, adjacency: Adjacency, accountant: str) -> str | None:

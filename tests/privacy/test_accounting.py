@@ -297,3 +297,20 @@ def test_an_inner_limit_does_not_lift_the_outer_one():
     with pytest.raises(time_limit.TookTooLong):
       time_limit.check()
   time_limit.check()
+
+
+def test_a_composed_loss_is_kept_for_the_same_event_and_for_no_other():
+  def composed(*parts):
+    return dp_accounting.ComposedDpEvent([
+        dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(z), count)
+        for z, count in parts])
+  found = accounting.composed_pld(composed((2.0, 3), (5.0, 1)), ADD)
+  assert accounting.composed_pld(composed((2.0, 3), (5.0, 1)), ADD) is found
+  others = [(composed((2.0, 3), (5.0, 2)), ADD), (composed((2.5, 3), (5.0, 1)), ADD),
+            (composed((2.0, 3)), ADD), (composed((2.0, 3), (5.0, 1)), Adjacency.REPLACE_ONE)]
+  assert all(accounting.composed_pld(*other) is not found for other in others)
+  mixture = lambda last: dp_accounting.dp_event.MixtureOfGaussiansDpEvent(
+      1.0, np.array([0.0, 1.0]), np.array([0.5, last]))
+  keys = [accounting._frozen(mixture(last)) for last in (0.5, 0.5, 0.25)]
+  assert keys[0] == keys[1] != keys[2] and hash(keys[0]) == hash(keys[1])
+  assert accounting._frozen([{}]) != accounting._frozen([{}])
