@@ -147,9 +147,11 @@ class _Output(io.TextIOBase):
     failure: the first error of writing, after which nothing is written any more; or None.
   """
 
+  _stream: TextIO | None = None  # also where what ends a program ends the making of this
+  failure: OSError | None = None
+
   def __init__(self, stream: TextIO | None):
     self._stream = stream
-    self.failure: OSError | None = None
 
   def write(self, text: str) -> int:
     self._unless_failed(lambda stream: stream.write(text))

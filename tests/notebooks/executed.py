@@ -1,6 +1,6 @@
 """Executes notebooks; as a program, in their long form, and stores what they show.
 
-    python -m tests.notebooks.executed tour fedgc
+    python -m tests.notebooks tour fedgc
 """
 
 from __future__ import annotations
@@ -81,7 +81,3 @@ def main(names: list[str]) -> None:
     if errors(notebook):
       sys.exit(f"{path}: {errors(notebook)[0]}")
     nbformat.write(storable(notebook), path)
-
-
-if __name__ == "__main__":
-  main(sys.argv[1:])

@@ -1,0 +1,5 @@
+import sys
+
+from tests.notebooks.executed import main
+
+main(sys.argv[1:])
