@@ -11,7 +11,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 from absl import flags
 
@@ -147,11 +147,12 @@ class _Output(io.TextIOBase):
     failure: the first error of writing, after which nothing is written any more; or None.
   """
 
-  _stream: TextIO | None = None  # also where what ends a program ends the making of this
-  failure: OSError | None = None
+  _kept: ClassVar[list[_Output]] = []  # print does not hold sys.stdout, which threads replace
 
   def __init__(self, stream: TextIO | None):
     self._stream = stream
+    self.failure: OSError | None = None
+    self._kept.append(self)
 
   def write(self, text: str) -> int:
     self._unless_failed(lambda stream: stream.write(text))

@@ -1,5 +1,7 @@
+import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import sys
@@ -339,3 +341,14 @@ def test_writes_of_the_array_store_that_end_late_report_nothing(tmp_path, monkey
   for error in (RuntimeError("Event loop is closed"), RuntimeError("another"), ValueError("x")):
     sys.unraisablehook(report(error))
   assert [str(one.exc_value) for one in told] == ["another", "x"]
+
+
+def test_calls_that_overlap_silence_nothing_for_good(caplog):
+  """As two sides of split learning in one process."""
+  with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+    first.enter_context(checkpoint._orbax())
+    second.enter_context(checkpoint._orbax())
+    logging.getLogger("absl").warning("not now")
+    first.close()
+  logging.getLogger("absl").warning("again")
+  assert "again" in caplog.text and "not now" not in caplog.text
