@@ -66,8 +66,9 @@ def _step(name: str, units: int, options: argparse.Namespace) -> tuple[Callable,
   import optax
 
   from fedjax_face.privacy.adjacency import Adjacency
+  from fedjax_face.privacy.gradient_clip import joint
   from fedjax_face.privacy.noise import gaussian
-  from fedjax_face.privacy.per_example import clipped_gradient_sum, joint
+  from fedjax_face.privacy.per_example import clipped_gradient_sum
 
   loss, params = _loss_and_parameters()
   batch = jax.tree.map(lambda x: x.reshape(units, options.regions, *x.shape[1:]),

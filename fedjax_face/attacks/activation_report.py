@@ -57,9 +57,8 @@ def report(asked: Mapping[str, Any], played: Mapping[str, Sequence[Played]], wor
         delta=delta), workdir / f"reconstructions_{cut}.png")
   return Attacked(record, title, _COLUMNS, [
       (cut, "none" if math.isinf(s.epsilon) else f"{s.epsilon:g}",
-       *(_cell(v) for v in (s.accuracy.value, s.accuracy_noised.value, s.ceiling, s.ssim.value,
-                              s.recognised.value, s.distinguished.value, s.bound,
-                              s.members.value)))
+       *map(_cell, (s.accuracy.value, s.accuracy_noised.value, s.ceiling, s.ssim.value,
+                    s.recognised.value, s.distinguished.value, s.bound, s.members.value)))
       for cut, rows in settings.items() for s in rows])
 
 

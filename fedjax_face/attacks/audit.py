@@ -31,7 +31,7 @@ import optax
 from jax.sharding import Mesh
 from jax_privacy import auditing
 
-from fedjax_face.data import cohorts
+from fedjax_face.attacks.trial_cohorts import cohorts_of_trials
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws
@@ -58,7 +58,6 @@ DIRECTIONS = ("random", "one_layer", "all_layers")
 PLACES = ("first", "middle", "last")
 
 Direction = dict[str, np.ndarray]
-CohortOf = Callable[[Draws, int], Cohort]
 
 
 class Audit(NamedTuple):
@@ -204,35 +203,13 @@ def canary_round(aggregator: Aggregator, hparams: HParams, mesh: Mesh,
   )
 
 
-def draw(who: Participation, start: int, rounds: int, trials: int, seed: int) -> Cohort:
-  """The cohorts of rounds `start`, `start` + 1, ... of each trial: leaves [trials, rounds, ...].
-
-  Populations that differ in the canary get the same cohorts from the same seed, but for the canary.
-  They are kept for the next game with the same `who`.
-  """
-  return _drawn(who.cohort, start, rounds, trials, seed)
-
-
-@functools.lru_cache(maxsize=4)  # two populations, two streams
-def _drawn(cohort: CohortOf, start: int, rounds: int, trials: int, seed: int) -> Cohort:
-  drawn = cohorts.stack([one for trial in range(trials)
-                         for one in _cohorts(cohort, (seed, trial), start, rounds)])
-  return jax.tree.map(lambda leaf: leaf.reshape(trials, rounds, *leaf.shape[1:]), drawn)
-
-
 def first_turn(who: Participation, user: int, seed: int) -> int:
   """The first round, modulo `rounds_per_event`, in which the user, a row, can take part."""
   for r in itertools.count():
-    [cohort] = _cohorts(who.cohort, (seed,), r, 1)
+    cohort = who.cohort(Draws.of((seed,)), r)
     if (cohort.mask & (cohort.examples == user)).any():
       return r % who.rounds_per_event
   raise AssertionError
-
-
-def _cohorts(cohort: CohortOf, seed: Sequence[int], start: int, rounds: int) -> list[Cohort]:
-  """Cohorts of consecutive rounds; the only place where the audit draws who takes part."""
-  draws = Draws.of(seed)
-  return [cohort(draws, start + r) for r in range(rounds)]
 
 
 def clean_sums(drawn: Cohort, dataset: FaceDataset) -> np.ndarray:
@@ -383,7 +360,7 @@ def audit(
   @functools.cache
   def drawn(world: int, stream: int) -> Cohort:
     different = min(trials, KNOWN_COHORTS) if known else trials
-    cohort = draw(samplings[world], start, rounds, different, stream)
+    cohort = cohorts_of_trials(samplings[world].cohort, start, rounds, different, stream)
     return jax.tree.map(lambda leaf: leaf[np.arange(trials) % different], cohort)
 
   def scores(world: int, stream: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedjax_face.attacks.game import Played, Terms
-from fedjax_face.attacks.sum_game import SumGame, contents, idle
+from fedjax_face.attacks.sum_game import SumGame, idle, shared
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws
 from fedjax_face.federated import silo_people as silos
@@ -26,15 +26,8 @@ class SiloGame(SumGame):
   def __init__(self, aggregate: Any, terms: Terms):
     """Of the part `method.aggregate`."""
     everyone, self._seed = self.silos * self.people, terms.seed
-    self._made: dict[Any, Participation] = {}
+    self._participation = shared(self._bound)
     super().__init__(aggregate, self._participation(idle(everyone)), everyone, "silos", terms)
-
-  def _participation(self, dataset: FaceDataset) -> Participation:
-    """The same one for the same population, so that games share what they draw."""
-    key = contents(dataset)
-    if key not in self._made:
-      self._made[key] = self._bound(dataset)
-    return self._made[key]
 
   def _bound(self, dataset: FaceDataset) -> Participation:
     dealt = silos.partition({"by": "random", "num_silos": self.silos}, dataset,

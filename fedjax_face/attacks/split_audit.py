@@ -21,7 +21,7 @@ import optax
 
 from fedjax_face.attacks.audit import STRENGTH, Audit, judged
 from fedjax_face.attacks.distinguishing import canaries
-from fedjax_face.privacy import accounting, per_example
+from fedjax_face.privacy import accounting, gradient_clip
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import events_used, is_non_private
 from fedjax_face.split import step
@@ -32,7 +32,7 @@ from fedjax_face.split.message import Reply
 from fedjax_face.split.network import SplitNetwork
 
 ADJACENCY = Adjacency.REPLACE_ONE
-GRADIENT_CLIP = per_example.joint(ADJACENCY)
+GRADIENT_CLIP = gradient_clip.joint(ADJACENCY)
 PLACES = ("first", "last")
 CLASSES = 4
 _WIDTH = 6                  # numbers of an activation, and parameters of the device part

@@ -28,9 +28,17 @@ def idle(users: int) -> FaceDataset:
   return audit.population([audit.IDLE] * users)
 
 
-def contents(dataset: FaceDataset) -> tuple[bytes, bytes]:
-  """Equal for equal populations of canaries, which may then share a participation and its draws."""
-  return dataset.images.tobytes(), dataset.person.tobytes()
+def shared(make: Callable[..., Participation]) -> Callable[..., Participation]:
+  """The same participation for the same population and options: games share what they draw."""
+  made: dict[Any, Participation] = {}
+
+  def same(dataset: FaceDataset, *options: Any) -> Participation:
+    key = dataset.images.tobytes(), dataset.person.tobytes(), options
+    if key not in made:
+      made[key] = make(dataset, *options)
+    return made[key]
+
+  return same
 
 
 class SumGame:

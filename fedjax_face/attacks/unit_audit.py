@@ -8,8 +8,7 @@ which steps the unit took part. Sampling, clipping, noise and the division are t
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,25 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_face.attacks.audit import (
-    PUSH,
-    STRENGTH,
-    Audit,
-    CohortOf,
-    Direction,
-    canary_row,
-    judged,
-)
+from fedjax_face.attacks.audit import PUSH, STRENGTH, Audit, Direction, canary_row, judged
 from fedjax_face.attacks.audit import direction as unit_direction
+from fedjax_face.attacks.trial_cohorts import cohorts_of_trials
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.dp_sgd.sampling import UnitSampling
 from fedjax_face.dp_sgd.step import Descent, descent
-from fedjax_face.draws import Draws
 from fedjax_face.method.algorithm import Data, HParams, StepKeys
 from fedjax_face.privacy import accounting
 from fedjax_face.privacy.adjacency import Adjacency
+from fedjax_face.privacy.gradient_clip import GradientClip
 from fedjax_face.privacy.noise import Noise
-from fedjax_face.privacy.per_example import Form, GradientClip, clipped_gradient_sum
+from fedjax_face.privacy.per_example import Form, clipped_gradient_sum
 
 ADJACENCY = Adjacency.ADD_OR_REMOVE_ONE
 ROWS = 2                    # of each unit
@@ -63,27 +55,6 @@ def canary_steps(clip: GradientClip, form: Form, noise: Noise, expected: float,
 def in_groups(clip: GradientClip, towards: Direction) -> Any:
   """The direction as parameters that fill every group of the clip: a copy for each prefix."""
   return {prefix or "rest": dict(towards) for prefix, _ in clip.shares}
-
-
-def draw(sampling: UnitSampling, steps: int, trials: int, seed: int) -> Cohort:
-  """Samples of `steps` steps for each trial: leaves [trials, steps, ...].
-
-  They are kept for the next game with the same `sampling`.
-  """
-  return _drawn(sampling.cohort, steps, trials, seed)
-
-
-@functools.lru_cache(maxsize=4)
-def _drawn(cohort: CohortOf, steps: int, trials: int, seed: int) -> Cohort:
-  drawn = jax.tree.map(lambda *leaves: np.stack(leaves), *(
-      one for trial in range(trials) for one in _samples(cohort, (seed, trial), steps)))
-  return jax.tree.map(lambda leaf: leaf.reshape(trials, steps, *leaf.shape[1:]), drawn)
-
-
-def _samples(cohort: CohortOf, seed: Sequence[int], steps: int) -> list[Cohort]:
-  """The only place where this audit draws who takes part."""
-  draws = Draws.of(seed)
-  return [cohort(draws, step) for step in range(steps)]
 
 
 def _hparams(clip_norm: float, noise_multiplier: float) -> HParams:
@@ -166,7 +137,7 @@ def audit(
             * (np.sqrt(clip.tasks) if clip.stacked else 1.0))
 
   def world_scores(world: int) -> np.ndarray:
-    drawn = draw(samplings[world], steps, trials, seed + world)
+    drawn = cohorts_of_trials(samplings[world].cohort, 0, steps, trials, seed + world)
     images = roles[worlds[world]].reshape(-1, 1, 1, 1)
     seen = observe(descents, images, drawn, hparams, along, toward, seed + world)
     return scores(seen, moved, stddev, rate)

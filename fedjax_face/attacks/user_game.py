@@ -9,7 +9,7 @@ import dp_accounting
 from fedjax_face import options
 from fedjax_face.attacks.audit import Audit
 from fedjax_face.attacks.game import Played, Terms
-from fedjax_face.attacks.sum_game import SumGame, contents, idle
+from fedjax_face.attacks.sum_game import SumGame, idle, shared
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.federated.clients import Work
 from fedjax_face.federated.participation import Participation
@@ -40,23 +40,17 @@ class UserGame(SumGame):
                        f"{self._groups} needs as many")
     self._per_round, self._per_client = (
         options.argument(clients, name) for name in ("per_round", "users_per_client"))
-    self._made: dict[Any, Participation] = {}
+    self._shared = shared(self._bound)
     # A population that takes part as a whole, a group a round.
     self.everyone = self._per_round * self._per_client * self._groups
     super().__init__(aggregate, self._participation(self.everyone), self.everyone, name, terms)
 
   def _participation(self, users: int, dataset: FaceDataset | None = None,
                      groups: int | None = None, clients: int | None = None) -> Participation:
-    """The sampling of `users` users of one image each; one local step holds them all.
+    """The sampling of `users` users of one image each; one local step holds them all."""
+    return self._shared(idle(users) if dataset is None else dataset, users, groups, clients)
 
-    The same one for the same populations, so that games share what they draw.
-    """
-    key = users, None if dataset is None else contents(dataset), groups, clients
-    if key not in self._made:
-      self._made[key] = self._bound(users, dataset, groups, clients)
-    return self._made[key]
-
-  def _bound(self, users: int, dataset: FaceDataset | None, groups: int | None,
+  def _bound(self, dataset: FaceDataset, users: int, groups: int | None,
              clients: int | None) -> Participation:
     groups = self._groups if groups is None else groups
     per_client = most = self._per_client * self._groups // groups
@@ -68,7 +62,7 @@ class UserGame(SumGame):
         self._clients, per_round=self._per_round if clients is None else clients,
         users_per_client=per_client, sampling=options.replace(self._sampling, **changed),
         max_examples=most, max_examples_per_user=0)
-    return options.made(part).bind(idle(users) if dataset is None else dataset, 0, Work(
+    return options.made(part).bind(dataset, 0, Work(
         epochs=1, batch_size=most, classes="all"))
 
   def play(self, noise: float) -> list[Played]:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 from fedjax_face.options import Traced, above, at_least, register
-from fedjax_face.privacy import per_example
+from fedjax_face.privacy import gradient_clip, per_example
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ghost_norm import Loss
-from fedjax_face.privacy.per_example import ClippedGradientSum, Form, GradientClip
+from fedjax_face.privacy.gradient_clip import GradientClip
+from fedjax_face.privacy.per_example import ClippedGradientSum, Form
 
 Clip = Callable[[Adjacency, int], GradientClip]
 
@@ -60,7 +61,7 @@ def joint(*, clip_norm: ClipNorm = 0.5, noise_multiplier: NoiseMultiplier | None
     Neurorobotics 2020.
   """
   del clip_norm, noise_multiplier  # traced
-  return _clipped("joint", lambda adjacency, tasks: per_example.joint(adjacency),
+  return _clipped("joint", lambda adjacency, tasks: gradient_clip.joint(adjacency),
                   form, views, units_at_once)
 
 
@@ -78,7 +79,7 @@ def grouped(*, clip_norm: ClipNorm = 0.5, noise_multiplier: NoiseMultiplier | No
   """
   del clip_norm, noise_multiplier  # traced
   shares = {"network": 1.0, "weights": weights_share}
-  return _clipped("grouped", lambda adjacency, tasks: per_example.grouped(shares, adjacency),
+  return _clipped("grouped", lambda adjacency, tasks: gradient_clip.grouped(shares, adjacency),
                   form, views, units_at_once)
 
 
@@ -94,7 +95,7 @@ def per_task(*, clip_norm: ClipNorm = 0.5, noise_multiplier: NoiseMultiplier | N
     form, views, units_at_once: as of `joint`.
   """
   del clip_norm, noise_multiplier  # traced
-  return _clipped("per_task", lambda adjacency, tasks: per_example.per_task(tasks, adjacency),
+  return _clipped("per_task", lambda adjacency, tasks: gradient_clip.per_task(tasks, adjacency),
                   form, views, units_at_once)
 
 
@@ -112,7 +113,7 @@ def stacked(*, clip_norm: ClipNorm = 0.5, noise_multiplier: NoiseMultiplier | No
   """
   del clip_norm, noise_multiplier  # traced
   return _clipped(
-      "stacked", lambda adjacency, tasks: per_example.per_task(tasks, adjacency, stacked=True),
+      "stacked", lambda adjacency, tasks: gradient_clip.per_task(tasks, adjacency, stacked=True),
       form, views, units_at_once)
 
 

@@ -14,8 +14,9 @@ import optax
 
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.method.algorithm import Data, HParams, Measure, Metrics, StepKeys, part_of
+from fedjax_face.privacy.gradient_clip import GradientClip
 from fedjax_face.privacy.noise import Noise
-from fedjax_face.privacy.per_example import ClippedGradientSum, ClippedSum, GradientClip
+from fedjax_face.privacy.per_example import ClippedGradientSum, ClippedSum
 
 _AUGMENTATION = 0x6175676D  # keeps the coins of the augmentation apart from the noise
 

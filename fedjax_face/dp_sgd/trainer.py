@@ -26,8 +26,8 @@ from fedjax_face.method.algorithm import (
 )
 from fedjax_face.options import OptionError
 from fedjax_face.privacy import noise
+from fedjax_face.privacy.gradient_clip import GradientClip
 from fedjax_face.privacy.ledger import Release, non_private
-from fedjax_face.privacy.per_example import GradientClip
 
 
 class Model(NamedTuple):

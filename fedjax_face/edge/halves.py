@@ -15,8 +15,8 @@ import optax
 from jax.extend.core import ClosedJaxpr
 
 from fedjax_face.edge.contract import Contract, Exchange, Outcome, largest_norm
+from fedjax_face.privacy.gradient_clip import GradientClip
 from fedjax_face.privacy.ledger import Ledger, Release
-from fedjax_face.privacy.per_example import GradientClip
 from fedjax_face.split import step as steps
 from fedjax_face.split.labels import LabelPolicy
 from fedjax_face.split.mechanism import ActivationClip

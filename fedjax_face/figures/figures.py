@@ -43,6 +43,9 @@ __all__ = [
 ]
 
 
+_SHADED = "shaded: fewer than 10 false accepts"
+
+
 class Curve(NamedTuple):
   """A ROC curve: `far`, `tar` [T], and optionally a band `low`, `high` [T] around `tar`."""
 
@@ -95,8 +98,7 @@ def roc(
     axes.plot(curve.far[shown], curve.tar[shown], label=in_words(name), **look)
   if reliable_far is not None and reliable_far > smallest_far:
     axes.axvspan(smallest_far, reliable_far, color=GRID, alpha=0.6, lw=0, zorder=0)
-    axes.text(smallest_far, 1.02, "shaded: fewer than 10 false accepts", color=MUTED, fontsize=8,
-              va="bottom")
+    axes.text(smallest_far, 1.02, _SHADED, color=MUTED, fontsize=8, va="bottom")
   fig.legend(*_with_chance_last(axes), loc="outside lower center", ncols=3, fontsize=9)
   return fig
 
@@ -141,6 +143,7 @@ def det(
   if reliable_far is not None and reliable_far > smallest_far:
     axes.axvspan(probit(smallest_far), probit(min(reliable_far, 0.99)), color=GRID, alpha=0.6, lw=0,
                  zorder=0)
+    axes.text(0, 1.01, _SHADED, color=MUTED, fontsize=8, va="bottom", transform=axes.transAxes)
   fig.legend(*_with_chance_last(axes), loc="outside lower center", ncols=3, fontsize=9)
   return fig
 
@@ -331,7 +334,7 @@ def _rate_ticks(least: float) -> tuple[list[float], list[str]]:
   rates = [10.0**k for k in range(-8, -1)] + [0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999]
   shown = [rate for rate in rates if rate >= least * 0.999]
   return [float(scipy.special.ndtri(rate)) for rate in shown], [
-    f"{rate:g}" if rate >= 1e-3 else f"$10^{{{round(math.log10(rate))}}}$" for rate in shown]
+    f"{rate:g}" if rate >= 1e-2 else f"$10^{{{round(math.log10(rate))}}}$" for rate in shown]
 
 
 def _epsilon_ticks(axes: Axes, finite: Sequence[float], infinity: float | None) -> None:

@@ -77,7 +77,8 @@ def training_curves(
   fig = new_figure(8.0, 0.5 + 2.3 * len(chosen))
   all_axes = fig.subplots(len(chosen), sharex=True, squeeze=False)[:, 0]
   for axes, (title, names) in zip(all_axes, chosen.items(), strict=True):
-    axes.set_title(title if panels else in_words(title))
+    words = title if panels else in_words(title)
+    axes.set_title(words[:1].upper() + words[1:])
     is_loss = panels is None and title == "Loss"
     beside = _chance_loss(columns) if is_loss else (levels or {}).get(names[0], {})
     _draw(axes, columns, names, beside, is_loss)
@@ -95,7 +96,7 @@ def _draw(axes: Axes, columns: Columns, names: Sequence[str], levels: Mapping[st
     if len(rounds):
       axes.plot(rounds, values, color=colour, marker="o" if len(rounds) < 30 else None, ms=3.5,
                 clip_on=False, zorder=3)
-      name = f"trained {values[-1]:.3g}" if levels and not is_loss else in_words(name)
+      name = f"trained {values[-1]:.3f}" if levels and not is_loss else in_words(name)
       ends.append((rounds[-1], values[-1], name, colour))
   drawn = np.concatenate([columns[name][np.isfinite(columns[name])] for name in names])
   shown = _loss_axis(axes, drawn, levels) if is_loss else levels
@@ -104,7 +105,7 @@ def _draw(axes: Axes, columns: Columns, names: Sequence[str], levels: Mapping[st
     colour = REFERENCE_COLOURS.get(words, MUTED if is_loss else INK)
     axes.plot([first, last], [value, value], color=colour, lw=1.1, zorder=1, scaley=not is_loss,
               ls=":" if colour == MUTED else "--")
-    ends.append((last, value, f"{words} {value:.3g}", colour))
+    ends.append((last, value, f"{words} {value:{'.3g' if is_loss else '.3f'}}", colour))
   if not (is_loss or shown) and drawn.min(initial=0) >= 0:
     axes.set_ylim(bottom=0)
   axes.set_xlim(first - 0.02 * ((last - first) or 1), last)

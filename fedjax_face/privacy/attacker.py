@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from dp_accounting.dp_event import DpEvent
 
-from fedjax_face.privacy import accounting, time_limit
+from fedjax_face.privacy import accountants, accounting, time_limit
 from fedjax_face.privacy.adjacency import Adjacency
 
 FALSE_POSITIVES = 0.01
@@ -85,7 +85,7 @@ def most_found(event: DpEvent, adjacency: Adjacency, epsilon: float, delta: floa
 
 def _deltas(event: DpEvent, adjacency: Adjacency, epsilons: np.ndarray) -> np.ndarray:
   """The delta of each epsilon, 1 where the loss is too wide for its grid."""
-  composed = accounting.composed_pld(event, adjacency)
+  composed = accountants.composed_pld(event, adjacency)
   if composed is None:
     return np.ones_like(epsilons)
   return np.asarray(composed._pld.get_delta_for_epsilon(epsilons))

@@ -22,7 +22,7 @@ from dp_accounting.dp_event import DpEvent
 from dp_accounting.pld import pld_pmf, privacy_loss_distribution
 from scipy import special, stats
 
-from fedjax_face.privacy import accounting, gaussian_events, time_limit
+from fedjax_face.privacy import accountants, accounting, gaussian_events, time_limit
 from fedjax_face.privacy.adjacency import Adjacency
 
 _TAIL = 10.0           # standard deviations of the Gaussian loss that are kept
@@ -120,7 +120,7 @@ def _of_mixture(sampling_rate: float, noise_multiplier: float, steps: int, group
   mixture = _Mixture(1.0 * sensitivity * number, probabilities / probabilities.sum(),
                      noise_multiplier)
   interval = _interval(mixture, sampling_rate, steps, group)
-  if interval > accounting.WIDEST:
+  if interval > accountants.WIDEST:
     return math.inf
   one = privacy_loss_distribution.PrivacyLossDistribution(
       _pmf(mixture, interval, "remove"), _pmf(mixture, interval, "add"))
@@ -132,7 +132,7 @@ def _of_mixture(sampling_rate: float, noise_multiplier: float, steps: int, group
 
 def _interval(mixture: _Mixture, sampling_rate: float, steps: int, group: int) -> float:
   """Grid of the loss: that of one unit, times k, as the loss is at least k times as wide."""
-  one = accounting.discretisation(dp_accounting.SelfComposedDpEvent(
+  one = accountants.discretisation(dp_accounting.SelfComposedDpEvent(
       dp_accounting.PoissonSampledDpEvent(
           sampling_rate, dp_accounting.GaussianDpEvent(mixture.noise_multiplier)), steps))
   return max(one * group, 2 * _largest_loss(mixture) / _LARGEST_GRID)

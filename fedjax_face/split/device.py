@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from fedjax_face.method.algorithm import HParams
 from fedjax_face.options import Traced, above, at_least, register
-from fedjax_face.privacy import per_example
+from fedjax_face.privacy import gradient_clip
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.split import step
 from fedjax_face.split.mechanism import ActivationClip
@@ -19,7 +19,7 @@ from fedjax_face.split.message import Reply
 from fedjax_face.split.network import SplitNetwork
 from fedjax_face.split.step import Part
 
-GRADIENT_CLIP = per_example.joint(Adjacency.REPLACE_ONE)
+GRADIENT_CLIP = gradient_clip.joint(Adjacency.REPLACE_ONE)
 
 DeviceStep = Callable[
     [SplitNetwork, ActivationClip, HParams, ArrayLike, Part, Any, Reply, jax.Array], Part]

@@ -25,6 +25,7 @@ import optax
 from jax.typing import ArrayLike
 
 from fedjax_face.privacy import per_example
+from fedjax_face.privacy.gradient_clip import GradientClip
 from fedjax_face.split.mechanism import ActivationClip, example_keys, noised
 from fedjax_face.split.message import NO_LABEL, PADDING, Message, Reply
 from fedjax_face.split.network import Params, SplitNetwork
@@ -154,7 +155,7 @@ def device_step(split: SplitNetwork, clip: ActivationClip, optimizer: optax.Grad
 
 
 def private_device_step(split: SplitNetwork, clip: ActivationClip,
-                        gradient_clip: per_example.GradientClip,
+                        gradient_clip: GradientClip,
                         optimizer: optax.GradientTransformation, part: Part, images: jax.Array,
                         reply: Reply, clip_norm: ArrayLike, gradient_clip_norm: ArrayLike,
                         noise_multiplier: ArrayLike, key: jax.Array) -> Part:
@@ -162,7 +163,7 @@ def private_device_step(split: SplitNetwork, clip: ActivationClip,
 
   Args:
     split, clip, images, clip_norm: as in `device_message`.
-    gradient_clip: e.g. `per_example.joint(Adjacency.REPLACE_ONE)`; knows the sensitivity.
+    gradient_clip: e.g. `gradient_clip.joint(Adjacency.REPLACE_ONE)`; knows the sensitivity.
     optimizer: of the device part.
     part: the device's.
     reply: of the server, for the same rows.

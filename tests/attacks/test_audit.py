@@ -1,6 +1,8 @@
 """The audit passes the real mechanisms and catches each broken one."""
 
 import functools
+import gc
+import weakref
 
 import dp_accounting
 import jax
@@ -10,6 +12,7 @@ import pytest
 from jax_privacy.matrix_factorization import buffered_toeplitz
 
 from fedjax_face.attacks import audit
+from fedjax_face.attacks.trial_cohorts import cohorts_of_trials
 from fedjax_face.draws import Draws
 from fedjax_face.federated import aggregators, heads
 from fedjax_face.federated.client import ClientResult, Totals
@@ -287,7 +290,7 @@ def test_clean_sums_are_those_of_the_round():
   for dataset in audit.neighbours(USERS, Adjacency.ADD_OR_REMOVE_ONE):
     who = participation(options, dataset)
     hparams = HPARAMS | {"noise_multiplier": 0.0}
-    drawn = audit.draw(who, 0, 3, 5, seed=0)
+    drawn = cohorts_of_trials(who.cohort, 0, 3, 5, seed=0)
     round_ = audit.canary_round(gaussian(who), hparams, toys.one_device())
     np.testing.assert_allclose(audit.observe(round_, dataset, drawn, hparams, 0),
                                audit.clean_sums(drawn, dataset), atol=1e-5)
@@ -323,3 +326,29 @@ def test_clip_bounds_every_norm():
     clipped, _ = clip({"a": scale * jnp.ones(3), "b": jnp.ones((2, 2)) * scale}, 0.7)
     total = jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(clipped)))
     assert total <= 0.7 * (1 + 1e-6)
+
+
+def test_what_was_drawn_is_kept_as_long_as_what_it_was_drawn_from():
+  who = participation(TOGETHER | {"sampling": "fixed"}, audit.population([audit.IDLE] * USERS))
+  calls = []
+
+  def cohort(draws, round_number):
+    calls.append(round_number)
+    return who.cohort(draws, round_number)
+
+  first = cohorts_of_trials(cohort, 1, 2, 3, 0)
+  assert first.mask.shape[:2] == (3, 2) and calls == [1, 2] * 3
+  assert cohorts_of_trials(cohort, 1, 2, 3, 0) is first and len(calls) == 6
+  assert cohorts_of_trials(cohort, 1, 2, 3, 1) is not first and len(calls) == 12
+  kept = weakref.ref(first.mask)
+  del cohort, first
+  gc.collect()
+  assert kept() is None
+
+
+def test_the_oldest_draws_are_dropped_first():
+  who = participation(TOGETHER | {"sampling": "fixed"}, audit.population([audit.IDLE] * USERS))
+  first = cohorts_of_trials(who.cohort, 0, 1, 1, 0)
+  for seed in range(1, 5):
+    cohorts_of_trials(who.cohort, 0, 1, 1, seed)
+  assert cohorts_of_trials(who.cohort, 0, 1, 1, 0) is not first

@@ -11,7 +11,7 @@ from fedjax_face.attacks import unit_audit
 from fedjax_face.dp_sgd.sampling import poisson_sampling
 from fedjax_face.draws import identity_of
 from fedjax_face.privacy import noise
-from fedjax_face.privacy.per_example import GradientClip, grouped, joint, per_task
+from fedjax_face.privacy.gradient_clip import GradientClip, grouped, joint, per_task
 
 ADD = unit_audit.ADJACENCY
 CLIPS = {"joint": joint(ADD), "grouped": grouped({"network": 1.0, "weights": 0.3}, ADD),

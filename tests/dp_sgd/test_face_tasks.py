@@ -14,7 +14,7 @@ from fedjax_face.method import Setting
 from fedjax_face.method.algorithm import Data
 from fedjax_face.models.task_networks import Network
 from fedjax_face.options import OptionError
-from fedjax_face.privacy import per_example
+from fedjax_face.privacy import gradient_clip, per_example
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.runs.mesh import clients_mesh
 from tests.methods import tiny_faces
@@ -124,10 +124,10 @@ def test_the_clip_and_both_forms_see_only_what_trains(sources):
   frozen = bound(sources.train, frozen=("shared",), start=everything["network"])
   loss, params = frozen.loss, started(frozen)
   batch = jax.tree.map(lambda leaf: leaf[:12].reshape(4, 3, *leaf.shape[1:]), data_of(sources))
-  found = {form: jax.jit(per_example.clipped_gradient_sum(loss, per_example.joint(ADD), form))(
+  found = {form: jax.jit(per_example.clipped_gradient_sum(loss, gradient_clip.joint(ADD), form))(
       params, batch, jnp.ones((4, 3), bool), .05) for form in ("vmapped", "scanned", "ghost")}
   full = jax.jit(per_example.clipped_gradient_sum(
-      unfrozen.loss, per_example.joint(ADD), "vmapped"))(
+      unfrozen.loss, gradient_clip.joint(ADD), "vmapped"))(
           everything, batch, jnp.ones((4, 3), bool), .05)
   for form in ("scanned", "ghost"):
     np.testing.assert_allclose(found[form].norm, found["vmapped"].norm, rtol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 from fedjax_face.data.cohorts import Cohort
 from fedjax_face.dp_sgd.step import descent
 from fedjax_face.method.algorithm import Data, StepKeys, with_values
-from fedjax_face.privacy import noise, per_example
+from fedjax_face.privacy import gradient_clip, noise, per_example
 from fedjax_face.privacy.adjacency import Adjacency
 
 ADD = Adjacency.ADD_OR_REMOVE_ONE
@@ -42,7 +42,7 @@ def sgd(hparams):
 
 def steps(clip=None, noise_=None, *, augment=None, optimizer=sgd,
           project=lambda params: params, clipped=True):
-  clip = per_example.joint(ADD) if clip is None and clipped else clip
+  clip = gradient_clip.joint(ADD) if clip is None and clipped else clip
   gradient_sum = (per_example.clipped_gradient_sum(loss, clip, "vmapped") if clipped else
                   per_example.unclipped_gradient_sum(loss, units_at_once=2))
   return descent(gradient_sum, clip if clipped else None, noise_, EXPECTED, optimizer,
@@ -87,7 +87,7 @@ def test_a_step_is_the_clipped_sum_over_the_expected_number():
 @pytest.mark.parametrize("form", ["vmapped", "scanned", "ghost"])
 def test_without_noise_and_bound_a_step_is_plain_sgd(form):
   hparams = with_values(HPARAMS, {"gradient": {"clip_norm": np.inf, "noise_multiplier": 0.0}})
-  clip = per_example.joint(ADD)
+  clip = gradient_clip.joint(ADD)
   private = descent(per_example.clipped_gradient_sum(loss, clip, form), clip, None, EXPECTED,
                            sgd, None, lambda params: params)
   mine, plain = (one_step(descent, hparams)[0] for descent in (private, steps(clipped=False)))
@@ -96,10 +96,10 @@ def test_without_noise_and_bound_a_step_is_plain_sgd(form):
   np.testing.assert_allclose(vector(mine.params), vector(plain.params), rtol=1e-6)
 
 
-CLIPS = {"joint": (per_example.joint(ADD), 1),
-         "grouped": (per_example.grouped({"network": 1.0, "weights": .1}, ADD), np.sqrt(1.01)),
-         "per_task": (per_example.per_task(TASKS, ADD), 3),
-         "stacked": (per_example.per_task(TASKS, ADD, stacked=True), np.sqrt(3))}
+CLIPS = {"joint": (gradient_clip.joint(ADD), 1),
+         "grouped": (gradient_clip.grouped({"network": 1.0, "weights": .1}, ADD), np.sqrt(1.01)),
+         "per_task": (gradient_clip.per_task(TASKS, ADD), 3),
+         "stacked": (gradient_clip.per_task(TASKS, ADD, stacked=True), np.sqrt(3))}
 
 
 def noise_of(descent, hparams, rounds=1500):

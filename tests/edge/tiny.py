@@ -10,7 +10,7 @@ import optax
 
 from fedjax_face.data import pixels
 from fedjax_face.edge.halves import DeviceData, EdgeParts, PrivateGradients
-from fedjax_face.privacy import per_example, statement
+from fedjax_face.privacy import gradient_clip, statement
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.ledger import Ledger
 from fedjax_face.split import accounting
@@ -31,7 +31,7 @@ SPLIT = SplitNetwork(
         pixels.normalise(images).reshape(len(images), -1) @ params["kernel"]),
     server=lambda params, activations: activations @ params["kernel"])
 CLIP = ActivationClip(True)
-DEFAULT = per_example.joint(Adjacency.REPLACE_ONE)
+DEFAULT = gradient_clip.joint(Adjacency.REPLACE_ONE)
 
 
 def rows(device, step):

@@ -27,7 +27,7 @@ def test_from_a_file_with_round_0(tmp_path):
   path = tmp_path / "metrics.csv"
   path.write_text("round,recall@far=0.01,loss,epsilon\n0,0.1,,\n1,,2.0,0.5\n2,0.2,1.5,0.7\n")
   fig = training_curves(path)
-  assert titles(fig) == ["Loss", "recall at FAR 0.01", "Epsilon"]
+  assert titles(fig) == ["Loss", "Recall at FAR 0.01", "Epsilon"]
   loss, evaluation, _ = (axes.lines[0] for axes in fig.axes)
   np.testing.assert_array_equal(loss.get_xydata(), [[1, 2.0], [2, 1.5]])
   np.testing.assert_array_equal(evaluation.get_xydata(), [[0, 0.1], [2, 0.2]])
@@ -35,8 +35,8 @@ def test_from_a_file_with_round_0(tmp_path):
 
 def test_the_headline_has_a_panel_each_and_without_one_the_first_few():
   columns = course([NAN, 1.0], **{f"a@{i}": [0.1, 0.2] for i in range(5)}, pose_mse=[0.3, 0.2])
-  assert titles(training_curves(columns, evaluation=("pose_mse", "absent"))) == ["Loss", "pose MSE"]
-  assert titles(training_curves(columns)) == ["Loss", "a@0", "a@1", "a@2"]
+  assert titles(training_curves(columns, evaluation=("pose_mse", "absent"))) == ["Loss", "Pose MSE"]
+  assert titles(training_curves(columns)) == ["Loss", "A@0", "A@1", "A@2"]
 
 
 def test_what_is_compared_is_a_labelled_line_inside_the_panel():
@@ -45,7 +45,7 @@ def test_what_is_compared_is_a_labelled_line_inside_the_panel():
   fig = training_curves(columns, levels={"recall@far=0.1": levels})
   axes = fig.axes[1]
   assert sorted(texts(axes)) == sorted(
-      ["trained 0.32", *(f"{words} {value:g}" for words, value in levels.items())])
+      ["trained 0.320", *(f"{words} {value:.3f}" for words, value in levels.items())])
   drawn = {float(line.get_ydata()[0]) for line in axes.lines[1:]}
   assert drawn == set(levels.values())
   low, high = axes.get_ylim()

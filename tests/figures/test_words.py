@@ -16,7 +16,7 @@ from fedjax_face.figures.words import in_words
     ("landmark_nme", "landmark NME"),
     ("epsilon0.7_fixed", "epsilon 0.7 fixed"),
     ("fedgc_as_written_7.5", "FedGC as written 7.5"),
-    ("dp_fedemb", "DP FedEmb"),
+    ("dp_fedemb", "DP-FedEmb"),
     ("far from private, z = 0.2", "far from private, z = 0.2"),
     ("FedGC calibrated", "FedGC calibrated"),
 ])

@@ -1,4 +1,4 @@
-"""Executes notebooks; as a program, in their long form, and stores what they show.
+"""Executes notebooks in their long form, and stores what they show.
 
     python -m tests.notebooks tour fedgc
 """
@@ -20,13 +20,12 @@ METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "na
             "language_info": {"name": "python"}}
 
 
-def executed(path: pathlib.Path, folder: pathlib.Path, *, short: bool) -> nbformat.NotebookNode:
-  """A notebook after a run from top to bottom, errors among its outputs; the file stays as it is.
+def executed(path: pathlib.Path, folder: pathlib.Path) -> nbformat.NotebookNode:
+  """A notebook after a run of its long form, errors among its outputs; the file stays as it is.
 
   Args:
     path: of the notebook.
     folder: for the files of its kernel.
-    short: in tiny, to see that it runs.
   """
   notebook = nbformat.read(path, as_version=4)
   spec = folder / "kernels" / "this"
@@ -35,10 +34,10 @@ def executed(path: pathlib.Path, folder: pathlib.Path, *, short: bool) -> nbform
       "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
       "display_name": "this interpreter", "language": "python"}))
   surroundings = {"JUPYTER_PATH": str(folder), "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
-                  "IPYTHONDIR": str(folder / "ipython"), "FEDJAX_FACE_SHORT": str(int(short))}
+                  "IPYTHONDIR": str(folder / "ipython"), "FEDJAX_FACE_SHORT": "0"}
   with mock.patch.dict(os.environ, surroundings):
     nbclient.NotebookClient(
-        notebook, timeout=1200 if short else None, kernel_name="this", allow_errors=True,
+        notebook, timeout=None, kernel_name="this", allow_errors=True,
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}}).execute()
   return notebook
@@ -77,7 +76,7 @@ def main(names: list[str]) -> None:
   for name in names or sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")):
     path = NOTEBOOKS / f"{name}.ipynb"
     with tempfile.TemporaryDirectory() as folder:
-      notebook = executed(path, pathlib.Path(folder), short=False)
+      notebook = executed(path, pathlib.Path(folder))
     if errors(notebook):
       sys.exit(f"{path}: {errors(notebook)[0]}")
     nbformat.write(storable(notebook), path)

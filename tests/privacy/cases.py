@@ -14,7 +14,8 @@ from fedjax_face.models.normalisation import GroupNorm
 from fedjax_face.privacy import clustering, noise
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
-from fedjax_face.privacy.per_example import clipped_gradient_sum, grouped, joint, per_task
+from fedjax_face.privacy.gradient_clip import grouped, joint, per_task
+from fedjax_face.privacy.per_example import clipped_gradient_sum
 from tests.federated.schemes import participation
 
 ADD, REPLACE = Adjacency.ADD_OR_REMOVE_ONE, Adjacency.REPLACE_ONE

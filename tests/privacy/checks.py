@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_face.attacks import audit
+from fedjax_face.attacks.trial_cohorts import cohorts_of_trials
 from fedjax_face.dp_sgd.step import descent
 from fedjax_face.federated.aggregators import Sums
 from fedjax_face.method.algorithm import Data, StepKeys
@@ -272,7 +272,7 @@ def check_amplification(who, rate_of, rounds=600):
     rounds: to count in.
   """
   claimed = rate_of(who.amplify(dp_accounting.GaussianDpEvent(1.0)))
-  drawn = audit.draw(who, 0, rounds, 1, seed=0)
+  drawn = cohorts_of_trials(who.cohort, 0, rounds, 1, seed=0)
   examples, mask = (leaf.reshape(rounds, -1) for leaf in (drawn.examples, drawn.mask))
   times = np.zeros(who.population)
   for round_examples, there in zip(examples, mask, strict=True):

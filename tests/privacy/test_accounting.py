@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from fedjax_face.privacy import accounting, curves, time_limit
+from fedjax_face.privacy import accountants, accounting, curves, time_limit
 from fedjax_face.privacy.adjacency import Adjacency
 
 ADD, REPLACE, ZERO = Adjacency.ADD_OR_REMOVE_ONE, Adjacency.REPLACE_ONE, Adjacency.ZERO_OUT
@@ -29,7 +30,7 @@ def fixed_size(noise, population, size, steps):
 
 
 def pld_delta(event, adjacency, epsilon):
-  accountant = accounting.PldAccountant(adjacency, accounting.discretisation(event))
+  accountant = accountants.PldAccountant(adjacency, accountants.discretisation(event))
   return accountant.compose(event).get_delta(epsilon)
 
 
@@ -44,7 +45,7 @@ def test_dp_fedemb_emnist(noise, rdp, pld):
 
 def test_many_small_steps_need_the_fine_grid():
   event = poisson(3.97, 32 / 28_000, 437_500)
-  assert accounting.discretisation(event) < 2e-5
+  assert accountants.discretisation(event) < 2e-5
   assert accounting.epsilon_by("pld", event, 1e-5, ADD) == pytest.approx(.700, abs=.001)
 
 
@@ -61,7 +62,7 @@ def test_regions_as_units_do_not_protect_a_photograph(regions, epsilon):
       regions + 1) * (1 - 32 / 28_000)**np.arange(regions, -1, -1)
   event = dp_accounting.SelfComposedDpEvent(dp_accounting.dp_event.MixtureOfGaussiansDpEvent(
       .93, list(range(regions + 1)), together.tolist()), 437_500)
-  found = accounting.PldAccountant(ADD, 1e-3).compose(event).get_epsilon(1e-5)
+  found = accountants.PldAccountant(ADD, 1e-3).compose(event).get_epsilon(1e-5)
   assert found == pytest.approx(epsilon, rel=.011)
 
 
@@ -138,7 +139,7 @@ def test_mixed_channels_agree_with_dp_accounting_where_it_shares_our_convention(
       poisson(.9, .05, 40), dp_accounting.SelfComposedDpEvent(Gaussian(4.), 3),
       dp_accounting.LaplaceDpEvent(5.)])
   theirs = dp_accounting.pld.PLDAccountant(ADD.relation, 1e-3).compose(event).get_epsilon(1e-5)
-  ours = accounting.PldAccountant(ADD, 1e-3).compose(event).get_epsilon(1e-5)
+  ours = accountants.PldAccountant(ADD, 1e-3).compose(event).get_epsilon(1e-5)
   assert ours == pytest.approx(theirs, abs=1e-6)
 
 
@@ -240,10 +241,10 @@ def test_little_noise_is_a_large_epsilon_by_rdp(noise, lowest, highest):
 
 
 def test_chords_of_the_rdp_curve_bound_it():
-  orders = accounting.RDP_ORDERS
+  orders = accountants.RDP_ORDERS
   whole = orders == np.round(orders)
   exact = accounting.rdp_curve(dp_accounting.PoissonSampledDpEvent(.03, Gaussian(.5)), ADD)
-  chords = accounting._between_whole_orders(np.where(whole, exact, np.nan), whole)
+  chords = accountants._between_whole_orders(np.where(whole, exact, np.nan), whole)
   assert np.all(chords >= exact * (1 - 1e-9))
   np.testing.assert_array_equal(chords[whole], exact[whole])
 
@@ -304,13 +305,31 @@ def test_a_composed_loss_is_kept_for_the_same_event_and_for_no_other():
     return dp_accounting.ComposedDpEvent([
         dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(z), count)
         for z, count in parts])
-  found = accounting.composed_pld(composed((2.0, 3), (5.0, 1)), ADD)
-  assert accounting.composed_pld(composed((2.0, 3), (5.0, 1)), ADD) is found
+  found = accountants.composed_pld(composed((2.0, 3), (5.0, 1)), ADD)
+  assert accountants.composed_pld(composed((2.0, 3), (5.0, 1)), ADD) is found
   others = [(composed((2.0, 3), (5.0, 2)), ADD), (composed((2.5, 3), (5.0, 1)), ADD),
             (composed((2.0, 3)), ADD), (composed((2.0, 3), (5.0, 1)), Adjacency.REPLACE_ONE)]
-  assert all(accounting.composed_pld(*other) is not found for other in others)
+  assert all(accountants.composed_pld(*other) is not found for other in others)
   mixture = lambda last: dp_accounting.dp_event.MixtureOfGaussiansDpEvent(
       1.0, np.array([0.0, 1.0]), np.array([0.5, last]))
-  keys = [accounting._frozen(mixture(last)) for last in (0.5, 0.5, 0.25)]
+  keys = [accountants._frozen(mixture(last)) for last in (0.5, 0.5, 0.25)]
   assert keys[0] == keys[1] != keys[2] and hash(keys[0]) == hash(keys[1])
-  assert accounting._frozen([{}]) != accounting._frozen([{}])
+  assert accountants._frozen([{}]) != accountants._frozen([{}])
+
+
+def test_an_event_of_a_class_that_hides_fields_is_not_taken_for_another():
+  class Hiding(dp_accounting.GaussianDpEvent):
+    """What it adds is no field."""
+
+  assert accountants._frozen(Hiding(1.0)) != accountants._frozen(Hiding(1.0))
+
+
+def test_calls_that_overlap_silence_nothing_for_good(caplog):
+  first, second = accounting._quiet(), accounting._quiet()
+  first.__enter__()
+  second.__enter__()
+  logging.getLogger("absl").warning("skipped an order")
+  first.__exit__(None, None, None)
+  second.__exit__(None, None, None)
+  logging.getLogger("absl").warning("again")
+  assert "again" in caplog.text and "skipped" not in caplog.text

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from fedjax_face.privacy import cluster_tables, noise
-from fedjax_face.privacy.per_example import joint
+from fedjax_face.privacy.gradient_clip import joint
 from fedjax_face.split.mechanism import ActivationClip
 from tests.privacy import cases, checks
 from tests.privacy.test_per_example import FORMS

@@ -14,13 +14,8 @@ from fedjax_face.models.dense import Dense
 from fedjax_face.models.normalisation import GroupNorm, PReLU
 from fedjax_face.privacy import ghost_norm
 from fedjax_face.privacy.adjacency import Adjacency
-from fedjax_face.privacy.per_example import (
-    clipped_gradient_sum,
-    grouped,
-    joint,
-    per_task,
-    unclipped_gradient_sum,
-)
+from fedjax_face.privacy.gradient_clip import grouped, joint, per_task
+from fedjax_face.privacy.per_example import clipped_gradient_sum, unclipped_gradient_sum
 
 FORMS = ("vmapped", "scanned", "ghost")
 UNITS, REGIONS, TASKS = 4, 3, 2

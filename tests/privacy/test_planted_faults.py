@@ -15,7 +15,7 @@ import pytest
 from fedjax_face.federated import sampling
 from fedjax_face.models.normalisation import GroupNorm
 from fedjax_face.privacy import ghost_norm, noise
-from fedjax_face.privacy.per_example import GradientClip, joint
+from fedjax_face.privacy.gradient_clip import GradientClip, joint
 from fedjax_face.runs import loop, streams
 from fedjax_face.split import step as split_step
 from tests.privacy import cases, checks

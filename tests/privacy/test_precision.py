@@ -16,7 +16,8 @@ from fedjax_face.models.normalisation import GroupNorm
 from fedjax_face.privacy import cluster_tables, clustering, ghost_norm, noise
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.privacy.clipping import UpdateClip
-from fedjax_face.privacy.per_example import clipped_gradient_sum, grouped, joint, per_task
+from fedjax_face.privacy.gradient_clip import grouped, joint, per_task
+from fedjax_face.privacy.per_example import clipped_gradient_sum
 from fedjax_face.split.mechanism import ActivationClip
 from tests.privacy import rounding
 from tests.privacy.test_per_example import FORMS, loss_of, params_of

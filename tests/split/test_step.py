@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from fedjax_face.data import pixels
-from fedjax_face.privacy import per_example
+from fedjax_face.privacy import gradient_clip
 from fedjax_face.privacy.adjacency import Adjacency
 from fedjax_face.split import step
 from fedjax_face.split.message import NO_LABEL, PADDING, Transcript, message_bytes, reply_bytes
@@ -31,7 +31,7 @@ server_logits = jax.jit(functools.partial(step.server_logits, SPLIT))
 train_from_gradients = jax.jit(functools.partial(step.server_step_from_gradients, SPLIT, OPTIMIZER))
 train_device = jax.jit(functools.partial(step.device_step, SPLIT, CLIP, OPTIMIZER))
 train_device_privately = jax.jit(functools.partial(
-    step.private_device_step, SPLIT, CLIP, per_example.joint(Adjacency.REPLACE_ONE), OPTIMIZER))
+    step.private_device_step, SPLIT, CLIP, gradient_clip.joint(Adjacency.REPLACE_ONE), OPTIMIZER))
 
 
 def message(params=PARAMS["device"], clip_norm=1.0, noise=1.0, key=KEY, images=IMAGES,
@@ -196,7 +196,7 @@ def test_private_device_step_clips_every_example_and_adds_the_stated_noise():
   reply = train(server, message()).reply
   reply = reply._replace(values=reply.values.at[0].multiply(1e6))
   update = jax.jit(functools.partial(
-      step.private_device_step, SPLIT, CLIP, per_example.joint(Adjacency.REPLACE_ONE),
+      step.private_device_step, SPLIT, CLIP, gradient_clip.joint(Adjacency.REPLACE_ONE),
       optax.sgd(1.0)))
   moved = lambda reply, z, key: jax.tree.map(
       lambda a, b: a - b, update(plain, IMAGES, reply, 1.0, 0.01, z, key).params, plain.params)
