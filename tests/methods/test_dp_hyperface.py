@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 
+import dp_accounting
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -298,7 +299,7 @@ def test_a_target_epsilon_calibrates_the_noise_of_the_whole_run(sources):
     sampling = options.argument(chosen, "units").bind(sources.train, 1, 1)
     event = sampling.event(noise_multiplier)
     return accounting.epsilon_by(
-        "pld", accounting.dp_accounting.SelfComposedDpEvent(event, 7), 1e-3, ADD)
+        "pld", dp_accounting.SelfComposedDpEvent(event, 7), 1e-3, ADD)
 
   assert epsilon(multiplier) <= 3.0 < epsilon(multiplier - .001)
   assert f"noise_multiplier={multiplier}" in repr(algorithm.releases[0].event)
