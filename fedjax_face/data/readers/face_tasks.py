@@ -155,8 +155,9 @@ def read_lfw_aligned(root: str | pathlib.Path, *, archive: str = lfw.ARCHIVE,
   report = dataclasses.replace(report, skipped=(*report.skipped, *alike))
   height, width = faces.images.shape[1:3]
   assert faces.gender is not None
+  pixels = np.asarray(faces.images)
   return one_face_each(
-      "lfw_aligned", faces.images, identity=identity_of(report.files), gender=faces.gender,
+      "lfw_aligned", pixels, identity=identity_of(report.files), gender=faces.gender,
       person=faces.person,
       box=np.tile(np.array([0, 0, width, height], np.float32), (len(faces), 1)),
       known={DETECTION: True, GENDER: faces.gender_known}), report
@@ -178,7 +179,8 @@ def _others(root: pathlib.Path, archive: str, not_in: str, table: dict[str, dict
     raise ValueError(f"{root / archive}: everybody in it is in {not_in}")
   own, report = lfw.read_lfw(root, archive=archive, people=people)
   held, _ = lfw.read_lfw(root, archive=archive, people=theirs)
-  same = (_thumbnails(own.images) @ _thumbnails(held.images).T).max(1) > _SAME_PICTURE
+  pixels = [np.asarray(faces.images) for faces in (own, held)]
+  same = (_thumbnails(pixels[0]) @ _thumbnails(pixels[1]).T).max(1) > _SAME_PICTURE
   alike = {pathlib.PurePosixPath(report.files[row]).parent.name for row in np.flatnonzero(same)}
   if not people - alike:
     raise ValueError(f"{root / archive}: everybody in it is in {not_in}")
