@@ -30,15 +30,15 @@ def first_rows(place: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Numbered(Sequence[str]):
-  """Names of people who are only numbered: a prefix and a number, made when asked for.
+  """Names of what is only numbered: a prefix and a number, made when asked for.
 
   Attributes:
     prefix: of all names.
-    numbers: of the names, in order.
+    numbers: of the names, in order; a range or an array.
   """
 
   prefix: str
-  numbers: range
+  numbers: Sequence[int] | np.ndarray
 
   def __len__(self) -> int:
     return len(self.numbers)
