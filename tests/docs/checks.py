@@ -18,11 +18,12 @@ ENTRIES = {
     "device": "fedjax_face.runs.edge_device.edge_device",
     "edge_server": "fedjax_face.runs.edge_server.edge_server",
     "evaluate": "fedjax_face.runs.evaluate.evaluate",
+    "inspect": "fedjax_face.runs.inspection.inspect",
     "plan": "experiments.plan.plan",
     "rehearse": "fedjax_face.runs.rehearsal.rehearse",
     "train": "fedjax_face.runs.fit.carried_out",
 }
-_ARE_CALLS_OF_FIT = ("audit", "device", "edge_server", "rehearse", "train")
+_ARE_CALLS_OF_FIT = ("audit", "device", "edge_server", "inspect", "rehearse", "train")
 
 
 class Reached(Exception):
