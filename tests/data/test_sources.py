@@ -119,10 +119,10 @@ def test_skipped_files_are_noted(folder, tmp_path):
 
 def test_femnist_evaluates_unseen_characters(tmp_path):
   shard(tmp_path / "train" / "a.json", {"f1": [1, 35, 36], "f2": [5, 61], "f3": [40]})
-  shard(tmp_path / "test" / "a.json", {"f1": [1, 61]})
+  shard(tmp_path / "test" / "a.json", {"f1": [2, 61]})
   loaded = sources.load({"name": "femnist", "path": str(tmp_path)}, 0)
   train, evaluation = loaded.train, loaded.evaluation
-  assert train.names == ("1", "5", "Z") and evaluation.names == ("a", "e", "z")
+  assert train.names == ("1", "2", "5", "Z") and evaluation.names == ("a", "e", "z")
   assert train.person_names == ("f1", "f2")
   np.testing.assert_array_equal(np.bincount(train.person), [3, 1])
   assert "by writers that also train" in loaded.notes[0] and loaded.evaluates_training_people

@@ -135,7 +135,7 @@ def test_bad_images_are_named_and_do_not_stop_the_others(tmp_path, squares, caps
 @pytest.mark.parametrize("arguments, message", [
     ([], "no photograph given"),
     (["absent.jpg"], "absent.jpg: no such file or folder"),
-    (["empty"], "empty: no image in this folder; expected .bmp, "),
+    (["empty"], "empty: no image in this folder; expected BMP, "),
     (["photo.png", "other/photo.png"], "would both be written to"),
     (["photo.png", "--oot=x"], "oot"),
 ])
@@ -173,10 +173,10 @@ def test_photographs_are_turned_as_the_camera_says(tmp_path, orientation):
   exif = Image.Exif()
   exif[ExifTags.Base.Orientation] = orientation
   Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "turned.png", exif=exif)
-  np.testing.assert_array_equal(detection.read_upright(tmp_path / "turned.png", 16), upright)
+  np.testing.assert_array_equal(detection.read_upright(tmp_path / "turned.png", 16).image, upright)
 
 
 def test_a_broken_orientation_leaves_the_photograph_as_it_is(tmp_path):
   pixels = np.zeros((16, 24, 3), np.uint8)
   Image.fromarray(pixels).save(tmp_path / "photo.jpg", exif=b"Exif\x00\x00junk that is no TIFF")
-  assert detection.read_upright(tmp_path / "photo.jpg", 16).shape == (16, 24, 3)
+  assert detection.read_upright(tmp_path / "photo.jpg", 16).image.shape == (16, 24, 3)

@@ -18,6 +18,8 @@ import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
+from fedjax_face.data.readers.file_bytes import printable, require_given
+from fedjax_face.data.readers.text_file import read_text
 
 _MAGIC = struct.pack("<I", 0xced7230a)
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
@@ -49,7 +51,7 @@ def read_rec(folder: str | pathlib.Path, *, size: int | None = None, channels: i
   check_on_bad(on_bad)
   if limit is not None and limit < 1:
     raise ValueError(f"{folder}: limit is {limit}; expected at least 1")
-  folder = pathlib.Path(folder)
+  folder = require_given(folder)
   path, index = folder / "train.rec", folder / "train.idx"
   offsets = _read_index(index)
   num_classes = _num_classes(folder / "property")
@@ -175,10 +177,10 @@ def _read_index(path: pathlib.Path) -> dict[int, int]:
   if not path.is_file():
     raise FileNotFoundError(f"{path} does not exist; expected the index of an InsightFace .rec")
   offsets: dict[int, int] = {}
-  for number, line in enumerate(path.read_bytes().splitlines(), 1):
+  for number, line in enumerate(read_text(path).splitlines(), 1):
     fields = line.split()
-    if len(fields) != 2 or not all(f.isdigit() for f in fields) or int(fields[0]) in offsets:
-      raise ValueError(f"{path}: line {number} is {line[:40].decode('ascii', 'replace')!r}; "
+    if len(fields) != 2 or not all(map(_is_number, fields)) or int(fields[0]) in offsets:
+      raise ValueError(f"{path}: line {number} is '{printable(line[:40])}'; "
                        "expected a new record number and a byte")
     offsets[int(fields[0])] = int(fields[1])
   if 0 not in offsets:
@@ -190,9 +192,13 @@ def _num_classes(path: pathlib.Path) -> int | None:
   """The number of classes that a property file gives, None without the file."""
   if not path.exists():
     return None
-  content = path.read_bytes().strip()
-  fields = [field.strip() for field in content.split(b",")]
-  if len(fields) != 3 or not all(f.isdigit() and int(f) for f in fields):
-    raise ValueError(f"{path} is {content[:40].decode('ascii', 'replace')!r}; "
-                     "expected classes,height,width")
+  content = read_text(path).strip()
+  fields = [field.strip() for field in content.split(",")]
+  if len(fields) != 3 or not all(_is_number(f) and int(f) for f in fields):
+    raise ValueError(f"{path} is '{printable(content[:40])}'; expected classes,height,width")
   return int(fields[0])
+
+
+def _is_number(field: str) -> bool:
+  """Whether a field is a count or a place in a file."""
+  return field.isascii() and field.isdigit() and len(field) < 20

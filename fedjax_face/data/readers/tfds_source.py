@@ -90,7 +90,7 @@ def read_tfds(name: str, *, split: str = "train", data_dir: str | pathlib.Path |
   values: dict[str, list[Any]] = {feature: [None] * count for feature in wanted}
 
   def read(row: str) -> bytes:
-    record = source[int(row)]
+    record = record_of(source, int(row))
     for feature in wanted:
       values[feature][int(row)] = _value(record, feature)
     return _value(record, features.image)
@@ -169,6 +169,19 @@ def encoded_records(builder: Any, name: str, split: str, data_dir: str | pathlib
                             + prepare_command(name, data_dir)) from None
   except ValueError as error:
     raise ValueError(f"{name}: {str(error).splitlines()[0]}") from None
+
+
+def record_of(records: Sequence[Mapping[str, Any]], row: int) -> Mapping[str, Any]:
+  """A record of a set.
+
+  Raises:
+    ValueError: the file is damaged there.
+  """
+  try:
+    return records[row]
+  except Exception as error:  # of the libraries that read the file, each with its own errors
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise ValueError(f"record cannot be read ({reason[:200]})") from None
 
 
 def _feature(builder, name, path):

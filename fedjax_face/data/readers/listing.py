@@ -1,0 +1,193 @@
+"""The files of a folder or a zip archive as people keep them, before any image is decoded.
+
+Left out without a word is what programs leave behind: hidden files and folders, thumbnails of
+desktops and of network disks. Links are followed; a folder that several paths lead to is listed
+once. Names are on one line whatever they hold (`file_bytes.printable`).
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from fedjax_face.data.readers.file_bytes import (
+  MOST_IMAGE_BYTES,
+  printable,
+  read_file,
+  require_given,
+  require_regular,
+  words,
+)
+
+_LEFT_BEHIND = frozenset({
+    "__macosx", "@eadir", "@__thumb", "@recycle", "#recycle", "#snapshot", "$recycle.bin",
+    "system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini",
+    "icon\r", "__pycache__"})
+
+
+class Listing(NamedTuple):
+  """The files of a source, before any is opened.
+
+  Attributes:
+    folders: every folder below the root, '/' as separator.
+    files: every file.
+    read: the bytes of a file; may be called from several threads.
+    remarks: sentences about what was listed once or could not be listed.
+    packed: whether it is an archive, where a folder around everything is usual.
+  """
+
+  folders: list[str]
+  files: list[str]
+  read: Callable[[str], bytes]
+  remarks: tuple[str, ...] = ()
+  packed: bool = False
+
+
+class Tree(NamedTuple):
+  """What is below a folder: names on one line -> paths.
+
+  Attributes:
+    folders, files: name relative to the root, '/' as separator -> where it is.
+    remarks: as of `Listing`.
+  """
+
+  folders: dict[str, pathlib.Path]
+  files: dict[str, pathlib.Path]
+  remarks: tuple[str, ...]
+
+
+@contextmanager
+def listing(path: str | os.PathLike) -> Iterator[Listing]:
+  """Opens a folder or zip archive.
+
+  Raises:
+    FileNotFoundError: nothing there.
+    ValueError: neither a folder nor a readable zip archive, an empty path, or two entries of an
+      archive that have one name and differ.
+  """
+  path = require_given(path)
+  if not path.exists():
+    raise FileNotFoundError(f"{path} does not exist; expected a folder or zip archive")
+  if path.is_dir():
+    tree = walk(path)
+    yield Listing(sorted(tree.folders), sorted(tree.files),
+                  lambda name: read_file(tree.files[name]), tree.remarks)
+    return
+  try:
+    require_regular(path.stat())
+    archive = zipfile.ZipFile(path)
+  except Exception as error:  # a damaged list of members can raise anything
+    raise ValueError(f"{path} is neither a folder nor a readable zip archive ({error})") from None
+  with archive:
+    yield _members(path, archive)
+
+
+def walk(root: pathlib.Path) -> Tree:
+  """Every folder and file below a folder.
+
+  Raises:
+    ValueError: two names that are one when they are shown on one line.
+  """
+  folders: dict[str, pathlib.Path] = {}
+  files: dict[str, pathlib.Path] = {}
+  remarks: list[str] = []
+  seen = {_identity(above) for above in (root.resolve(), *root.resolve().parents)}
+  waiting, links = [("", root)], collections.deque[tuple[str, pathlib.Path]]()
+  while waiting or links:  # links last: who is in the folder itself is not listed by a link to it
+    if not waiting:
+      name, path = links.popleft()
+      if _identity(path) in seen:
+        remarks.append(f"{name} leads to a folder that is read already; counted once")
+        continue
+      waiting.append((name, path))
+      seen.add(_identity(path))
+      folders[name] = path
+    above, folder = waiting.pop()
+    try:
+      entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+      remarks.append(f"{above or '.'} cannot be listed ({error.strerror})")
+      continue
+    for entry in entries:
+      name = printable(f"{above}/{entry.name}" if above else entry.name)
+      if name in folders or name in files:
+        raise ValueError(f"{root}: two names are shown as {name}; expected others")
+      if left_behind(entry.name):
+        continue
+      if not entry.is_dir():
+        files[name] = folder / entry.name
+      elif entry.is_symlink() or _identity(folder / entry.name) in seen:
+        links.append((name, folder / entry.name))
+      else:
+        seen.add(_identity(folder / entry.name))
+        folders[name] = folder / entry.name
+        waiting.append((name, folders[name]))
+  return Tree(folders, files, tuple(sorted(remarks)))
+
+
+def left_behind(name: str) -> bool:
+  """Whether a file or folder is one that programs leave behind: hidden, or of their own."""
+  return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
+def _identity(path: pathlib.Path) -> tuple[int, int]:
+  found = os.stat(path)
+  return found.st_dev, found.st_ino
+
+
+def _members(path: pathlib.Path, archive: zipfile.ZipFile) -> Listing:
+  """The entries of an archive, of which a broken one does not stop the others."""
+  folders: set[str] = set()
+  files: dict[str, zipfile.ZipInfo] = {}
+  twice, outside, lock = 0, 0, threading.Lock()
+  for entry in archive.infolist():
+    parts = entry.filename.replace("\\", "/").split("/")
+    if any(left_behind(part) for part in parts if part not in (".", "..")):
+      continue
+    name = printable("/".join(part for part in parts if part not in ("", ".")))
+    if ".." in parts:
+      outside += 1
+    elif not parts[-1]:
+      folders.add(name)
+    elif name not in files:
+      files[name] = entry
+    elif (entry.CRC, entry.file_size) == (files[name].CRC, files[name].file_size):
+      twice += 1
+    else:
+      raise ValueError(f"{path}: {name} is in the archive twice, with different content; expected "
+                       "one file of a name")
+
+  def read(name: str) -> bytes:
+    entry = files[name]
+    if entry.file_size > MOST_IMAGE_BYTES:
+      raise ValueError(f"more than {words(MOST_IMAGE_BYTES)} when unpacked")
+    try:
+      with lock, archive.open(entry) as member:
+        return member.read(entry.file_size + 1)  # to the end, where the check sum is compared
+    except Exception as error:  # damage inside can raise anything
+      reason = " ".join(str(error).split()) or type(error).__name__
+      raise OSError(f"broken in the archive ({reason})") from None
+
+  remarks = [f"{twice} entries are in the archive twice; counted once"] * bool(twice)
+  remarks += [f"{outside} entries lead out of the archive; left out"] * bool(outside)
+  return Listing(sorted(_with_above({*folders, *(_above(name) for name in files)})),
+                 sorted(files), read, tuple(remarks), packed=True)
+
+
+def _with_above(folders: set[str]) -> set[str]:
+  """Folders with those that they are in, without the root."""
+  found, level = set(), folders - {""}
+  while level:
+    found |= level
+    level = {_above(folder) for folder in level} - found - {""}
+  return found
+
+
+def _above(name: str) -> str:
+  return name.rpartition("/")[0]
