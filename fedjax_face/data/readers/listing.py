@@ -8,8 +8,10 @@ once. Names are on one line whatever they hold (`file_bytes.printable`).
 from __future__ import annotations
 
 import collections
+import io
 import os
 import pathlib
+import struct
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from fedjax_face.data.readers.file_bytes import (
   words,
 )
 
+_ENTRY = b"PK\1\2"  # starts each in the list of entries of an archive
 _LEFT_BEHIND = frozenset({
     "__macosx", "@eadir", "@__thumb", "@recycle", "#recycle", "#snapshot", "$recycle.bin",
     "system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini",
@@ -81,7 +84,7 @@ def listing(path: str | os.PathLike) -> Iterator[Listing]:
     return
   try:
     require_regular(path.stat())
-    archive = zipfile.ZipFile(path)
+    archive = _opened(path)
   except Exception as error:  # a damaged list of members can raise anything
     raise ValueError(f"{path} is neither a folder nor a readable zip archive ({error})") from None
   with archive:
@@ -139,6 +142,31 @@ def left_behind(name: str) -> bool:
 def _identity(path: pathlib.Path) -> tuple[int, int]:
   found = os.stat(path)
   return found.st_dev, found.st_ino
+
+
+def _opened(path: pathlib.Path) -> zipfile.ZipFile:
+  """An archive, in which a name that is no UTF-8 though it says so costs its own entry."""
+  try:
+    return zipfile.ZipFile(path)
+  except UnicodeDecodeError:
+    return zipfile.ZipFile(_OtherNames(io.FileIO(path)))
+
+
+class _OtherNames(io.BufferedReader):
+  """A file whose list of entries does not say UTF-8 of a name that is not."""
+
+  def read(self, size: int | None = -1, /) -> bytes:
+    content = super().read(size)
+    if not content.startswith(_ENTRY):
+      return content
+    patched, place = bytearray(content), 0
+    while patched.startswith(_ENTRY, place) and place + 46 <= len(patched):
+      lengths = struct.unpack_from("<3H", patched, place + 28)
+      name = patched[place + 46:place + 46 + lengths[0]]
+      if name.decode(errors="replace").encode() != name:
+        patched[place + 9] &= 0xff ^ 0x08
+      place += 46 + sum(lengths)
+    return bytes(patched)
 
 
 def _members(path: pathlib.Path, archive: zipfile.ZipFile) -> Listing:

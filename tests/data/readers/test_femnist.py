@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -28,6 +29,34 @@ def test_shards_of_one_writer_are_one_person(tmp_path):
   assert [data.names[i] for i in (0, 10, 36, 61)] == ["0", "A", "a", "z"]
   train, test = split_by_person(data, .4, Draws.of(0))
   assert check_disjoint(train, test, "person")
+
+
+def test_images_in_several_files_count_once(tmp_path):
+  for folder in ("all_data", "sampled_data", "train", ".hidden"):
+    shard(tmp_path / folder / "all_0.json", {"f1": [10, 10, 36], "f2": [1]})
+  data, report = femnist.read_leaf(tmp_path)
+  assert np.bincount(data.person).tolist() == [3, 1] and report.skipped == ()
+  assert "8 images are in several files; counted once" in str(report)
+
+
+@pytest.mark.parametrize("entry", [
+    '{"x": [[1e999, 2]], "y": [1]}', '{"x": [[%s]], "y": [1]}' % ("1" + "0" * 400),
+    '{"x": null, "y": [1]}', '[]', '{"x": [[[[]]]], "y": [99999999999999999999]}'])
+def test_a_writer_of_another_form_costs_that_writer(tmp_path, entry):
+  shard(tmp_path / "a.json", {"good": [3]})
+  (tmp_path / "b.json").write_text('{"user_data": {"w\\n": %s}}' % entry)
+  with pytest.warns(UserWarning) as told:
+    assert femnist.read_leaf(tmp_path)[0].person_names == ("good",)
+  assert r"w\n: " in str(told[0].message) and "\n" not in str(told[0].message)
+
+
+def test_a_pipe_among_the_shards_keeps_nobody_waiting(tmp_path):
+  shard(tmp_path / "a.json", {"good": [3]})
+  os.mkfifo(tmp_path / "b.json")
+  with pytest.warns(UserWarning, match=r"b.json: not a LEAF json file \(no regular file\)"):
+    femnist.read_leaf(tmp_path)
+  with pytest.raises(ValueError, match="path is empty"):
+    femnist.read_leaf("")
 
 
 def test_bad_content_is_skipped_or_refused(tmp_path):

@@ -86,6 +86,46 @@ def test_one_name_in_two_places_is_refused(make):
     read_folder(make({"train/bob/1.png": encoded(), "test/bob/1.png": encoded()}), people_at=2)
 
 
+def test_two_spellings_of_a_name_are_one_person_and_capitals_are_told(make):
+  one, two = "Zo\xeb", "Zoe\u0308"  # composed and decomposed
+  path = make({f"{one}/1.png": encoded(1), f"{two}/2.png": encoded(2), f"{two}/3.png": encoded(3),
+               "Ann/1.png": encoded(4), "ann/1.png": encoded(5)})
+  data, report = read_folder(path)
+  assert data.names == ("Ann", one, "ann") and report.skipped == ()
+  np.testing.assert_array_equal(np.bincount(data.person), [1, 3, 1])
+  assert report.remarks == (f"{one} is spelled in 2 forms of Unicode; taken as one person",
+                            "Ann and ann differ in capitals only; taken as 2 people")
+  assert count_files(path)[one] == 3 and read_folder(path, people={two})[0].names == (one,)
+
+
+def test_sessions_are_never_people(make):
+  sessions = {"ann/monday/1.png": encoded(1), "ann/friday/1.png": encoded(2),
+              "bob/monday/1.png": encoded(3)}
+  path = make(sessions)
+  with pytest.raises(ValueError, match="ann/friday may be session friday of person ann, or person "
+                     "friday of group ann; say people_at=1 if ann is"):
+    read_folder(path)
+  data, _ = read_folder(path, people_at=1)
+  assert data.names == ("ann", "bob") and np.bincount(data.person).tolist() == [2, 1]
+  assert count_files(path, people_at=1) == {"ann": 2, "bob": 1}
+
+
+def test_groups_of_people_are_said(make):
+  path = make({"class a/ann/1.png": encoded(1), "class b/bob/1.png": encoded(2),
+               "class b/bob/old/2.png": encoded(3), "class b/plan.png": encoded(4)})
+  with pytest.warns(UserWarning, match="skipped 1: class b/plan.png: not in a person's folder"):
+    data, _ = read_folder(path, people_at=2)
+  assert data.names == ("ann", "bob") and np.bincount(data.person).tolist() == [1, 2]
+
+
+def test_images_of_people_that_lie_in_sub_folders_too_are_theirs(make):
+  path = make({"ann/1.png": encoded(1), "ann/old/2.png": encoded(2), "bob/1.png": encoded(3)})
+  data, report = read_folder(path)
+  assert data.names == ("ann", "bob") and np.bincount(data.person).tolist() == [2, 1]
+  assert report.remarks == (
+      "pictures in folders of a person's folder, as in ann/old, are that person's",)
+
+
 def test_sources_that_are_nothing_are_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
     read_folder(tmp_path / "nowhere")
