@@ -12,6 +12,8 @@ MOST_IMAGE_BYTES = 256 * 2**20
 MOST_FILE_BYTES = 4 * 2**30
 """Of a file with many images, or of a list."""
 
+_MORE = 2**16  # bytes that are read at a time beyond the size that a file says
+
 
 def read_file(path: str | os.PathLike, most: int = MOST_IMAGE_BYTES) -> bytes:
   """The content of a regular file.
@@ -32,8 +34,11 @@ def read_file(path: str | os.PathLike, most: int = MOST_IMAGE_BYTES) -> bytes:
             "rb") as file:
     found = os.fstat(file.fileno())
     require_regular(found)  # it may be another one by now
-    content = file.read(most + 1) if found.st_size <= most else b""
-  if max(found.st_size, len(content)) > most:
+    size, content = found.st_size, b""
+    while size <= most and (more := file.read(max(size - len(content), _MORE))):
+      content += more  # room is made for the size that the file says, or a little more
+      size = max(size, len(content))
+  if size > most:
     raise ValueError(f"more than {words(most)}")
   return content
 

@@ -40,11 +40,11 @@ def test_images_in_several_files_count_once(tmp_path):
 
 
 @pytest.mark.parametrize("entry", [
-    '{"x": [[1e999, 2]], "y": [1]}', '{"x": [[%s]], "y": [1]}' % ("1" + "0" * 400),
+    '{"x": [[1e999, 2]], "y": [1]}', f'{{"x": [[{10**400}]], "y": [1]}}',
     '{"x": null, "y": [1]}', '[]', '{"x": [[[[]]]], "y": [99999999999999999999]}'])
 def test_a_writer_of_another_form_costs_that_writer(tmp_path, entry):
   shard(tmp_path / "a.json", {"good": [3]})
-  (tmp_path / "b.json").write_text('{"user_data": {"w\\n": %s}}' % entry)
+  (tmp_path / "b.json").write_text(f'{{"user_data": {{"w\\n": {entry}}}}}')
   with pytest.warns(UserWarning) as told:
     assert femnist.read_leaf(tmp_path)[0].person_names == ("good",)
   assert r"w\n: " in str(told[0].message) and "\n" not in str(told[0].message)
