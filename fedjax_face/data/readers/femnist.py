@@ -144,4 +144,4 @@ def _femnist(source, images, label, person, users) -> FaceDataset:
                        f"expected 0..{count - 1}")
   return FaceDataset("femnist", images.reshape(-1, _SIDE, _SIDE, 1), label.astype(np.int32),
                      person.astype(np.int32), names=CHARACTERS,
-                     person_names=tuple(str(u) for u in users))
+                     person_names=tuple(printable(str(u)) for u in users))

@@ -15,6 +15,7 @@ import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
+from fedjax_face.data.readers.file_bytes import printable
 from fedjax_face.draws import identity_of
 
 EACH_IMAGE = "each_image"
@@ -208,6 +209,7 @@ def _numbered(values, rows, feature) -> tuple[np.ndarray, tuple[str, ...]]:
   if hasattr(feature, "int2str"):
     names = tuple(feature.int2str(i) for i in range(feature.num_classes))
     return np.array(kept, np.int32), names
-  text = [v.decode() if isinstance(v, bytes) else v for v in kept]
+  text = [printable(v.decode(errors="surrogateescape")) if isinstance(v, bytes) else v
+          for v in kept]
   unique, number = np.unique(text, return_inverse=True)
   return number.astype(np.int32), tuple(str(u) for u in unique)
