@@ -27,17 +27,18 @@ def define(values: flags.FlagValues) -> None:
                       "--options=all", flag_values=values)
 
 
-def parse(values: flags.FlagValues, arguments: Sequence[str], doc: str | None) -> None:
+def parse(values: flags.FlagValues, arguments: Sequence[str], doc: str | None,
+          needed: Sequence[str] = ("config", "workdir")) -> None:
   """`command_line.parse` without the overrides.
 
   Raises:
-    ValueError: as there, or `--config` or `--workdir` is missing.
+    ValueError: as there, or a flag of `needed` is missing.
   """
   command_line.parse(values, _parted(arguments)[1], doc)
   if "options" in values and values.options is not None:
     from fedjax_face.runs.asked import described
     raise command_line.HelpAsked(described(said(arguments), values.options))
-  for name in ("config", "workdir"):
+  for name in needed:
     if values[name].value is None:
       raise ValueError(f"--{name} is required")
   command_line.use_devices(values.cpu_devices)

@@ -10,7 +10,7 @@ Names load what they need when they are first used. Rarer parts stand under thei
 `ff.samplings.poisson`, `ff.partitions.dirichlet`, `ff.drifts.scaffold`, `ff.mechanisms.dp_lloyd`,
 `ff.public_sets.lfw`, `ff.networks.hyperface`, `ff.devices.frozen`. What the programs of
 `experiments/` do is one call each: `fit`, `compare`, `plan`, `rehearse`, `audit`, `attack`,
-`detect`, and `run.evaluate`.
+`detect`, `inspect`, and `run.evaluate`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _PROGRAMS = {
     "runs.compare": ("compare",),
     "runs.detect": ("detect",),
     "runs.fit": ("fit", "rounds"),
+    "runs.inspection": ("inspect",),
     "runs.load": ("load",),
     "runs.plan": ("plan",),
     "runs.rehearsal": ("rehearse",),

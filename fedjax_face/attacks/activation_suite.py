@@ -127,22 +127,23 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, rece
   features = _features(system, device)
   sigma = float(system.clip.noise_stddev(system.clip_norm, noise_multiplier))
   train, public = sources.train, sources.public
-  clean = features(train.images)
+  own_images, public_images = np.asarray(train.images), np.asarray(public.images)
+  clean = features(own_images)
   sent = np.empty_like(received)
   sent[order] = received
   bound = _bound(1 / noise_multiplier if noise_multiplier else math.inf)
   victims = np.unique(train.person, return_index=True)[1]
-  of_public = features(public.images)
+  of_public = features(public_images)
 
-  decode = decoder.train_decoder(jnp.asarray(of_public), public.images, sigma, keys[1],
+  decode = decoder.train_decoder(jnp.asarray(of_public), public_images, sigma, keys[1],
                                  **options["decoder"])
-  originals = train.images[victims]
+  originals = own_images[victims]
   rebuilt = decode.reconstruct(jnp.asarray(sent[victims]))
   gallery = sources.evaluation
   pictures = options["inversion"].get("pictures", 0)
   inverted = None
   if pictures:
-    found = _invert(system, device, sent[victims[:pictures]], public.images, options["inversion"])
+    found = _invert(system, device, sent[victims[:pictures]], public_images, options["inversion"])
     inverted = reconstruction.quality(found, originals[:pictures])
   members, by_transcript, by_ratio = _membership(
       system, state, features, sources, received, sigma, bound, options, keys[2])
@@ -152,11 +153,11 @@ def attack(system: SplitSystem, state: SplitState, noise_multiplier: float, rece
       key)
   return Findings(
       quality=reconstruction.quality(rebuilt, originals),
-      blind=reconstruction.blind_quality(public.images, originals),
+      blind=reconstruction.blind_quality(public_images, originals),
       inverted=inverted,
       recognised=reconstruction.reidentification(
-          embed, gallery.images, gallery.label, rebuilt, originals, train.label[victims],
-          bound=bound),
+          embed, np.asarray(gallery.images), gallery.label, rebuilt, originals,
+          train.label[victims], bound=bound),
       distinguished=tell(clean[farthest.first], clean[farthest.second], keys[3]),
       audited=tell(*distinguishing.canaries(
           system.split.shape, system.clip_norm, system.clip.non_negative), keys[0]),

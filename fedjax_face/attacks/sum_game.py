@@ -7,6 +7,7 @@ from typing import Any
 
 import dp_accounting
 import jax
+import numpy as np
 
 from fedjax_face import options
 from fedjax_face.attacks import audit
@@ -33,7 +34,7 @@ def shared(make: Callable[..., Participation]) -> Callable[..., Participation]:
   made: dict[Any, Participation] = {}
 
   def same(dataset: FaceDataset, *options: Any) -> Participation:
-    key = dataset.images.tobytes(), dataset.person.tobytes(), options
+    key = np.asarray(dataset.images).tobytes(), dataset.person.tobytes(), options
     if key not in made:
       made[key] = make(dataset, *options)
     return made[key]

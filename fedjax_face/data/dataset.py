@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from fedjax_face import draws
+from fedjax_face.data import image_source, numbering
+from fedjax_face.data.image_source import ImageSource
 
 # attribute -> (dtype, shape after N; None = any size)
 ATTRIBUTES: dict[str, tuple[type, tuple[int | None, ...]]] = {
@@ -33,8 +35,8 @@ class FaceDataset:
 
   Attributes:
     name: where the images come from.
-    images: uint8 [N, H, W, C], C 1 or 3, in memory or memory-mapped; or an object that is indexed
-      like such an array and has its `shape` and `dtype` (`synthetic_faces.RenderedImages`).
+    images: uint8 [N, H, W, C], C 1 or 3: an array, in memory or memory-mapped, or an
+      `ImageSource`, whose rows are made when they are asked for.
     label: int32 [N], the identity or class that is recognised, 0..num_labels-1.
     person: int32 [N], the privacy unit (faces: equal to label; FEMNIST: the writer).
     landmarks: float32 [N, L, 2], (x, y) in pixels.
@@ -57,7 +59,7 @@ class FaceDataset:
   """
 
   name: str
-  images: np.ndarray
+  images: np.ndarray | ImageSource
   label: np.ndarray
   person: np.ndarray
   landmarks: np.ndarray | None = None
@@ -70,13 +72,13 @@ class FaceDataset:
   pose_known: np.ndarray | None = None
   gender_known: np.ndarray | None = None
   box_known: np.ndarray | None = None
-  names: tuple[str, ...] = ()
-  person_names: tuple[str, ...] = ()
+  names: Sequence[str] = ()
+  person_names: Sequence[str] = ()
   attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   identity: np.ndarray | None = None
 
   def __post_init__(self):
-    if isinstance(self.images, np.ndarray) or not hasattr(self.images, "dtype"):
+    if not isinstance(self.images, ImageSource):
       check_array(self.name, "images", self.images, np.uint8, (None, None, None))
     if self.images.shape[-1] not in (1, 3):
       raise ValueError(f"{self.name}: images have {self.images.shape[-1]} channels; "
@@ -134,7 +136,7 @@ class FaceDataset:
   @property
   def num_persons(self) -> int:
     """Number of different persons that have at least one image."""
-    return len(np.unique(self.person))
+    return int(np.count_nonzero(np.bincount(self.person)))
 
   def label_name(self, label: int) -> str:
     """The name of a label, or its number where labels have no names."""
@@ -155,12 +157,12 @@ class FaceDataset:
     Raises:
       ValueError: two persons have one identity, or a person has two.
     """
-    persons, first, row = np.unique(self.person, return_index=True, return_inverse=True)
+    persons, row = numbering.present(self.person)
     if self.identity is None:
       names = self.person_names or (self.names if self.persons_are_labels else ())
-      of_person = draws.identity_of(names[p] if names else int(p) for p in persons)
+      of_person = draws.identity_of(numbering.some(names, persons) or persons.tolist())
     else:
-      of_person = self.identity[first]
+      of_person = self.identity[numbering.first_rows(row)]
       if (of_person[row] != self.identity).any():
         raise ValueError(f"{self.name}: a person has images of two identities; expected one")
     draws.require_distinct(of_person, self.name, "persons")
@@ -206,6 +208,7 @@ class FaceDataset:
       raise ValueError(f"{self.name}: row {index.min() if index.min() < 0 else index.max()} "
                        f"selected; expected 0..{len(self) - 1}")
     arrays: dict[str, Any] = {field: array[index] for field, array in _present_arrays(self).items()}
+    arrays["images"] = image_source.select(self.images, index)
     attributes = {name: array[index] for name, array in self.attributes.items()}
     return dataclasses.replace(self, **arrays, attributes=attributes)
 
@@ -215,15 +218,16 @@ def compact(dataset: FaceDataset) -> FaceDataset:
 
   Identities stay.
   """
-  labels, label = np.unique(dataset.label, return_inverse=True)
-  persons, person = np.unique(dataset.person, return_inverse=True)
+  labels, label = numbering.present(dataset.label)
+  persons, person = (labels, label) if dataset.persons_are_labels else numbering.present(
+      dataset.person)
   return dataclasses.replace(
       dataset,
       identity=dataset.identities,
       label=label.astype(np.int32),
       person=person.astype(np.int32),
-      names=tuple(dataset.names[i] for i in labels) if dataset.names else (),
-      person_names=tuple(dataset.person_names[i] for i in persons) if dataset.person_names else ())
+      names=numbering.some(dataset.names, labels),
+      person_names=numbering.some(dataset.person_names, persons))
 
 
 def concatenate(datasets: Sequence[FaceDataset], name: str = "") -> FaceDataset:
@@ -249,7 +253,7 @@ def concatenate(datasets: Sequence[FaceDataset], name: str = "") -> FaceDataset:
   person, merged = _shifted([d.person for d in datasets], person_names,
                             [d.name for d in datasets])
   return FaceDataset(
-      name=name, images=np.concatenate([d.images for d in datasets]), label=label, person=person,
+      name=name, images=image_source.join([d.images for d in datasets]), label=label, person=person,
       names=names, person_names=() if np.array_equal(person, label) else merged,
       identity=np.concatenate([draws.combined(d.identities, i) for i, d in enumerate(datasets)]),
       attributes=_merged_numbers(datasets), **_merged_attributes(name, datasets))
@@ -262,11 +266,8 @@ def resize(dataset: FaceDataset, size: int) -> FaceDataset:
   count, height, width, channels = dataset.images.shape
   if (height, width) == (size, size):
     return dataset
-  images = np.empty((count, size, size, channels), np.uint8)
-  for i in range(count):
-    pixels = dataset.images[i, :, :, 0] if channels == 1 else dataset.images[i]
-    small = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
-    images[i] = np.asarray(small).reshape(size, size, channels)
+  images = image_source.changed(
+      dataset.images, (size, size, channels), lambda rows: _scaled(rows, size))
   scale = np.array([size / width, size / height], np.float32)
   landmarks = None if dataset.landmarks is None else dataset.landmarks * scale
   box = None if dataset.box is None else dataset.box * np.tile(scale, 2)
@@ -277,17 +278,30 @@ def grayscale(dataset: FaceDataset) -> FaceDataset:
   """One channel, luma of ITU-R BT.601 (0.299 R + 0.587 G + 0.114 B), rounded."""
   if dataset.images.shape[-1] == 1:
     return dataset
-  images = np.empty((*dataset.images.shape[:-1], 1), np.uint8)
-  weights = np.array([0.299, 0.587, 0.114], np.float32)
-  for start in range(0, len(dataset), 1024):
-    rows = slice(start, start + 1024)
-    images[rows, ..., 0] = np.rint(dataset.images[rows].astype(np.float32) @ weights)
+  images = image_source.changed(dataset.images, (*dataset.images.shape[1:-1], 1), _luma)
   return dataclasses.replace(dataset, images=images)
 
 
+def _scaled(images: np.ndarray, size: int) -> np.ndarray:
+  """uint8 [n, size, size, C]."""
+  channels = images.shape[-1]
+  out = np.empty((len(images), size, size, channels), np.uint8)
+  for row, image in enumerate(images):
+    pixels = Image.fromarray(image[..., 0] if channels == 1 else image)
+    scaled = pixels.resize((size, size), Image.Resampling.BILINEAR)
+    out[row] = np.asarray(scaled).reshape(size, size, channels)
+  return out
+
+
+def _luma(images: np.ndarray) -> np.ndarray:
+  """uint8 [n, H, W, 1]."""
+  weights = np.array([0.299, 0.587, 0.114], np.float32)
+  return np.rint(images.astype(np.float32) @ weights).astype(np.uint8)[..., None]
+
+
 def _present_arrays(dataset: FaceDataset) -> dict[str, np.ndarray]:
-  """Every per-image array that the data set has, by field."""
-  fields = ("images", "label", "person", "identity", *ATTRIBUTES)
+  """Every array with a row for an image, by field, but the images."""
+  fields = ("label", "person", "identity", *ATTRIBUTES)
   return {f: getattr(dataset, f) for f in fields if getattr(dataset, f) is not None}
 
 

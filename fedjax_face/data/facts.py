@@ -8,12 +8,14 @@ from pixels is a run's state, or comes from a public set. Facts are small, and l
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from fedjax_face.data.dataset import ATTRIBUTES, FaceDataset
+from fedjax_face.data.image_source import ImageSource
 from fedjax_face.data.photographs import Photographs
 from fedjax_face.data.regions.cutting import Regions
 from fedjax_face.data.regions.sources import RegionSet
@@ -23,37 +25,22 @@ _OF_REGIONS = ("image", "person", "box", "face", "known", "original", "identity"
 _LANDMARKS, _NAMES, _FRAME = "landmarks", "names", "frame"
 
 
-class UnseenImages:
-  """Images of which only the number and the shape are known.
+class UnseenImages(ImageSource):
+  """Images of which only the shape is known; whoever asks for pixels is refused.
 
-  Attributes:
+  Args:
     shape: (N, H, W, C).
-    dtype: uint8.
+
+  Raises:
+    ValueError: when pixels are asked for.
   """
 
-  dtype = np.dtype(np.uint8)
-
   def __init__(self, shape: tuple[int, ...]) -> None:
-    self.shape = tuple(map(int, shape))
+    count, height, width, channels = shape
+    self.shape = (count, height, width, channels)
 
-  @property
-  def ndim(self) -> int:
-    """4."""
-    return len(self.shape)
-
-  def __len__(self) -> int:
-    return self.shape[0]
-
-  def __getitem__(self, rows: Any) -> np.ndarray:
-    self._refuse()
-
-  def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-    self._refuse()
-
-  def __iter__(self) -> NoReturn:
-    self._refuse()
-
-  def _refuse(self) -> NoReturn:
+  def rows(self, index: np.ndarray) -> np.ndarray:
+    """Refuses."""
     raise ValueError("pixels of the training set are not facts: a method is bound to who has how "
                      "many images of which shape; compute what needs pixels in `Algorithm.look` or "
                      "in a step, or take it from the public set")
@@ -69,21 +56,15 @@ class ImagesWhenAsked(UnseenImages):
 
   def __init__(self, shape: tuple[int, ...], read: Callable[[], Any]) -> None:
     super().__init__(shape)
-    self._read, self._images = read, None
+    self._read = read
 
-  def __getitem__(self, rows: Any) -> np.ndarray:
-    return self._whole()[rows]
+  def rows(self, index: np.ndarray) -> np.ndarray:
+    """See `ImageSource`."""
+    return self._whole[index]
 
-  def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-    return np.asarray(self._whole()[:], *args, **kwargs)
-
-  def __iter__(self) -> Any:
-    return iter(self._whole())
-
+  @functools.cached_property
   def _whole(self) -> Any:
-    if self._images is None:
-      self._images = self._read()
-    return self._images
+    return self._read()
 
 
 def facts(known: Any) -> Any:

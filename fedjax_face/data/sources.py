@@ -13,6 +13,7 @@ import numpy as np
 
 from fedjax_face.data import caps
 from fedjax_face.data.dataset import FaceDataset, compact
+from fedjax_face.data.numbering import Numbered
 from fedjax_face.data.pairs import Pairs
 from fedjax_face.data.readers import femnist, folders, insightface_rec, lfw, tfds_source
 from fedjax_face.data.readers.decode import OnBad, ReadReport
@@ -202,8 +203,7 @@ def _whole_synthetic(*, num_people: int, images_per_person: int, size: int, seed
   make = synthetic_faces.rendered_faces if on_demand else synthetic_faces.synthetic_faces
   dataset = make(num_people, images_per_person, size, seed, first_person=first_person,
                  grayscale=grayscale, variation=DOMAINS[domain])
-  people = range(first_person, first_person + num_people)
-  names = tuple(f"world{seed}-person{p}" for p in people)
+  names = Numbered(f"world{seed}-person", range(first_person, first_person + num_people))
   where = "" if domain == "street" else f"_{domain}"
   return dataclasses.replace(dataset, name=f"{dataset.name}_world{seed}{where}", names=names), ()
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from fedjax_face.data import numbering
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.draws import Draws
 
@@ -105,8 +106,8 @@ def _split(dataset: FaceDataset, is_test: np.ndarray) -> tuple[FaceDataset, Face
 
 def _identities(dataset: FaceDataset, what: str) -> tuple[bool, set[str | int]]:
   """Whether persons or labels have names, and the set of those names or numbers."""
-  numbers = np.unique(dataset.person if what == "person" else dataset.label)
+  numbers, _ = numbering.present(dataset.person if what == "person" else dataset.label)
   names = dataset.names
   if what == "person" and (dataset.person_names or not dataset.persons_are_labels):
     names = dataset.person_names
-  return bool(names), {names[n] if names else int(n) for n in numbers}
+  return bool(names), set(numbering.some(names, numbers) or numbers.tolist())

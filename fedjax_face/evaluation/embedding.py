@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_face.data.image_source import Images
+
 Flip = Literal[False, "sum", "concat"]
 EmbedFn = Callable[[jax.Array], jax.Array]
 
 
 def embed_dataset(
-  embed_fn: EmbedFn, images: np.ndarray, batch_size: int, flip: Flip = False
+  embed_fn: EmbedFn, images: Images, batch_size: int, flip: Flip = False
 ) -> np.ndarray:
   """Unit embeddings of all images.
 
@@ -24,7 +26,7 @@ def embed_dataset(
 
   Args:
     embed_fn: uint8 [B, H, W, C] -> float [B, D], normalised or not.
-    images: uint8 [N, H, W, C], in memory or memory-mapped.
+    images: uint8 [N, H, W, C], in memory or not.
     batch_size: B.
     flip: False; "sum" normalises f(x) + f(mirror x), of what `embed_fn` returns; "concat"
       normalises both joined, [N, 2D].

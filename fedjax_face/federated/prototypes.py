@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.image_source import Images
 from fedjax_face.method import Setting
 from fedjax_face.models.embedding import l2_normalise
 
@@ -28,7 +29,7 @@ Embed = Callable[[Any, jax.Array], jax.Array]
 Prototypes = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
-def prototypes(embed: Embed, public_images: np.ndarray, size: int) -> Prototypes:
+def prototypes(embed: Embed, public_images: Images, size: int) -> Prototypes:
   """(backbone, uint8 [N, H, W, C], int [N] row of each image) -> unit f32 [size, D].
 
   Rows without images are zero.
@@ -48,7 +49,7 @@ def prototypes(embed: Embed, public_images: np.ndarray, size: int) -> Prototypes
   return of_people
 
 
-def of_public_backbone(setting: Setting, embed: Embed, images: np.ndarray, row: np.ndarray,
+def of_public_backbone(setting: Setting, embed: Embed, images: Images, row: np.ndarray,
                        size: int) -> jax.Array:
   """Prototypes under the backbone that the run starts from, which must be public.
 
@@ -88,7 +89,7 @@ def public_people(setting: Setting) -> FaceDataset:
   return setting.public
 
 
-def _some(images: np.ndarray) -> np.ndarray:
+def _some(images: Images) -> np.ndarray:
   return images[::-(-len(images) // _PUBLIC_IMAGES)]
 
 

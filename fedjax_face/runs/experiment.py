@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from fedjax_face.data.image_source import Images, in_memory
 from fedjax_face.method.algorithm import Algorithm
 from fedjax_face.privacy.ledger import Ledger
 
@@ -81,10 +82,10 @@ def evaluated_on(sources: Any) -> str:
           "protects")
 
 
-def is_resident(asked: str | bool, images: np.ndarray) -> bool:
+def is_resident(asked: str | bool, images: Images) -> bool:
   """Whether a set lives on the device: `compute.resident`, where auto goes by its size."""
   if str(asked).lower() == "auto":
-    return isinstance(images, np.ndarray) and images.nbytes <= RESIDENT_BYTES
+    return in_memory(images) and images.nbytes <= RESIDENT_BYTES
   return str(asked).lower() == "true"
 
 

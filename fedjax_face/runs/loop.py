@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fedjax_face.data.image_source import Images
 from fedjax_face.draws import Draws
 from fedjax_face.method.algorithm import Algorithm, Data, HParams, State, flattened
 from fedjax_face.runs import batches
@@ -58,7 +59,7 @@ class NonFiniteState(ValueError):
 
 def train(
     algorithm: Algorithm,
-    images: np.ndarray,
+    images: Images,
     *,
     targets: Any = (),
     rounds: int,

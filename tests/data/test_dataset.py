@@ -156,4 +156,4 @@ def test_memory_mapped_images_stay_on_disk(tmp_path):
   zeros = np.zeros(6, np.int32)
   data = FaceDataset("disk", images, zeros, zeros)
   assert isinstance(data.images, np.memmap)
-  np.testing.assert_array_equal(data.select([3]).images.ravel(), [12, 13, 14, 15])
+  np.testing.assert_array_equal(data.select([3]).images[:].ravel(), [12, 13, 14, 15])

@@ -41,8 +41,8 @@ def plain_faces(monkeypatch):
 def test_rendered_faces():
   loaded = sources.load({**FACES, "num_people": 1, "evaluation_people": 1}, 0)
   assert loaded.train.images.shape == loaded.evaluation.images.shape == (2, 28, 28, 1)
-  assert loaded.train.names == ("world0-person0",)
-  assert loaded.evaluation.names == ("world0-person1",)
+  assert tuple(loaded.train.names) == ("world0-person0",)
+  assert tuple(loaded.evaluation.names) == ("world0-person1",)
   assert not np.array_equal(loaded.train.images, loaded.evaluation.images)
 
 

@@ -99,5 +99,5 @@ def test_what_comes_from_pixels_is_state(name):
 def test_images_are_refused_where_a_method_would_keep_them():
   known = bound("fedavg")[0].facts
   with pytest.raises(ValueError, match="Algorithm.look"):
-    known.select(np.arange(3))
+    known.select(np.arange(3)).images[0]
   assert ff.FaceDataset is type(known)

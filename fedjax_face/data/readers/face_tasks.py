@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedjax_face.data import duplicates
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY, Photographs
 from fedjax_face.data.readers import lfw
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
@@ -36,7 +37,6 @@ LARGEST_ANGLE = 99.
 """Degrees; poses fitted beyond it are taken as wrong."""
 
 _PICTURES = (".jpg", ".jpeg", ".png")
-_SAME_PICTURE = 0.97          # correlation of thumbnails; other people of LFW reach 0.946
 _GENDER = {"M": 0, "F": 1}
 _BOX_SIDE = 1.15              # of the longer side of the tight box of the 68 points
 _AFLW2000_ARRAYS = ("name", "pitch_yaw_roll_deg", "pt2d_21", "bbox_from_pt68")
@@ -158,8 +158,9 @@ def read_lfw_aligned(root: str | pathlib.Path, *, archive: str = lfw.ARCHIVE,
   report = dataclasses.replace(report, skipped=(*report.skipped, *alike))
   height, width = faces.images.shape[1:3]
   assert faces.gender is not None
+  pixels = np.asarray(faces.images)
   return one_face_each(
-      "lfw_aligned", faces.images, identity=identity_of(report.files), gender=faces.gender,
+      "lfw_aligned", pixels, identity=identity_of(report.files), gender=faces.gender,
       person=faces.person,
       box=np.tile(np.array([0, 0, width, height], np.float32), (len(faces), 1)),
       known={DETECTION: True, GENDER: faces.gender_known}), report
@@ -181,7 +182,8 @@ def _others(root: pathlib.Path, archive: str, not_in: str, table: dict[str, dict
     raise ValueError(f"{root / archive}: everybody in it is in {not_in}")
   own, report = lfw.read_lfw(root, archive=archive, people=people)
   held, _ = lfw.read_lfw(root, archive=archive, people=theirs)
-  same = (_thumbnails(own.images) @ _thumbnails(held.images).T).max(1) > _SAME_PICTURE
+  same = (duplicates.thumbnails(own.images) @ duplicates.thumbnails(held.images).T
+          ).max(1) > duplicates.SAME_PICTURE
   alike = {composed(pathlib.PurePosixPath(report.files[row]).parent.name)
            for row in np.flatnonzero(same)}
   if not people - alike:
@@ -199,17 +201,6 @@ def _check_rows(source: pathlib.Path, files: Sequence[str], table: dict[str, dic
       raise ValueError(f"{source}: {file} is "
                        f"{'nobody' if row is None else row['person']} in images.csv; expected "
                        f"{folder if of_folder else 'a row'}")
-
-
-def _thumbnails(images: np.ndarray) -> np.ndarray:
-  """Grey pictures of 28x28 or fewer pixels, f32 [N, pixels], with mean 0 and norm 1."""
-  grey = images.mean(-1, dtype=np.float32)
-  for axis in (1, 2):
-    count = min(28, grey.shape[axis])
-    grey = np.add.reduceat(grey, np.arange(count) * grey.shape[axis] // count, axis)
-  flat = grey.reshape(len(grey), -1)
-  flat = flat - flat.mean(1, keepdims=True)
-  return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
 def read_utkface(path: str | pathlib.Path, *, limit: int | None = None,

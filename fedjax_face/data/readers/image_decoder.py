@@ -49,6 +49,7 @@ _NOT_READ = (
     (b"ftypavi", 4, "AVIF"), (b"ftyphe", 4, "HEIC"), (b"ftypmif1", 4, "HEIC"), (b"8BPS", 0, "PSD"),
     (b"jP  ", 4, "JPEG 2000"), (b"\xff\x4f\xff\x51", 0, "JPEG 2000"), (b"JXL ", 4, "JPEG XL"),
     (b"\xff\x0a", 0, "JPEG XL"), (b"%!", 0, "PostScript"), (b"%PDF", 0, "PDF"), (b"<svg", 0, "SVG"))
+_NOTES_OF_PNG = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 _UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
             4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
             6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -103,7 +104,12 @@ def image_size(content: bytes, *, upright: bool = True) -> tuple[int, int]:
     ValueError: the bytes are no image that is read, or hold too many pixels.
   """
   with _opened(content) as image:
-    lies = _orientation(image) >= 5
+    if image.format == "PNG" and not any(note in content for note in _NOTES_OF_PNG):
+      return image.size
+    try:
+      lies = _orientation(image) >= 5
+    except Exception as error:  # a hostile file can raise anything
+      raise _broken(error) from None
     turned = lies and upright != (image.format == "TIFF")  # whose size Pillow has turned
     return (image.height, image.width) if turned else image.size
 
@@ -111,17 +117,17 @@ def image_size(content: bytes, *, upright: bool = True) -> tuple[int, int]:
 def check_whole(content: bytes) -> None:
   """Refuses an image that is cut off, before anybody needs its pixels.
 
-  Of a JPEG the segments are read up to the mark of its end, which takes a hundredth of the time;
-  others are decoded.
+  Of a JPEG the segments, and of a PNG the chunks, are read up to the mark of the end, which takes a
+  hundredth of the time; others are decoded.
 
   Raises:
     ValueError: the bytes are no image that is read, are cut off, or hold too many pixels.
   """
   with _opened(content) as image:
-    jpeg = image.format == "JPEG"
-  if not jpeg:
+    has_end = {"JPEG": _jpeg_has_end, "PNG": _png_has_end}.get(image.format or "")
+  if has_end is None:
     decode_image(content)
-  elif not _has_end(content):
+  elif not has_end(content):
     raise ValueError("broken image (it is cut off)")
 
 
@@ -156,7 +162,12 @@ def _broken(error: Exception) -> ValueError:
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
-  """How the camera was held, as EXIF numbers it; 1, upright, where that cannot be read."""
+  """How the camera was held, as EXIF numbers it; 1, upright, where that cannot be read.
+
+  The notes of a PNG may follow its pixels, which Pillow would decode here without an error.
+  """
+  if image.format == "PNG":
+    image.load()
   try:
     found = image.getexif().get(ExifTags.Base.Orientation, 1)
   except Exception:  # a broken note beside a good picture
@@ -179,7 +190,17 @@ def _reduction(size: tuple[int, int], most_pixels: int | None) -> int:
   return factor
 
 
-def _has_end(content: bytes) -> bool:
+def _png_has_end(content: bytes) -> bool:
+  """Whether the chunks of a PNG lead to the one of its end."""
+  place = 8
+  while place + 8 <= len(content):
+    if content[place + 4:place + 8] == b"IEND":
+      return True
+    place += 12 + struct.unpack_from(">I", content, place)[0]
+  return False
+
+
+def _jpeg_has_end(content: bytes) -> bool:
   """Whether the segments of a JPEG lead to the mark of its end."""
   place = 2
   while 0 <= place < len(content) - 1:

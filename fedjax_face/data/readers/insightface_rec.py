@@ -17,7 +17,9 @@ import struct
 import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.numbering import Numbered
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
+from fedjax_face.data.readers.encoded_images import decode_later
 from fedjax_face.data.readers.file_bytes import printable, require_given
 from fedjax_face.data.readers.text_file import read_text
 
@@ -28,7 +30,8 @@ _HEADER = struct.Struct("<IfQQ")
 
 
 def read_rec(folder: str | pathlib.Path, *, size: int | None = None, channels: int = 3,
-             limit: int | None = None, on_bad: OnBad = "skip") -> tuple[FaceDataset, ReadReport]:
+             limit: int | None = None, on_bad: OnBad = "skip", on_demand: bool = False,
+             ) -> tuple[FaceDataset, ReadReport]:
   """Reads a folder with `train.rec`, `train.idx` and, perhaps, `property` (`classes,height,width`).
 
   Args:
@@ -38,6 +41,7 @@ def read_rec(folder: str | pathlib.Path, *, size: int | None = None, channels: i
     limit: only the first so many images, in the order of their record numbers.
     on_bad: 'skip' leaves out and warns, 'refuse' raises: images that are broken, labels that are no
       class, records that the index lacks, persons with no readable image.
+    on_demand: decodes an image when it is asked for, and needs `size`.
 
   Returns:
     The data set, whose labels and persons keep the numbers of the file and have no names, and a
@@ -53,21 +57,22 @@ def read_rec(folder: str | pathlib.Path, *, size: int | None = None, channels: i
     raise ValueError(f"{folder}: limit is {limit}; expected at least 1")
   folder = require_given(folder)
   path, index = folder / "train.rec", folder / "train.idx"
-  offsets = _read_index(index)
+  records = _Records(path, _read_index(index))  # closed with the last that reads it
   num_classes = _num_classes(folder / "property")
-  with _Records(path, offsets) as records:
-    keys, skipped = _image_keys(records)
-    wanted: dict[str, tuple[int, int]] = {}  # number and label of a record, by its name
-    for key in keys[:limit]:
-      try:
-        wanted[f"record {key}"] = key, _label(records.read(key), num_classes)
-      except _BadRecordError as error:
-        skipped.append((f"record {key}", str(error)))
-    names = list(wanted)
-    images, rows, bad = decode_images(
-        str(path), names, lambda name: _image(records.read(wanted[name][0])), size, channels)
-  label = np.array([wanted[names[row]][1] for row in rows], np.int32)
-  lost = sorted({label for _, label in wanted.values()} - set(label.tolist()))
+  keys, skipped = _image_keys(records)
+  wanted, labels = [], []
+  for key in keys[:limit].tolist():
+    try:
+      labels.append(_label(records.read(key), num_classes))
+      wanted.append(key)
+    except _BadRecordError as error:
+      skipped.append((f"record {key}", str(error)))
+  names = Numbered("record ", np.array(wanted, np.int64))
+  read = lambda name: _image(records.read(int(name.split()[1])))
+  decode = decode_later if on_demand else decode_images
+  images, rows, bad = decode(str(path), names, read, size, channels)
+  label = np.array(labels, np.int32)[rows]
+  lost = sorted({*labels} - set(label.tolist()))
   skipped += bad + [(f"person {person}", "person with no readable image") for person in lost]
   report = settle(ReadReport(str(path), skipped=tuple(skipped)), on_bad)
   return FaceDataset(folder.resolve().name, images, label, label.copy()), report
@@ -78,27 +83,31 @@ class _BadRecordError(ValueError):
 
 
 class _Records:
-  """Records of a file by number; may be read from several threads."""
+  """Records of a file by number; may be read from several threads.
 
-  def __init__(self, path: pathlib.Path, offsets: dict[int, int]):
+  Args:
+    path: of the .rec.
+    index: int64 [n, 2], number of each record, ascending, and the byte at which it starts.
+  """
+
+  def __init__(self, path: pathlib.Path, index: np.ndarray):
     if not path.is_file():
       raise FileNotFoundError(f"{path} does not exist; expected an InsightFace .rec")
     if not path.stat().st_size:
       raise ValueError(f"{path} is empty; expected an InsightFace .rec")
-    self.path, self.offsets = path, offsets
+    self.path, self.numbers, self._offsets = path, index[:, 0], index[:, 1]
     with path.open("rb") as file:
       self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *unused):
-    self._content.close()
+  @property
+  def last(self) -> int:
+    """Number of the record that lies last in the file."""
+    return int(self.numbers[self._offsets.argmax()])
 
   def read(self, key: int) -> bytes:
     """The content of a record, its parts put together again."""
     parts: list[bytes] = []
-    position = self.offsets[key]
+    position = int(self._offsets[np.searchsorted(self.numbers, key)])
     while True:
       flag, part, position = self._part(key, position)
       if flag not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
@@ -128,20 +137,21 @@ class _Records:
                       f"but the file has {len(self._content)}")
 
 
-def _image_keys(records: _Records) -> tuple[list[int], list[tuple[str, str]]]:
-  """Numbers of the image records, and what is missing of them."""
-  records.read(max(records.offsets, key=records.offsets.__getitem__))  # is the file whole?
+def _image_keys(records: _Records) -> tuple[np.ndarray, list[tuple[str, str]]]:
+  """Numbers of the image records, ascending, and what is missing of them."""
+  records.read(records.last)  # is the file whole?
   try:
     labels, image = _unpack(records.read(0))
   except _BadRecordError as error:
     raise ValueError(f"{records.path}: record 0 has a {error}") from None
   if image:
-    return sorted(records.offsets), []  # a plain image file, as MXNet's own tools write it
+    return records.numbers, []  # a plain image file, as MXNet's own tools write it
   first = labels[0]
-  if not (2 <= first <= max(records.offsets) + 1 and first == int(first)):
+  end = int(records.numbers[-1]) + 1
+  if not (2 <= first <= end and first == int(first)):
     raise ValueError(f"{records.path}: record 0 says that identities start at record {first:g}; "
-                     f"expected 2 to {max(records.offsets) + 1}")
-  keys = sorted(key for key in records.offsets if 0 < key < first)
+                     f"expected 2 to {end}")
+  keys = records.numbers[(records.numbers > 0) & (records.numbers < first)]
   missing = int(first) - 1 - len(keys)
   return keys, [(f"{missing} image record(s)", "not in train.idx")] if missing else []
 
@@ -172,10 +182,27 @@ def _unpack(record: bytes) -> tuple[tuple[float, ...], bytes]:
   return labels, record[end:]
 
 
-def _read_index(path: pathlib.Path) -> dict[int, int]:
-  """Byte at which each record starts, by number."""
+def _read_index(path: pathlib.Path) -> np.ndarray:
+  """int64 [n, 2]: number of each record, ascending, and the byte at which it starts."""
   if not path.is_file():
     raise FileNotFoundError(f"{path} does not exist; expected the index of an InsightFace .rec")
+  nothing = np.empty((0, 2), np.int64)
+  try:
+    index = np.loadtxt(path, np.int64, comments=None, ndmin=2) if path.stat().st_size else nothing
+    fits = index.shape[1] == 2 and index.min(initial=0) >= 0
+  except (ValueError, OverflowError):
+    fits = False
+  if not fits or len(np.unique(index[:, 0])) < len(index):
+    index = _index_by_line(path)
+  index = index[np.argsort(index[:, 0])]
+  if not len(index) or index[0, 0] != 0:
+    raise ValueError(f"{path}: record 0 is missing among {len(index)}; expected it")
+  return index
+
+
+def _index_by_line(path: pathlib.Path) -> np.ndarray:
+  """The same for a file of another encoding; raises ValueError with a line that is no new record.
+  """
   offsets: dict[int, int] = {}
   for number, line in enumerate(read_text(path).splitlines(), 1):
     fields = line.split()
@@ -183,9 +210,7 @@ def _read_index(path: pathlib.Path) -> dict[int, int]:
       raise ValueError(f"{path}: line {number} is '{printable(line[:40])}'; "
                        "expected a new record number and a byte")
     offsets[int(fields[0])] = int(fields[1])
-  if 0 not in offsets:
-    raise ValueError(f"{path}: record 0 is missing among {len(offsets)}; expected it")
-  return offsets
+  return np.array([*offsets.items()], np.int64).reshape(-1, 2)
 
 
 def _num_classes(path: pathlib.Path) -> int | None:
@@ -201,4 +226,4 @@ def _num_classes(path: pathlib.Path) -> int | None:
 
 def _is_number(field: str) -> bool:
   """Whether a field is a count or a place in a file."""
-  return field.isascii() and field.isdigit() and len(field) < 20
+  return field.isascii() and field.isdigit() and len(field) < 19

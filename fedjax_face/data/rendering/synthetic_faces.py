@@ -5,12 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import math
 import os
-from typing import Any
 
 import jax
 import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.image_source import ImageSource
 from fedjax_face.data.rendering.identity import sample_identities
 from fedjax_face.data.rendering.renderer import Picture, render
 from fedjax_face.data.rendering.variation import STREET, Variation, sample_shots
@@ -114,20 +114,15 @@ def _render_all(people, shots, size: int, grayscale: bool, workers: int | None) 
   return out
 
 
-class RenderedImages:
-  """Photographs of synthetic people that are rendered when asked for: an array that is not there.
+class RenderedImages(ImageSource):
+  """Photographs of synthetic people that are rendered when they are asked for.
 
-  `images[rows]` renders the rows of an integer array or slice, each once, and gives what
-  `synthetic_faces(...).images[rows]` would hold; `np.asarray(images)` renders all. Rows may be
-  asked for from any thread.
+  Rows are those of `synthetic_faces(...).images`.
 
   Args:
     num_people, images_per_person, size, seed, first_person, grayscale, variation: as of
       `synthetic_faces`.
   """
-
-  dtype = np.dtype(np.uint8)
-  ndim = 4
 
   def __init__(self, num_people: int, images_per_person: int, size: int, seed: int, *,
                first_person: int = 0, grayscale: bool = False, variation: Variation = STREET):
@@ -136,25 +131,12 @@ class RenderedImages:
     self._per_person, self._seed, self._first = images_per_person, seed, first_person
     self._size, self._grayscale, self._variation = size, grayscale, variation
 
-  def __len__(self) -> int:
-    return self.shape[0]
-
-  @property
-  def nbytes(self) -> int:
-    """Bytes of the pictures, were they all rendered."""
-    return math.prod(self.shape)
-
-  def __getitem__(self, rows) -> np.ndarray:
-    """uint8 [*rows.shape, size, size, C]."""
-    rows = np.arange(len(self))[rows]
-    wanted, place = np.unique(rows, return_inverse=True)
-    pictures, _, _ = _photograph(self._first + wanted // self._per_person,
-                                 wanted % self._per_person, self._size, self._seed,
+  def rows(self, index: np.ndarray) -> np.ndarray:
+    """See `ImageSource`."""
+    pictures, _, _ = _photograph(self._first + index // self._per_person,
+                                 index % self._per_person, self._size, self._seed,
                                  self._grayscale, None, self._variation)
-    return pictures.image[place.reshape(rows.shape)]
-
-  def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    return self[:] if dtype is None else self[:].astype(dtype)
+    return pictures.image
 
 
 def rendered_faces(num_people: int, images_per_person: int, size: int, seed: int, *,
@@ -166,7 +148,7 @@ def rendered_faces(num_people: int, images_per_person: int, size: int, seed: int
     num_people, images_per_person, size, seed, first_person, grayscale, variation: as of
       `synthetic_faces`.
   """
-  images: Any = RenderedImages(num_people, images_per_person, size, seed, variation=variation,
+  images = RenderedImages(num_people, images_per_person, size, seed, variation=variation,
                                first_person=first_person, grayscale=grayscale)
   label = np.repeat(np.arange(num_people, dtype=np.int32), images_per_person)
   return FaceDataset(name=f"synthetic_faces_{size}", images=images, label=label,

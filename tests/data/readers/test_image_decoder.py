@@ -127,11 +127,21 @@ def test_damage_gives_pixels_or_one_line_and_nothing_else():
           assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("cut", [1, 2, 100])
-def test_a_jpeg_that_is_cut_off_is_found_without_its_pixels(cut, monkeypatch):
-  content = saved(Image.effect_noise((64, 64), 90), "JPEG", quality=95)
+@pytest.mark.parametrize("notes", [b"", b"eXIf"])
+def test_broken_pixels_are_found_wherever_the_notes_of_a_png_are(notes):
+  content = turned(6, "PNG") if notes else saved(COLOUR, "PNG")
+  start = content.index(b"IDAT") + 4
+  broken = content[:start + 4] + bytes(9) + content[start + 13:]
+  with pytest.raises(ValueError, match="broken image"):
+    decode_image(broken)
+
+
+@pytest.mark.parametrize("kind, cut", [("JPEG", 1), ("JPEG", 100), ("PNG", 9), ("PNG", 100)])
+def test_what_is_cut_off_is_found_without_its_pixels(kind, cut, monkeypatch):
+  content = saved(Image.effect_noise((64, 64), 90), kind)
   monkeypatch.setattr(image_decoder, "eight_bits", None)
   check_whole(content)
+  check_whole(content + b"a film that a telephone appends" * 1000)
   with pytest.raises(ValueError, match="cut off"):
     check_whole(content[:-cut])
 
