@@ -117,8 +117,9 @@ def find_photos(given: Sequence[str | os.PathLike], out: pathlib.Path) -> list[P
     if not root.is_dir():
       photos.append(Photo(root, out / printable(root.name)))
       continue
-    files = [(name, path) for name, path in sorted(walk(root).files.items())
-             if not path.resolve().is_relative_to(out.resolve()) and _is_photograph(path)]
+    tree = walk(root)
+    files = [(name, path) for name in tree.files if _is_photograph(path := tree.path(name))
+             and not path.resolve().is_relative_to(out.resolve())]
     if not files:
       raise ValueError(f"{root}: no image in this folder; expected {FORMATS}")
     top = out / printable(root.resolve().name) if len(given) > 1 else out

@@ -69,8 +69,10 @@ def read_leaf(root: str | pathlib.Path, *, on_bad: OnBad = "skip",
   """
   check_on_bad(on_bad)
   root = require_given(root)
-  files = [root] if not root.is_dir() else [
-      path for name, path in sorted(walk(root).files.items()) if name.endswith(".json")]
+  files = [root]
+  if root.is_dir():
+    tree = walk(root)
+    files = [tree.path(name) for name in tree.files if name.endswith(".json")]
   if not files or not root.exists():
     raise FileNotFoundError(f"{root}: no .json file; expected LEAF FEMNIST shards")
   writers: list[str] = []

@@ -49,7 +49,7 @@ def person_depth(source: str, content: Listing, people_at: int | None,
     top = below[0]
   depth = _depth(top) + 1
   deep = sorted(folder for folder in direct if _depth(folder) > depth)
-  remarks = [f"people are the folders in {top}"] if top and not content.packed else []
+  remarks = [f"people are the folders in {top}"] if top not in ("", content.name) else []
   if not deep:
     return depth, remarks
   for folder in deep:

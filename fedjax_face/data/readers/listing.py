@@ -42,27 +42,35 @@ class Listing(NamedTuple):
     files: every file.
     read: the bytes of a file; may be called from several threads.
     remarks: sentences about what was listed once or could not be listed.
-    packed: whether it is an archive, where a folder around everything is usual.
+    name: of the source; a folder of this name around everything is usual.
   """
 
   folders: list[str]
   files: list[str]
   read: Callable[[str], bytes]
   remarks: tuple[str, ...] = ()
-  packed: bool = False
+  name: str = ""
 
 
 class Tree(NamedTuple):
-  """What is below a folder: names on one line -> paths.
+  """What is below a folder.
 
   Attributes:
-    folders, files: name relative to the root, '/' as separator -> where it is.
+    root: the folder.
+    folders, files: names relative to the root, on one line, '/' as separator.
+    renamed: name -> path relative to the root, of those that are shown otherwise.
     remarks: as of `Listing`.
   """
 
-  folders: dict[str, pathlib.Path]
-  files: dict[str, pathlib.Path]
+  root: pathlib.Path
+  folders: list[str]
+  files: list[str]
+  renamed: dict[str, str]
   remarks: tuple[str, ...]
+
+  def path(self, name: str) -> pathlib.Path:
+    """Where a folder or file is."""
+    return self.root / self.renamed.get(name, name)
 
 
 @contextmanager
@@ -79,8 +87,8 @@ def listing(path: str | os.PathLike) -> Iterator[Listing]:
     raise FileNotFoundError(f"{path} does not exist; expected a folder or zip archive")
   if path.is_dir():
     tree = walk(path)
-    yield Listing(sorted(tree.folders), sorted(tree.files),
-                  lambda name: read_file(tree.files[name]), tree.remarks)
+    yield Listing(tree.folders, tree.files, lambda name: read_file(tree.path(name)), tree.remarks,
+                  path.resolve().name)
     return
   try:
     require_regular(path.stat())
@@ -97,41 +105,50 @@ def walk(root: pathlib.Path) -> Tree:
   Raises:
     ValueError: two names that are one when they are shown on one line.
   """
-  folders: dict[str, pathlib.Path] = {}
-  files: dict[str, pathlib.Path] = {}
+  folders: list[str] = []
+  files: list[str] = []
   remarks: list[str] = []
   seen = {_identity(above) for above in (root.resolve(), *root.resolve().parents)}
-  waiting, links = [("", root)], collections.deque[tuple[str, pathlib.Path]]()
+  waiting, links = [""], collections.deque[str]()
   while waiting or links:  # links last: who is in the folder itself is not listed by a link to it
     if not waiting:
-      name, path = links.popleft()
-      if _identity(path) in seen:
-        remarks.append(f"{name} leads to a folder that is read already; counted once")
+      link = links.popleft()
+      if _identity(root / link) in seen:
+        remarks.append(f"{printable(link)} leads to a folder that is read already; counted once")
         continue
-      waiting.append((name, path))
-      seen.add(_identity(path))
-      folders[name] = path
-    above, folder = waiting.pop()
+      seen.add(_identity(root / link))
+      folders.append(link)
+      waiting.append(link)
+    above = waiting.pop()
     try:
-      entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+      entries = [entry for entry in os.scandir(root / above) if not left_behind(entry.name)]
     except OSError as error:
-      remarks.append(f"{above or '.'} cannot be listed ({error.strerror})")
+      remarks.append(f"{printable(above) or '.'} cannot be listed ({error.strerror})")
       continue
-    for entry in entries:
-      name = printable(f"{above}/{entry.name}" if above else entry.name)
-      if name in folders or name in files:
-        raise ValueError(f"{root}: two names are shown as {name}; expected others")
-      if left_behind(entry.name):
-        continue
+    for entry in sorted(entries, key=lambda entry: entry.name):
+      name = f"{above}/{entry.name}" if above else entry.name
       if not entry.is_dir():
-        files[name] = folder / entry.name
-      elif entry.is_symlink() or _identity(folder / entry.name) in seen:
-        links.append((name, folder / entry.name))
+        files.append(name)
+      elif entry.is_symlink() or _identity(root / name) in seen:
+        links.append(name)
       else:
-        seen.add(_identity(folder / entry.name))
-        folders[name] = folder / entry.name
-        waiting.append((name, folders[name]))
-  return Tree(folders, files, tuple(sorted(remarks)))
+        seen.add(_identity(root / name))
+        folders.append(name)
+        waiting.append(name)
+  return Tree(root, *_shown(root, folders, files), tuple(sorted(remarks)))
+
+
+def _shown(root: pathlib.Path, *of: list[str]) -> tuple[list[str], list[str], dict[str, str]]:
+  """Folders and files by names on one line, sorted, and the paths of those that are renamed."""
+  shown = [[printable(name) for name in names] for names in of]
+  renamed = {name: path for names, paths in zip(shown, of, strict=True)
+             for name, path in zip(names, paths, strict=True) if name != path}
+  if renamed:
+    every = collections.Counter(name for names in shown for name in names)
+    twice = [name for name in renamed if every[name] > 1]
+    if twice:
+      raise ValueError(f"{root}: two names are shown as {twice[0]}; expected others")
+  return sorted(shown[0]), sorted(shown[1]), renamed
 
 
 def left_behind(name: str) -> bool:
@@ -205,7 +222,7 @@ def _members(path: pathlib.Path, archive: zipfile.ZipFile) -> Listing:
   remarks = [f"{twice} entries are in the archive twice; counted once"] * bool(twice)
   remarks += [f"{outside} entries lead out of the archive; left out"] * bool(outside)
   return Listing(sorted(_with_above({*folders, *(_above(name) for name in files)})),
-                 sorted(files), read, tuple(remarks), packed=True)
+                 sorted(files), read, tuple(remarks), path.stem)
 
 
 def _with_above(folders: set[str]) -> set[str]:

@@ -85,6 +85,12 @@ def test_names_of_any_bytes_are_read_and_shown_on_one_line(tmp_path):
   assert "\n" not in str(error.value) and str(error.value).encode()
 
 
+def test_two_files_that_would_be_shown_alike_are_refused(tmp_path):
+  root = write(tmp_path / "faces", b"a\nb/1.png", br"a\nb/1.png")
+  with pytest.raises(ValueError, match=r"two names are shown as a\\nb"):
+    read_folder(root)
+
+
 def test_an_empty_path_is_refused(monkeypatch, tmp_path):
   monkeypatch.chdir(write(tmp_path, "ann/1.png"))
   with pytest.raises(ValueError, match="path is empty"):
