@@ -7,7 +7,8 @@ Folders are searched for images at any depth. For each image NAME.json and a dra
 --out (default RUN/detections), NAME being that of the file with its ending. The JSON holds `image`,
 its `width` and `height`, and `faces`, best first: `box` (left, top, width, height) and `landmarks`
 in pixels, `visibility`, `pose` (roll, pitch, yaw in radians), `score` and `female` (probabilities).
-Photographs that a camera marked as turned are turned upright first.
+Photographs that a camera marked as turned are turned upright first, and pixels are those of the
+file so turned. A picture of a format that is not read (HEIC, AVIF) is named as an error.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.pairs import Pairs
 from fedjax_face.data.readers.decode import ReadReport, decode_images, settle
+from fedjax_face.data.readers.file_bytes import inside, read_file, require_given
 from fedjax_face.data.readers.insightface_bin import read_insightface_bin
 from fedjax_face.data.readers.template_lists import TemplateLists, read_template_lists
 from fedjax_face.data.sets import Count
@@ -80,7 +81,7 @@ def templates(path: str, *, size: Count = 112, grayscale: bool = False) -> Judgi
     size: pixels, height and width, to which images are scaled.
     grayscale: one channel, else three.
   """
-  return JudgingSet(lambda: _templates(pathlib.Path(path), size, 1 if grayscale else 3),
+  return JudgingSet(lambda: _templates(require_given(path), size, 1 if grayscale else 3),
                     ("templates",), default=1)
 
 
@@ -109,8 +110,8 @@ def _groups(images: np.ndarray, pairs: Pairs) -> np.ndarray:
 def _templates(path: pathlib.Path, size: int, channels: int) -> Judges:
   lists = read_template_lists(path)
   names = np.unique(lists.images.name)
-  images, _, bad = decode_images(str(path), names.tolist(), lambda name: (path / name).read_bytes(),
-                                 size, channels)
+  images, _, bad = decode_images(str(path), names.tolist(),
+                                 lambda name: read_file(inside(path, name)), size, channels)
   settle(ReadReport(str(path), skipped=tuple(bad)), "refuse")
   subject = np.empty(len(names), np.int64)
   subject[lists.row] = lists.images.subject
@@ -121,4 +122,4 @@ def _templates(path: pathlib.Path, size: int, channels: int) -> Judges:
 
 
 def _notes(report: ReadReport) -> tuple[str, ...]:
-  return (str(report),) if report.skipped else ()
+  return (str(report),) if report.skipped or report.remarks else ()

@@ -21,3 +21,9 @@ class Pairs(NamedTuple):
   second: np.ndarray
   same: np.ndarray
   fold: np.ndarray
+
+  def kept(self, rows: np.ndarray) -> Pairs:
+    """The pairs of which both rows are kept, bool [N], numbered as among these."""
+    place, both = np.cumsum(rows) - 1, rows[self.first] & rows[self.second]
+    return Pairs(place[self.first[both]].astype(np.int32),
+                 place[self.second[both]].astype(np.int32), self.same[both], self.fold[both])

@@ -33,7 +33,7 @@ def synthetic_faces(*, people: Count = 500, images_per_person: Count = 8, size: 
 
 @register.public_set
 def folder(path: str, *, size: Count = 112, grayscale: bool = False,
-           min_images: Count = 1) -> PublicSet:
+           min_images: Count = 1, people_at: Count | None = None) -> PublicSet:
   """A folder (or zip file) with a sub-folder for each person; see `sets.folder`.
 
   Args:
@@ -41,10 +41,11 @@ def folder(path: str, *, size: Count = 112, grayscale: bool = False,
     size: pixels, height and width, to which images are scaled: that of the private set.
     grayscale: one channel, else three: as the private set.
     min_images: people with fewer are left out.
+    people_at: how far below `path` the folders of people are; see `sets.folder`.
   """
   require_named(path=path)
   return PublicSet({"name": "folder", "path": path, "size": size, "grayscale": grayscale,
-                    "min_images": min_images})
+                    "min_images": min_images, "people_at": people_at})
 
 
 @register.public_set

@@ -142,7 +142,8 @@ def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size:
 
 @register.data
 def folder(path: str, *, size: Count = 112, evaluation: Fraction = 0.1, grayscale: bool = False,
-           min_images: Count = 1, public: PublicSet | None = None, seed: NotNegative = 0) -> Data:
+           min_images: Count = 1, people_at: Count | None = None, public: PublicSet | None = None,
+           seed: NotNegative = 0) -> Data:
   """A folder (or zip file) with a sub-folder for each person; files that are no images are skipped.
 
   Args:
@@ -151,12 +152,15 @@ def folder(path: str, *, size: Count = 112, evaluation: Fraction = 0.1, grayscal
     evaluation: probability with which a person evaluates instead of training.
     grayscale: one channel, else three.
     min_images: people with fewer are left out.
+    people_at: how far below `path` the folders of people are, 1 = in it; None: as seen, and refused
+      where sessions of people cannot be told from people of groups.
     public: a set that is declared public.
     seed: of who evaluates.
   """
   require_named(path=path)
   return _data({"name": "folder", "path": path, "size": size, "test_fraction": evaluation,
-                "grayscale": grayscale, "min_images": min_images}, seed, public)
+                "grayscale": grayscale, "min_images": min_images, "people_at": people_at}, seed,
+               public)
 
 
 @register.data

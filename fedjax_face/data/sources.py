@@ -227,9 +227,9 @@ def _whole_lfw(*, root: str | None = None, size: int = 112, grayscale: bool = Fa
 
 
 def _whole_folder(*, path: str, size: int, grayscale: bool = False, min_images: int = 1,
-                  on_bad: OnBad = "skip") -> _Whole:
+                  people_at: int | None = None, on_bad: OnBad = "skip") -> _Whole:
   dataset, report = folders.read_folder(path, size=size, channels=_channels(grayscale),
-                                        min_images=min_images, on_bad=on_bad)
+                                        min_images=min_images, people_at=people_at, on_bad=on_bad)
   return dataset, _notes(report)
 
 
@@ -359,4 +359,4 @@ def _channels(grayscale: bool) -> int:
 
 
 def _notes(*reports: ReadReport) -> tuple[str, ...]:
-  return tuple(str(report) for report in reports if report.skipped)
+  return tuple(str(report) for report in reports if report.skipped or report.remarks)

@@ -26,7 +26,7 @@ from fedjax_face.evaluation.insightface import insightface_scores
 from fedjax_face.evaluation.metric import LEVEL, Metric, column, far_note
 from fedjax_face.evaluation.recall_at_far import recall_at_far_approx
 from fedjax_face.evaluation.recall_confidence import resampled_auc, resampled_recall
-from fedjax_face.evaluation.requirements import NEED_PAIRS
+from fedjax_face.evaluation.requirements import NEED_PAIRS, require
 from fedjax_face.evaluation.retrieval import retrieval_scores
 from fedjax_face.evaluation.roc_curve import Band, ThinnedRoc
 from fedjax_face.evaluation.template_protocol import templates
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _CURVES = ("recall_all_pairs", "tar_at_far")
 
-LOWER_IS_BETTER = frozenset({"lfw_view2/eer"})
+LOWER_IS_BETTER = frozenset({"embeddings/left_out", "lfw_view2/eer"})
 """The other metrics of this page are better when they are higher."""
 
 
@@ -67,8 +67,9 @@ def evaluate(
     flip: flip test for all protocols ('insightface' always sums).
 
   Returns:
-    Metrics by name, such as 'recall_all_pairs@far=0.001' or 'identification/rank1'. Embeddings that
-    are not finite give a single metric 'embeddings' of nan that says so.
+    Metrics by name, such as 'recall_all_pairs@far=0.001' or 'identification/rank1'. Images whose
+    embedding is zero or not finite are left out, and their number is 'embeddings/left_out'; where
+    too few images are left, a single metric 'embeddings' of nan says so.
 
   Raises:
     ValueError: an unknown protocol, or one that lacks its pairs.
@@ -90,12 +91,35 @@ def metrics_of(protocol_names: Sequence[str], data: Evaluation) -> dict[str, Met
     data.required_pairs(name)
   if "templates" in protocol_names:
     data.required_templates()
-  if not np.isfinite(data.embeddings).all():
-    return {"embeddings": Metric(float("nan"), note="embeddings are not finite")}
+  use = data.usable("insightface" in protocol_names)
+  every = len(data.dataset.label)
+  lost = every - len(use.dataset.label)
+  if lost and not _enough(protocol_names, use):
+    return {"embeddings": Metric(float("nan"), note=f"embeddings of {lost:,} of {every:,} images "
+                                 "are zero or not finite")}
   metrics: dict[str, Metric] = {}
   for name in protocol_names:
-    metrics |= PROTOCOLS[name](data)
+    metrics |= PROTOCOLS[name](use)
+  if lost:
+    metrics["embeddings/left_out"] = Metric(float(lost), note=(
+        f"of {every:,} images, whose embedding is zero or not finite; the other metrics are "
+        "without them"))
   return metrics
+
+
+def _enough(protocol_names: Sequence[str], data: Evaluation) -> bool:
+  """Whether what is left of a set can still answer."""
+  pairs, lists = data.pairs, data.templates
+  if pairs is not None and NEED_PAIRS & set(protocol_names) and len(np.unique(pairs.same)) < 2:
+    return False
+  if lists is not None and "templates" in protocol_names:
+    asked = [lists.pairs and lists.pairs.same, lists.gallery, lists.probes]
+    return all(len(of) > 0 for of in asked if of is not None)
+  try:
+    require([name for name in protocol_names if name != "templates"], data.dataset.label, pairs)
+  except ValueError:
+    return False
+  return len(data.dataset.label) > 0
 
 
 def curve_of(protocol_names: Sequence[str], data: Evaluation, band: bool) -> ThinnedRoc | None:
@@ -108,11 +132,14 @@ def curve_of(protocol_names: Sequence[str], data: Evaluation, band: bool) -> Thi
       from the smallest reliable one; needs `data.bootstrap`.
 
   Returns:
-    None where no protocol has a curve, or there are not both kinds of pair, or embeddings that are
-    not finite.
+    None where no protocol has a curve, or there are not both kinds of pair, or too few images with
+    an embedding that is neither zero nor not finite.
   """
   protocol = next((name for name in protocol_names if name in _CURVES), None)
-  if protocol is None or not np.isfinite(data.embeddings).all():
+  if protocol is None:
+    return None
+  data = data.usable()
+  if len(data.dataset.label) < 2:
     return None
   try:
     whole, negatives = _whole_curve(protocol, data)

@@ -9,12 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from fedjax_face.data.rendering.renderer import rotation
 from fedjax_face.evaluation.detection import Detection
 from fedjax_face.figures.style import INK, PALETTE, new_figure, style
 
 _LONGER_SIDE = 6.                                  # inches
+_LONGER_SIDE_PIXELS = 1200                         # of the photograph as it is drawn
 _AXIS_LENGTH = .4                                  # of a box's side
 _AXES = {"right": "#D55E00", "up": "#009E73", "nose": "#56B4E9"}
 _BOX_COLOURS = tuple(colour for colour in PALETTE[:6] if colour not in _AXES.values())
@@ -42,7 +44,8 @@ def detections(image: np.ndarray, found: Sequence[Detection]) -> Figure:
   scale = _LONGER_SIDE / max(height, width)
   fig = new_figure(width * scale, height * scale, w_pad=0, h_pad=0)
   axes = fig.add_subplot()
-  axes.imshow(np.broadcast_to(image, (height, width, 3)), interpolation="bilinear")
+  axes.imshow(_small(np.broadcast_to(image, (height, width, 3))), interpolation="bilinear",
+              extent=(-.5, width - .5, height - .5, -.5))
   axes.set(xlim=(-.5, width - .5), ylim=(height - .5, -.5))
   axes.set_axis_off()
   for number, detection in enumerate(found):
@@ -53,6 +56,12 @@ def detections(image: np.ndarray, found: Sequence[Detection]) -> Figure:
     _draw_head(axes, detection)
     _write(axes, detection, colour, _TEXT_HEIGHT * max(height, width))
   return fig
+
+
+def _small(image: np.ndarray) -> np.ndarray:
+  """A photograph with no more pixels than its drawing has use for."""
+  factor = max(image.shape) // _LONGER_SIDE_PIXELS
+  return np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
 
 
 def _draw_landmarks(axes: Axes, detection: Detection, colour: str) -> None:

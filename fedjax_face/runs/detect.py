@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pathlib
-import struct
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
 
-from fedjax_face.data.readers.decode import decode_image
+from fedjax_face.data.readers.file_bytes import printable, read_file, require_given
+from fedjax_face.data.readers.image_decoder import FORMATS, decode_image, image_size, is_image
+from fedjax_face.data.readers.layout import is_picture
+from fedjax_face.data.readers.listing import walk
 from fedjax_face.evaluation.detection import Detection
 from fedjax_face.figures import detection_figure
 from fedjax_face.figures.style import save
@@ -22,12 +22,8 @@ from fedjax_face.runs import detector as detectors
 from fedjax_face.runs.experiment import Say
 from fedjax_face.runs.records import write_json
 
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_MOST_PIXELS = 12_000_000  # in which faces are looked for; a larger photograph is made smaller
 _SEED = 0  # of the proposals of every photograph
-_UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-            4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-            6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-            8: Image.Transpose.ROTATE_90}
 
 
 class Photo(NamedTuple):
@@ -35,6 +31,18 @@ class Photo(NamedTuple):
 
   path: pathlib.Path
   result: pathlib.Path
+
+
+class Upright(NamedTuple):
+  """A photograph as it was taken, and how large it is.
+
+  Attributes:
+    image: uint8 [H, W, 3], made smaller where it is large.
+    size: width and height of the file's own pixels, upright.
+  """
+
+  image: np.ndarray
+  size: tuple[int, int]
 
 
 class Found(NamedTuple):
@@ -72,21 +80,21 @@ def detect(workdir: Any, photographs: str | os.PathLike | Sequence[str | os.Path
   if workdir is None:
     raise ValueError("workdir: this run is in memory; expected one in a folder")
   photographs = [photographs] if isinstance(photographs, str | os.PathLike) else photographs
+  photographs = [require_given(photograph, "a photograph") for photograph in photographs]
   photos = find_photos(photographs, pathlib.Path(out or pathlib.Path(workdir) / "detections"))
   detector = detectors.load_detector(workdir)
   for photo in _with_progress(photos):
     start = time.perf_counter()
     try:
-      image = read_upright(photo.path, detector.options.size)
+      read = read_upright(photo.path, detector.options.size)
     except (ValueError, OSError) as error:
-      found.mistakes.append(" ".join(str(error).split()))
+      found.mistakes.append(printable(" ".join(str(error).split())))
       complain(f"error: {found.mistakes[-1]}")
       continue
-    faces = detector(image, np.random.default_rng(_SEED))
+    small = detector(read.image, np.random.default_rng(_SEED))
     seconds = time.perf_counter() - start
-    write_detections(image, faces, photo)
-    found.faces[photo.path] = faces
-    say(f"{photo.path}: {_count(len(faces))}, {seconds:.2f} s")
+    found.faces[photo.path] = write_detections(read, small, photo)
+    say(f"{printable(str(photo.path))}: {_count(len(small))}, {seconds:.2f} s")
   return found
 
 
@@ -106,17 +114,32 @@ def find_photos(given: Sequence[str | os.PathLike], out: pathlib.Path) -> list[P
   for root in map(pathlib.Path, given):
     if not root.exists():
       raise FileNotFoundError(f"{root}: no such file or folder")
-    if root.is_file():
-      photos.append(Photo(root, out / root.name))
+    if not root.is_dir():
+      photos.append(Photo(root, out / printable(root.name)))
       continue
-    files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in _SUFFIXES
-             and path.is_file() and not path.resolve().is_relative_to(out.resolve())]
+    tree = walk(root)
+    files = [(name, path) for name in tree.files if _is_photograph(path := tree.path(name))
+             and not path.resolve().is_relative_to(out.resolve())]
     if not files:
-      raise ValueError(f"{root}: no image in this folder; expected {', '.join(_SUFFIXES)}")
-    top = out / root.resolve().name if len(given) > 1 else out
-    photos += [Photo(path, top / path.relative_to(root)) for path in files]
+      raise ValueError(f"{root}: no image in this folder; expected {FORMATS}")
+    top = out / printable(root.resolve().name) if len(given) > 1 else out
+    photos += [Photo(path, top / name) for name, path in files]
   _check_results(photos)
   return photos
+
+
+def _is_photograph(path: pathlib.Path) -> bool:
+  """Whether a file of a folder has the ending of a picture, or none and the first bytes of one.
+
+  Those of a format that is not read are among them, so that they are named and not left out.
+  """
+  if is_picture(path.name) or path.suffix or not path.is_file():
+    return is_picture(path.name)
+  try:
+    with path.open("rb") as file:
+      return is_image(file.read(16))
+  except OSError:
+    return False
 
 
 def _check_results(photos: Sequence[Photo]) -> None:
@@ -128,43 +151,44 @@ def _check_results(photos: Sequence[Photo]) -> None:
                        "give one of them at a time, each with its own --out")
 
 
-def read_upright(path: pathlib.Path, least_side: int) -> np.ndarray:
-  """The photograph, uint8 [H, W, 3], turned as the camera says.
+def read_upright(path: pathlib.Path, least_side: int) -> Upright:
+  """A photograph, turned as the camera says.
 
   Raises:
-    ValueError: not an image, cut off, or a side is shorter than `least_side` pixels.
+    ValueError: no image that is read, cut off, or a side is shorter than `least_side` pixels.
+    OSError: a file that cannot be read.
   """
-  content = path.read_bytes()
   try:
-    image = decode_image(content)
+    content = read_file(path)
+    image, size = decode_image(content, most_pixels=_MOST_PIXELS), image_size(content)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
-  turn = _UPRIGHT.get(_orientation(content))
-  if turn is not None:
-    image = np.asarray(Image.fromarray(image).transpose(turn))
-  height, width = image.shape[:2]
-  if min(height, width) < least_side:
-    raise ValueError(f"{path}: {width} x {height} pixels; expected at least {least_side} x "
+  if min(size) < least_side:
+    raise ValueError(f"{path}: {size[0]} x {size[1]} pixels; expected at least {least_side} x "
                      f"{least_side}, a region of the network")
-  return image
+  return Upright(image, size)
 
 
-def _orientation(content: bytes) -> int:
-  """How the camera was held, as EXIF numbers it; 1, upright, where that cannot be read."""
-  try:
-    with Image.open(io.BytesIO(content)) as encoded:
-      return encoded.getexif().get(ExifTags.Base.Orientation, 1)
-  except (OSError, SyntaxError, ValueError, struct.error):
-    return 1
+def write_detections(read: Upright, found: Sequence[Detection], photo: Photo) -> list[Detection]:
+  """Writes the faces of a photograph (perhaps none) as JSON and as a drawn picture.
 
+  Args:
+    read: the photograph.
+    found: in pixels of `read.image`.
+    photo: where to.
 
-def write_detections(image: np.ndarray, found: Sequence[Detection], photo: Photo) -> None:
-  """Writes the faces of a photograph (perhaps none) as JSON and as a drawn picture."""
+  Returns:
+    The faces as they are in the JSON, in pixels of the file.
+  """
   photo.result.parent.mkdir(parents=True, exist_ok=True)
-  height, width = image.shape[:2]
-  write_json(f"{photo.result}.json", {"image": str(photo.path), "width": width, "height": height,
-                                      "faces": [one.to_json() for one in found]})
-  save(detection_figure.detections(image, found), f"{photo.result}.png")
+  width, height = read.size
+  scale = np.array(read.size, np.float32) / read.image.shape[1::-1]
+  faces = [one._replace(box=one.box * np.tile(scale, 2), landmarks=one.landmarks * scale)
+           for one in found]
+  write_json(f"{photo.result}.json", {"image": printable(str(photo.path)), "width": width,
+                                      "height": height, "faces": [one.to_json() for one in faces]})
+  save(detection_figure.detections(read.image, found), f"{photo.result}.png")
+  return faces
 
 
 def _count(faces: int) -> str:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedjax_face.data import sources
+from fedjax_face.data import public_sets, sets, sources
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.readers import lfw
 from fedjax_face.data.rendering import synthetic_faces
@@ -117,12 +117,25 @@ def test_skipped_files_are_noted(folder, tmp_path):
   assert "p3/x.png: not an image" in loaded.notes[0]
 
 
+def test_sessions_are_said_in_the_config(tmp_path):
+  for name in ("ann/monday/1.png", "ann/friday/1.png", "bob/monday/1.png"):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(encoded(1))
+  for of in (sets.folder(str(tmp_path), size=8, evaluation=.5),
+             sets.folder(str(tmp_path), size=8, evaluation=.5, people_at=1, seed=3,
+                         public=public_sets.folder(str(tmp_path), size=8))):
+    with pytest.raises(ValueError, match="say people_at=1 if .* is a person, or people_at=2"):
+      _ = of.sources
+  section = public_sets.folder(str(tmp_path), size=8, people_at=1).section
+  assert sources.whole_set("data.public", dict(section))[0].names == ("ann", "bob")
+
+
 def test_femnist_evaluates_unseen_characters(tmp_path):
   shard(tmp_path / "train" / "a.json", {"f1": [1, 35, 36], "f2": [5, 61], "f3": [40]})
-  shard(tmp_path / "test" / "a.json", {"f1": [1, 61]})
+  shard(tmp_path / "test" / "a.json", {"f1": [2, 61]})
   loaded = sources.load({"name": "femnist", "path": str(tmp_path)}, 0)
   train, evaluation = loaded.train, loaded.evaluation
-  assert train.names == ("1", "5", "Z") and evaluation.names == ("a", "e", "z")
+  assert train.names == ("1", "2", "5", "Z") and evaluation.names == ("a", "e", "z")
   assert train.person_names == ("f1", "f2")
   np.testing.assert_array_equal(np.bincount(train.person), [3, 1])
   assert "by writers that also train" in loaded.notes[0] and loaded.evaluates_training_people

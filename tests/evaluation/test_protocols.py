@@ -198,3 +198,46 @@ def test_diverged_model_is_reported_not_raised():
     ["recall_all_pairs"], lambda x: jnp.full((len(x), 3), jnp.nan), DATASET, **SETTINGS
   )
   assert math.isnan(metrics["embeddings"].value) and "not finite" in metrics["embeddings"].note
+
+
+def broken(images):
+  """Embeddings of which a black image has none: zero, or not a number if its first pixel is 1."""
+  found, first = embed(images), images.reshape(len(images), -1)[:, :1]
+  black = (images.reshape(len(images), -1)[:, 1:] == 0).all(1, keepdims=True)
+  return jnp.where(black, jnp.where(first == 1, jnp.nan, 0), found)
+
+
+def test_an_image_without_an_embedding_is_counted_and_not_the_end():
+  names = [name for name in PROTOCOLS if name != "templates"]
+  images = DATASET.images.copy()
+  images[[3, 40]] = 0
+  images[40, 0, 0] = 1
+  good = np.delete(np.arange(len(images)), [3, 40])
+  rest = types.SimpleNamespace(images=images[good], label=DATASET.label[good],
+                               person=DATASET.person[good])
+  kept = PAIRS.kept(np.isin(np.arange(len(images)), good))
+  assert len(kept.same) == len(PAIRS.same) - np.isin(np.stack([PAIRS.first, PAIRS.second]),
+                                                     [3, 40]).any(0).sum()
+  whole = types.SimpleNamespace(images=images, label=DATASET.label, person=DATASET.person)
+  found = evaluate(names, broken, whole, PAIRS, **SETTINGS)
+  lost = found.pop("embeddings/left_out")
+  assert lost.value == 2 and "of 96 images" in lost.note
+  assert "embeddings/left_out" in LOWER_IS_BETTER
+  expected = evaluate(names, broken, rest, kept, **SETTINGS)
+  assert {name: m.note for name, m in found.items()} == {n: m.note for n, m in expected.items()}
+  np.testing.assert_array_equal(*([[m.value, m.low, m.high] for m in of.values()]
+                                  for of in (found, expected)))
+  curve = curve_of(["recall_all_pairs"], Evaluation(
+    broken, whole, None, (0.1,), 32, 0, 0, False), False)
+  assert curve is not None and curve.protocol == "recall_all_pairs"
+
+
+@pytest.mark.parametrize("name", ["recall_all_pairs", "insightface", "tar_at_far", "retrieval"])
+def test_too_few_images_with_an_embedding_are_said(name):
+  images = np.zeros_like(DATASET.images)
+  images[5] = 90
+  few = types.SimpleNamespace(images=images, label=DATASET.label, person=DATASET.person)
+  assert curve_of([name], Evaluation(broken, few, PAIRS, (0.1,), 32, 0, 0, False), False) is None
+  (metric,) = evaluate([name], broken, few, PAIRS, **SETTINGS).values()
+  assert math.isnan(metric.value) and metric.note == (
+    "embeddings of 95 of 96 images are zero or not finite")

@@ -7,6 +7,7 @@ import pytest
 
 from fedjax_face.data.readers.template_lists import (
   TemplateLists,
+  TemplatePairs,
   read_template_images,
   read_template_pairs,
 )
@@ -66,3 +67,15 @@ def test_probes_are_ranked_and_strangers_are_set_apart(tmp_path):
   np.testing.assert_allclose(found.strangers.best, 0.5, atol=1e-6)  # a right angle
   with pytest.raises(ValueError, match="there is no gallery"):
     identify_templates(EMBEDDINGS, TemplateLists(images, np.arange(6)))
+
+
+def test_lists_without_an_image_lose_what_rested_on_it_alone(tmp_path):
+  (tmp_path / "images").write_text("TEMPLATE_ID,SUBJECT_ID,MEDIA_ID,FILENAME\n10,1,1,a\n10,1,2,b\n"
+                                   "20,1,3,c\n30,2,4,d\n40,3,5,e\n")
+  images = read_template_images(tmp_path / "images")
+  pairs = TemplatePairs(np.array([10, 10]), np.array([20, 30]), np.array([True, False]))
+  lists = TemplateLists(images, np.arange(5), pairs, np.array([10, 30]), np.array([20, 40]))
+  kept = lists.kept(np.array([False, True, False, True, True]))
+  assert kept.images.name == ("b", "d", "e") and kept.row.tolist() == [0, 1, 2]
+  assert kept.pairs.left.tolist() == [10] and kept.pairs.right.tolist() == [30]
+  assert kept.gallery.tolist() == [10, 30] and kept.probes.tolist() == [40]

@@ -1,6 +1,7 @@
 """Files in, JSON and pictures out, with a network that finds bright squares."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_bad_images_are_named_and_do_not_stop_the_others(tmp_path, squares, caps
 @pytest.mark.parametrize("arguments, message", [
     ([], "no photograph given"),
     (["absent.jpg"], "absent.jpg: no such file or folder"),
-    (["empty"], "empty: no image in this folder; expected .bmp, "),
+    (["empty"], "empty: no image in this folder; expected BMP, "),
     (["photo.png", "other/photo.png"], "would both be written to"),
     (["photo.png", "--oot=x"], "oot"),
 ])
@@ -148,6 +149,45 @@ def test_mistakes_are_one_line(tmp_path, squares, capsys, monkeypatch, arguments
   said = capsys.readouterr().err.strip().splitlines()
   assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
   assert not squares.shapes
+
+
+def test_every_picture_of_a_folder_is_read_or_named(tmp_path, squares, capsys):
+  folder = tmp_path / "in"
+  write(folder / "a\n.png", (0, 0))
+  write(folder / "plain.png", (0, 0)).rename(folder / "plain")
+  write(folder / ".hidden.png")
+  write(folder / "@eaDir" / "plain.png")
+  (folder / "loop").symlink_to(".")
+  (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(16))
+  (folder / "logo.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+  (folder / "README").write_text("no picture")
+  os.mkfifo(folder / "pipe.jpg")
+  assert run(tmp_path, folder) == 2
+  said = capsys.readouterr()
+  assert [line.split(": ")[0] for line in said.out.splitlines()] == [
+      str(folder / r"a\n.png"), str(folder / "plain")]
+  assert [line.removeprefix(f"error: {folder}/").partition("; ")[0]
+          for line in said.err.splitlines()] == [
+      "logo.png: PostScript is not read", "phone.heic: HEIC is not read",
+      "pipe.jpg: no regular file"]
+
+
+def test_no_photograph_is_the_current_folder(tmp_path, squares, capsys):
+  assert run(tmp_path, "") == 2
+  assert "a photograph is empty; expected the name of a file or folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_faces_on_a_large_photograph_are_in_pixels_of_the_file(tmp_path, squares, monkeypatch,
+                                                               ending):
+  monkeypatch.setattr(detection, "_MOST_PIXELS", 64 * 64)
+  photo = write(tmp_path / f"photo.{ending}", (1, 0), size=(256, 256))
+  assert detection.read_upright(photo, 16).image.shape == (64, 64, 3)
+  (face,) = detection.detect(tmp_path / "run", photo, tmp_path / "out").faces[photo]
+  np.testing.assert_allclose(face.box, [128, 0, 128, 128], atol=1e-3)
+  np.testing.assert_allclose(face.landmarks, POINTS * 128 + [128, 0], rtol=1e-4)
+  found = json.loads((tmp_path / f"out/photo.{ending}.json").read_text())
+  assert (found["width"], found["height"]) == (256, 256) and found["faces"][0]["box"][2] > 127
 
 
 def test_a_run_is_required(capsys):
@@ -173,10 +213,10 @@ def test_photographs_are_turned_as_the_camera_says(tmp_path, orientation):
   exif = Image.Exif()
   exif[ExifTags.Base.Orientation] = orientation
   Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "turned.png", exif=exif)
-  np.testing.assert_array_equal(detection.read_upright(tmp_path / "turned.png", 16), upright)
+  np.testing.assert_array_equal(detection.read_upright(tmp_path / "turned.png", 16).image, upright)
 
 
 def test_a_broken_orientation_leaves_the_photograph_as_it_is(tmp_path):
   pixels = np.zeros((16, 24, 3), np.uint8)
   Image.fromarray(pixels).save(tmp_path / "photo.jpg", exif=b"Exif\x00\x00junk that is no TIFF")
-  assert detection.read_upright(tmp_path / "photo.jpg", 16).shape == (16, 24, 3)
+  assert detection.read_upright(tmp_path / "photo.jpg", 16).image.shape == (16, 24, 3)

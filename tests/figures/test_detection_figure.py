@@ -67,3 +67,9 @@ def test_a_picture_is_written(tmp_path):
 def test_other_arrays_are_refused():
   with pytest.raises(ValueError, match=r"float64 \[4, 4, 3\]; expected uint8"):
     detection_figure.detections(np.zeros((4, 4, 3)), [])
+
+
+def test_a_large_photograph_is_drawn_small_in_its_own_coordinates():
+  axes = drawn(shape=(4800, 40, 3))
+  assert axes.images[0].get_array().shape == (1200, 10, 3)
+  assert axes.images[0].get_extent() == [-.5, 39.5, 4799.5, -.5]

@@ -17,11 +17,14 @@ import tensorflow_datasets as tfds
 
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY, Photographs
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, settle
-from fedjax_face.data.readers.tfds_photographs import EncodedImages, image_size
+from fedjax_face.data.readers.file_bytes import inside, printable, read_file, require_given
+from fedjax_face.data.readers.image_decoder import check_whole, image_size
+from fedjax_face.data.readers.tfds_photographs import EncodedImages
 from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES
 from fedjax_face.draws import identity_of
 
 _DATABASE, _IMAGES = "aflw.sqlite", "flickr"
+_MOST_TEXT, _MOST_ROWS = 2**16, 5_000_000  # bytes of a value, rows of a query; AFLW has 380,000
 _GENDER = {"m": 0, "f": 1}
 _POINTS = len(LANDMARK_NAMES)
 _COLUMN = {name.replace("_", "").replace("centre", "center"): column
@@ -62,7 +65,9 @@ def read_aflw(root: str | pathlib.Path, *, limit: int | None = None,
   AFLW's angles belong to another order of rotations (roll, pitch, yaw), so the angles of a head
   turned in several ways differ between the two sets. AFLW does not say who is who: every face is a
   person, and the same person on another photograph is not known as such. Photographs are decoded
-  when they are asked for; only their headers are read here.
+  when they are asked for; here each is read once, to see that it is whole. Marks are of the pixels
+  as stored, so that photographs are not turned as EXIF says. A name in the database leads to files
+  in `root` only.
 
   Args:
     root: folder of aflw.sqlite and of the images, flickr/0/..., flickr/2/..., flickr/3/...
@@ -75,21 +80,21 @@ def read_aflw(root: str | pathlib.Path, *, limit: int | None = None,
     ValueError: a damaged database, no usable photograph, or a bad one and `on_bad` is 'refuse'.
   """
   check_on_bad(on_bad)
-  root = pathlib.Path(root)
+  root = require_given(root, "root")
   of_file = _read_database(root / _DATABASE)
   files: list[str] = []
   skipped: list[tuple[str, str]] = []
   for file in sorted(of_file)[:limit]:
-    mistake = _mistake(root / _IMAGES / file, of_file[file])
+    mistake = _mistake(root / _IMAGES, file, of_file[file])
     if mistake:
-      skipped.append((file, mistake))
+      skipped.append((printable(file), mistake))
     else:
       files.append(file)
   report = settle(ReadReport(str(root), tuple(files), tuple(skipped)), on_bad)
   if not files:
     raise ValueError(f"{root}: no usable photograph among {len(skipped)}")
-  images = EncodedImages([str(root / _IMAGES / file) for file in files],
-                         lambda number: (root / _IMAGES / files[number]).read_bytes())
+  images = EncodedImages([printable(str(root / _IMAGES / file)) for file in files],
+                         lambda number: read_file(root / _IMAGES / files[number]))
   number = np.repeat(np.arange(len(files), dtype=np.int32), [len(of_file[f]) for f in files])
   faces = [face for file in files for face in of_file[file].values()]
   return Photographs(name="aflw", images=images, image=number, persons_known=False,
@@ -137,7 +142,7 @@ def prepare(manual_dir: str | pathlib.Path, data_dir: str | pathlib.Path) -> Non
     FileNotFoundError: no aflw.sqlite in `manual_dir`.
     ValueError: as `read_aflw`.
   """
-  manual_dir = pathlib.Path(manual_dir)
+  manual_dir = require_given(manual_dir, "manual_dir")
   if not (manual_dir / _DATABASE).is_file():
     raise FileNotFoundError(f"{manual_dir / _DATABASE} does not exist; "
                             + " ".join(Aflw.MANUAL_DOWNLOAD_INSTRUCTIONS.split()))
@@ -153,8 +158,8 @@ def _read_database(path: pathlib.Path) -> dict[str, dict[int, _Face]]:
   try:
     with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro",
                                             uri=True)) as database:
-      tables = {name: database.execute(query).fetchall() for name, query in _TABLES.items()}
-  except sqlite3.Error as error:
+      tables = {name: _rows(database, query) for name, query in _TABLES.items()}
+  except (sqlite3.Error, OverflowError) as error:
     raise ValueError(f"{path}: not AFLW's database, or damaged ({error})") from None
   box = _first(path, tables, "FaceRect")
   pose = _first(path, tables, "FacePose")
@@ -169,6 +174,24 @@ def _read_database(path: pathlib.Path) -> dict[str, dict[int, _Face]]:
     of_file.setdefault(str(file), {})[face] = _Face(
         box.get(face), pose.get(face), _GENDER.get(sex.get(face, "")), points.get(face, {}))
   return of_file
+
+
+def _rows(database: sqlite3.Connection, query: str) -> list[tuple]:
+  """All rows of a query, which a database of another make cannot turn into endless ones.
+
+  Raises:
+    sqlite3.Error: a view in place of a table, a value or a number of rows beyond those of AFLW.
+  """
+  database.text_factory = lambda text: text.decode(errors="surrogateescape")
+  database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_TEXT)
+  views = database.execute("SELECT name FROM sqlite_master WHERE type != 'table' AND sql IS NOT "
+                           "NULL AND type != 'index'").fetchall()
+  if views:
+    raise sqlite3.DatabaseError(f"{printable(str(views[0][0]))} is no table")
+  rows = database.execute(query).fetchmany(_MOST_ROWS + 1)
+  if len(rows) > _MOST_ROWS:
+    raise sqlite3.DatabaseError(f"more than {_MOST_ROWS:,} rows")
+  return rows
 
 
 def _first(path: pathlib.Path, tables: dict[str, list[tuple]],
@@ -193,13 +216,15 @@ def _numbers(path: pathlib.Path, table: str, face: int,
   return numbers if all(map(math.isfinite, numbers)) else None
 
 
-def _mistake(path: pathlib.Path, faces: dict[int, _Face]) -> str:
+def _mistake(folder: pathlib.Path, file: str, faces: dict[int, _Face]) -> str:
   """Why a photograph cannot be used, '' if it can."""
   try:
-    width, height = image_size(path)
+    content = read_file(inside(folder, file))
+    check_whole(content)
+    width, height = image_size(content, upright=False)
   except FileNotFoundError:
     return "missing"
-  except ValueError as error:
+  except (OSError, ValueError) as error:
     return str(error)
   for number, face in faces.items():
     if face.box is None or min(face.box[2:]) <= 0:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import io
+import math
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+
+from fedjax_face.data.readers.file_bytes import printable
+from fedjax_face.data.readers.image_decoder import decode_image
 
 OnBad = Literal["skip", "refuse"]
-
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
-                  Image.DecompressionBombError)
-_MODES = {1: "L", 3: "RGB"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +26,19 @@ class ReadReport:
     source: the file or folder.
     files: name of the file of each row of the data set (empty where rows are not files).
     skipped: (file or person, reason) of everything left out as bad, in reading order.
+    remarks: sentences about what was read, such as names that differ in their case only.
   """
 
   source: str
   files: tuple[str, ...] = ()
   skipped: tuple[tuple[str, str], ...] = ()
+  remarks: tuple[str, ...] = ()
 
   def __str__(self) -> str:
-    if not self.skipped:
-      return f"{self.source}: nothing skipped"
-    shown = "; ".join(f"{name}: {reason}" for name, reason in self.skipped[:3])
-    more = f"; and {len(self.skipped) - 3} more" if len(self.skipped) > 3 else ""
-    return f"{self.source}: skipped {len(self.skipped)}: {shown}{more}"
+    told = [f"skipped {len(self.skipped)}: {name}: {reason}" if not i else f"{name}: {reason}"
+            for i, (name, reason) in enumerate(self.skipped[:3])]
+    told += [f"and {len(self.skipped) - 3} more"] * (len(self.skipped) > 3)
+    return printable(f"{self.source}: {'; '.join([*told, *self.remarks]) or 'nothing skipped'}")
 
 
 class SkippedFiles(UserWarning):
@@ -57,8 +54,9 @@ def settle(report: ReadReport, on_bad: OnBad) -> ReadReport:
   check_on_bad(on_bad)
   if report.skipped and on_bad == "refuse":
     name, reason = report.skipped[0]
-    raise ValueError(f"{report.source}: {len(report.skipped)} bad file(s), first {name}: {reason}; "
-                     "repair them or use on_bad='skip'")
+    raise ValueError(printable(
+        f"{report.source}: {len(report.skipped)} bad file(s), first {name}: {reason}; "
+        "repair them or use on_bad='skip'"))
   if report.skipped:
     warnings.warn(str(report), SkippedFiles, stacklevel=3)
   return report
@@ -70,40 +68,8 @@ def check_on_bad(on_bad: str) -> None:
     raise ValueError(f"on_bad is {on_bad!r}; expected 'skip' or 'refuse'")
 
 
-def decode_image(content: bytes, size: int | None = None, channels: int = 3) -> np.ndarray:
-  """Decodes one image of any format that Pillow reads.
-
-  Args:
-    content: the bytes of the file.
-    size: height and width to scale to (the aspect ratio is not kept); None = as stored.
-    channels: 1 (grey) or 3 (RGB).
-
-  Returns:
-    uint8 [H, W, channels].
-
-  Raises:
-    ValueError: the bytes are not an image or are cut off.
-  """
-  if channels not in _MODES:
-    raise ValueError(f"channels is {channels}; expected 1 or 3")
-  if not content:
-    raise ValueError("empty file")
-  try:
-    with Image.open(io.BytesIO(content)) as image:
-      if size is not None:
-        image.draft(_MODES[channels], (size, size))
-      pixels = image.convert(_MODES[channels])
-  except Image.UnidentifiedImageError:
-    raise ValueError("not an image") from None
-  except _DECODE_ERRORS as error:
-    raise ValueError(f"broken image ({error})") from None
-  if size is not None and pixels.size != (size, size):
-    pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
-  return np.asarray(pixels, np.uint8).reshape(pixels.height, pixels.width, channels)
-
-
 def decode_images(source: str, names: Sequence[str], read: Callable[[str], bytes],
-                  size: int | None = None, channels: int = 3,
+                  size: int | None = None, channels: int = 3, *, upright: bool = True,
                   ) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
   """Decodes many files in threads.
 
@@ -111,17 +77,18 @@ def decode_images(source: str, names: Sequence[str], read: Callable[[str], bytes
     source: for error messages.
     names: N file names.
     read: the bytes of a file; must be safe to call from several threads.
-    size, channels: as in `decode_image`.
+    size, channels, upright: as in `decode_image`.
 
   Returns:
     (images uint8 [M, H, W, channels], rows int64 [M] of `names` that were good, [(name, reason)]).
 
   Raises:
-    ValueError: no image is good, or images differ in shape and `size` is None.
+    ValueError: no image is good, images differ in shape and `size` is None, or they are more than
+      there is memory for.
   """
   def attempt(name: str) -> np.ndarray | str:
     try:
-      return decode_image(read(name), size, channels)
+      return decode_image(read(name), size, channels, upright=upright)
     except FileNotFoundError:
       return "missing"
     except (OSError, ValueError) as error:
@@ -136,13 +103,23 @@ def decode_images(source: str, names: Sequence[str], read: Callable[[str], bytes
         bad.append((names[row], result))
         continue
       if images is None:
-        images = np.empty((len(names), *result.shape), np.uint8)
+        images = _room(source, len(names), result.shape)
       if result.shape != images.shape[1:]:
-        raise ValueError(f"{source}: {names[row]} is {list(result.shape)} but images before it are "
-                         f"{list(images.shape[1:])}; give a size to scale to")
+        raise ValueError(f"{source}: {printable(names[row])} is {list(result.shape)} but images "
+                         f"before it are {list(images.shape[1:])}; give a size to scale to")
       images[len(good)] = result
       good.append(row)
   if images is None:
-    detail = f" ({bad[0][0]}: {bad[0][1]})" if bad else ""
+    detail = printable(f" ({bad[0][0]}: {bad[0][1]})") if bad else ""
     raise ValueError(f"{source}: no readable image among {len(names)} file(s){detail}")
   return images[:len(good)], np.array(good), bad
+
+
+def _room(source: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
+  """Memory for so many images."""
+  try:
+    return np.empty((count, *shape), np.uint8)
+  except MemoryError:
+    raise ValueError(f"{source}: {count:,} images of {list(shape)} are "
+                     f"{count * math.prod(shape) / 2**30:,.0f} GiB, more than there is memory for; "
+                     "give a size to scale to") from None

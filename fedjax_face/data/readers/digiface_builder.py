@@ -6,6 +6,7 @@ Reads and builds without TensorFlow.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pathlib
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from fedjax_face.data.readers.decode import decode_image
-from fedjax_face.data.readers.folders import listing
+from fedjax_face.data.readers.file_bytes import require_given
+from fedjax_face.data.readers.image_decoder import decode_image
+from fedjax_face.data.readers.listing import listing
 
 _SIDE = 112
+_RGB = b"\x08\x02"  # bits and colours in the header of a PNG
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -46,13 +49,16 @@ class Digiface(tfds.core.GeneratorBasedBuilder):
     return {"train": self._generate_examples(root)}
 
   def _generate_examples(self, root):
-    sources = [*sorted(root.glob("*.zip")), root]
-    found = False
-    for source in sources:
+    known: dict[str, bytes] = {}
+    for source in [*sorted(root.glob("*.zip")), root]:
       for key, example in _examples(source):
-        found = True
-        yield key, example
-    if not found:
+        digest = hashlib.blake2b(example["image"].getvalue(), digest_size=16).digest()
+        if known.setdefault(key, digest) != digest:
+          raise ValueError(f"{source}: {key} is there twice, with different content; expected one "
+                           "image of a name")
+        if known[key] is digest:  # else packed and unpacked: counted once
+          yield key, example
+    if not known:
       raise ValueError(f"{root}: no <subject>/<image>.png, packed or unpacked")
 
 
@@ -67,7 +73,7 @@ def prepare(manual_dir: str | pathlib.Path, data_dir: str | pathlib.Path) -> Non
     FileNotFoundError: `manual_dir` is missing or empty.
     ValueError: a file that is not a 112 x 112 image, or no images.
   """
-  manual_dir = pathlib.Path(manual_dir)
+  manual_dir = require_given(manual_dir, "manual_dir")
   if not manual_dir.is_dir() or not any(manual_dir.iterdir()):
     raise FileNotFoundError(f"{manual_dir} is missing or empty; expected DigiFace-1M archives: "
                             + " ".join(Digiface.MANUAL_DOWNLOAD_INSTRUCTIONS.split()))
@@ -88,7 +94,7 @@ def _examples(source: pathlib.Path) -> Iterator[tuple[str, dict]]:
 
 
 def _checked(name: str, encoded: bytes) -> io.BytesIO:
-  """The file as it is if it is RGB of the right size, as an RGB PNG if it has other channels."""
+  """The file as it is if it is a PNG of 8 bits of RGB, else its pixels as one."""
   try:
     pixels = decode_image(encoded)
   except ValueError as error:
@@ -96,9 +102,8 @@ def _checked(name: str, encoded: bytes) -> io.BytesIO:
   if pixels.shape != (_SIDE, _SIDE, 3):
     raise ValueError(f"{name} is {pixels.shape[1]} x {pixels.shape[0]}; "
                      f"expected {_SIDE} x {_SIDE} pixels")
-  with Image.open(io.BytesIO(encoded)) as image:
-    if image.mode == "RGB":
-      return io.BytesIO(encoded)
+  if encoded[24:26] == _RGB and encoded.startswith(b"\x89PNG"):
+    return io.BytesIO(encoded)
   converted = io.BytesIO()
   Image.fromarray(pixels).save(converted, "PNG")
   converted.seek(0)

@@ -12,13 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fedjax_face.data.image_source import ImageSource
-from fedjax_face.data.readers.decode import decode_image
+from fedjax_face.data.readers.image_decoder import check_whole, decode_image
 
 KEPT_BYTES = 256 << 20
 """Decoded images that a source keeps, those that were asked for last."""
-
-_ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82"}
-_TAIL = 4096  # bytes at the end of a file in which its end may be marked; more may follow it
 
 
 class EncodedImages(ImageSource):
@@ -91,7 +88,8 @@ def decode_later(source: str, names: Sequence[str], read: Callable[[str], bytes]
 
   def attempt(name: str) -> str | None:
     try:
-      return cut_off(read(name))
+      check_whole(read(name))
+      return None
     except FileNotFoundError:
       return "missing"
     except (OSError, ValueError) as error:
@@ -143,12 +141,3 @@ class _LastRows:
         slot = self._slot.popitem(last=False)[1] if full else len(self._slot)
         self._slots[slot], self._slot[row] = image, slot
 
-
-def cut_off(content: bytes) -> str | None:
-  """Why an encoded image is surely not whole, without decoding it; None where that is not seen."""
-  if not content:
-    return "empty file"
-  for start, end in _ENDS.items():
-    if content.startswith(start) and end not in content[-_TAIL:]:
-      return "broken image (cut off)"
-  return None

@@ -1,14 +1,14 @@
 """Readers of photographs with labels of some of the five face tasks.
 
 No set has all labels; what a set lacks is unknown in `Photographs.known`. Landmarks are the 21 of
-AFLW in the order of `rendering.landmarks.LANDMARK_NAMES`.
+AFLW in the order of `rendering.landmarks.LANDMARK_NAMES`. Boxes and landmarks were marked on the
+pixels as stored, so photographs of these sets are not turned as EXIF says.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +17,10 @@ from fedjax_face.data import duplicates
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY, Photographs
 from fedjax_face.data.readers import lfw
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
-from fedjax_face.data.readers.folders import count_files, listing
+from fedjax_face.data.readers.file_bytes import require_given
+from fedjax_face.data.readers.folders import composed, count_files
+from fedjax_face.data.readers.listing import listing
+from fedjax_face.data.readers.npz import read_npz
 from fedjax_face.data.readers.text_file import read_table
 from fedjax_face.data.regions.boxes import box_from_eyes
 from fedjax_face.draws import identity_of
@@ -63,7 +66,7 @@ def read_aflw2000(root: str | pathlib.Path, *, archive: str = "AFLW2000_subset.z
 
   Source: Zhu et al., Face Alignment Across Large Poses, CVPR 2016.
   """
-  root = pathlib.Path(root)
+  root = require_given(root, "root")
   table = _read_annotations(root / annotations)
   stems = [str(name) for name in table["name"]]
   images, rows, report = _read_images(root / archive, stems, ".jpg", limit, on_bad)
@@ -103,7 +106,7 @@ def read_lfw_originals(root: str | pathlib.Path, *,
 
   Source: Huang et al., UMass Amherst Technical Report 07-49, 2007.
   """
-  root = pathlib.Path(root)
+  root = require_given(root, "root")
   table = _read_table(root / "images.csv")
   images, rows, report = _read_images(root / archive, sorted(table), "", limit, on_bad)
   files = sorted(table)
@@ -144,7 +147,7 @@ def read_lfw_aligned(root: str | pathlib.Path, *, archive: str = lfw.ARCHIVE,
 
   Source: Huang et al., UMass Amherst Technical Report 07-49, 2007.
   """
-  root = pathlib.Path(root)
+  root = require_given(root, "root")
   table = _read_table(root / "images.csv")
   people: set[str] | None = None
   alike: list[tuple[str, str]] = []
@@ -181,7 +184,8 @@ def _others(root: pathlib.Path, archive: str, not_in: str, table: dict[str, dict
   held, _ = lfw.read_lfw(root, archive=archive, people=theirs)
   same = (duplicates.thumbnails(own.images) @ duplicates.thumbnails(held.images).T
           ).max(1) > duplicates.SAME_PICTURE
-  alike = {pathlib.PurePosixPath(report.files[row]).parent.name for row in np.flatnonzero(same)}
+  alike = {composed(pathlib.PurePosixPath(report.files[row]).parent.name)
+           for row in np.flatnonzero(same)}
   if not people - alike:
     raise ValueError(f"{root / archive}: everybody in it is in {not_in}")
   return people - alike, [(name, f"a picture like one of {not_in}") for name in sorted(alike)]
@@ -192,7 +196,7 @@ def _check_rows(source: pathlib.Path, files: Sequence[str], table: dict[str, dic
   """Refuses a file that images.csv does not have, or has for another person than its folder."""
   for file in files:
     row = table.get(_last(file))
-    folder = pathlib.PurePosixPath(file).parent.name
+    folder = composed(pathlib.PurePosixPath(file).parent.name)
     if row is None or of_folder and row["person"] != folder:
       raise ValueError(f"{source}: {file} is "
                        f"{'nobody' if row is None else row['person']} in images.csv; expected "
@@ -274,11 +278,11 @@ def _read_images(path: pathlib.Path, names: list[str], suffix: str, limit: int |
                  on_bad: OnBad) -> tuple[np.ndarray, np.ndarray, ReadReport]:
   """Images of an archive whose file names (plus suffix) are among `names`; rows of `names`."""
   check_on_bad(on_bad)
-  row_of = {name + suffix: row for row, name in enumerate(names)}
+  row_of = {composed(name + suffix): row for row, name in enumerate(names)}
   with listing(path) as content:
     pictures = [f for f in content.files if f.lower().endswith(_PICTURES)]
     files = [f for f in pictures if _last(f) in row_of]
-    images, rows, bad = decode_images(str(path), files[:limit], content.read)
+    images, rows, bad = decode_images(str(path), files[:limit], content.read, upright=False)
   unknown = [(f, "no annotation") for f in pictures if _last(f) not in row_of]
   kept = [files[row] for row in rows]
   report = settle(ReadReport(str(path), tuple(kept), tuple([*bad, *unknown])), on_bad)
@@ -286,7 +290,7 @@ def _read_images(path: pathlib.Path, names: list[str], suffix: str, limit: int |
 
 
 def _last(file: str) -> str:
-  return pathlib.PurePosixPath(file).name
+  return composed(pathlib.PurePosixPath(file).name)
 
 
 def _read_annotations(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -294,9 +298,8 @@ def _read_annotations(path: pathlib.Path) -> dict[str, np.ndarray]:
   if not path.exists():
     raise FileNotFoundError(f"{path} does not exist; expected {', '.join(_AFLW2000_ARRAYS)}")
   try:
-    with np.load(path, allow_pickle=False) as stored:
-      return {name: stored[name] for name in _AFLW2000_ARRAYS}
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    return read_npz(path, _AFLW2000_ARRAYS)
+  except (OSError, ValueError) as error:
     raise ValueError(f"{path}: damaged annotations ({error}); "
                      f"expected {', '.join(_AFLW2000_ARRAYS)}") from None
 
@@ -310,7 +313,7 @@ def _read_table(path: pathlib.Path) -> dict[str, dict[str, str]]:
   absent = [column for column in needed if column not in columns]
   if absent:
     raise ValueError(f"{path}: no column {absent[0]}; expected {', '.join(needed)}")
-  return {row["file"]: row for row in rows}
+  return {composed(row["file"]): {**row, "person": composed(row["person"])} for row in rows}
 
 
 def _five_points(path: pathlib.Path, rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:

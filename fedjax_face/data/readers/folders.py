@@ -2,78 +2,45 @@
 
 from __future__ import annotations
 
+import collections
 import pathlib
-import threading
-import zipfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+import unicodedata
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
+from fedjax_face.data.readers.layout import person_depth
+from fedjax_face.data.readers.listing import Listing, listing
 
 
-class Listing(NamedTuple):
-  """The files of a source, before any is opened.
+class People(NamedTuple):
+  """Who is in a source.
 
   Attributes:
-    folders: every folder, '' = the root, '/' as separator.
-    files: every file.
-    read: the bytes of a file; may be called from several threads.
+    files: of every person, by name.
+    skipped: (file, reason) of what belongs to nobody.
+    remarks: sentences about names.
   """
 
-  folders: list[str]
-  files: list[str]
-  read: Callable[[str], bytes]
-
-
-@contextmanager
-def listing(path: str | pathlib.Path) -> Iterator[Listing]:
-  """Opens a folder or zip archive.
-
-  Raises:
-    FileNotFoundError: nothing there.
-    ValueError: neither a folder nor a readable zip archive.
-  """
-  path = pathlib.Path(path)
-  if not path.exists():
-    raise FileNotFoundError(f"{path} does not exist; expected a folder or zip archive")
-  if path.is_dir():
-    entries = sorted(path.rglob("*"))
-    yield Listing(
-        [e.relative_to(path).as_posix() for e in entries if e.is_dir()],
-        [e.relative_to(path).as_posix() for e in entries if not e.is_dir()],
-        lambda name: (path / name).read_bytes())
-    return
-  try:
-    archive = zipfile.ZipFile(path)
-  except (zipfile.BadZipFile, OSError) as error:
-    raise ValueError(f"{path} is neither a folder nor a readable zip archive ({error})") from None
-  lock = threading.Lock()
-
-  def read(name: str) -> bytes:
-    try:
-      with lock:
-        return archive.read(name)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, EOFError) as error:
-      raise OSError(f"broken in the archive ({error})") from None
-
-  with archive:
-    names = sorted(archive.namelist())
-    yield Listing([n.rstrip("/") for n in names if n.endswith("/")],
-                  [n for n in names if not n.endswith("/")], read)
+  files: dict[str, list[str]]
+  skipped: list[tuple[str, str]]
+  remarks: list[str]
 
 
 def read_folder(path: str | pathlib.Path, *, size: int | None = None, channels: int = 3,
                 people: Collection[str] | None = None, min_images: int = 1,
-                limit: int | None = None, on_bad: OnBad = "skip",
+                limit: int | None = None, people_at: int | None = None, on_bad: OnBad = "skip",
                 ) -> tuple[FaceDataset, ReadReport]:
-  """Reads images of `<person>/<image>`, at any depth below the root of a folder or zip archive.
+  """Reads images of `<person>/<image>` in a folder or zip archive.
 
-  A person is a folder that holds files and no folders; the name of the folder is the name of the
-  person. Persons are numbered in the order of their names, and are the labels.
+  A person is a folder, with everything below it; the name of the folder, in Unicode's composed
+  form, is the name of the person. Folders that hold nothing but one folder are passed through on
+  the way to the people. Where pictures are in folders of folders, these may be sessions of people
+  or people of groups: that is refused unless `people_at` says which (`layout.person_depth`).
+  Persons are numbered in the order of their names, and are the labels.
 
   Args:
     path: folder or zip archive.
@@ -82,6 +49,7 @@ def read_folder(path: str | pathlib.Path, *, size: int | None = None, channels: 
     people: only these persons; None = all.
     min_images: leaves out persons with fewer files (a choice, so not reported as bad).
     limit: only the first so many files, in order of person and file name.
+    people_at: how far below `path` the folders of people are: 1 = in it; None = as seen.
     on_bad: 'skip' leaves out and warns, 'refuse' raises: files missing, cut off or no images, files
       outside a person's folder, persons with no (readable) image.
 
@@ -91,13 +59,16 @@ def read_folder(path: str | pathlib.Path, *, size: int | None = None, channels: 
   Raises:
     FileNotFoundError: nothing at `path`, or a person of `people` is not there.
     ValueError: bad files and `on_bad` is 'refuse', no readable image at all, images of several
-      shapes without `size`, or one person's name in two places.
+      shapes without `size`, one person's name in two places, or sessions or groups without
+      `people_at`.
   """
   check_on_bad(on_bad)
   source = str(path)
   with listing(path) as content:
-    persons, skipped = _by_person(source, content)
+    found = _people(source, content, people_at)
+    persons, skipped = found.files, found.skipped
     if people is not None:
+      people = {composed(name) for name in people}
       _check_people(source, people, persons)
     wanted = [(name, file) for name in sorted(persons) for file in persons[name]
               if (people is None or name in people) and len(persons[name]) >= min_images][:limit]
@@ -111,53 +82,61 @@ def read_folder(path: str | pathlib.Path, *, size: int | None = None, channels: 
   kept = [wanted[row][0] for row in rows]
   lost = sorted({name for name, _ in wanted} - set(kept))
   skipped += bad + [(name, "person with no readable image") for name in lost]
-  report = settle(ReadReport(source, tuple(files[row] for row in rows), tuple(skipped)), on_bad)
+  report = settle(ReadReport(source, tuple(files[row] for row in rows), tuple(skipped),
+                             (*content.remarks, *found.remarks)), on_bad)
   names, label = np.unique(kept, return_inverse=True)
   label = label.astype(np.int32)
   return FaceDataset(pathlib.Path(path).stem, images, label, label.copy(),
                      names=tuple(names.tolist())), report
 
 
-def count_files(path: str | pathlib.Path) -> dict[str, int]:
+def count_files(path: str | pathlib.Path, people_at: int | None = None) -> dict[str, int]:
   """Number of files of every person of a folder or zip archive, without opening any."""
   with listing(path) as content:
-    return {name: len(files) for name, files in _by_person(str(path), content)[0].items()}
+    return {name: len(files)
+            for name, files in _people(str(path), content, people_at).files.items()}
 
 
-def _by_person(source: str, content: Listing,
-               ) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+def composed(name: str) -> str:
+  """A name in the one spelling (NFC) in which it is compared with others."""
+  return unicodedata.normalize("NFC", name)
+
+
+def _people(source: str, content: Listing, people_at: int | None) -> People:
   """Files of every person, and what belongs to nobody."""
-  folders = {*content.folders, *_parents(content.files)}
-  leaves = folders - {str(pathlib.PurePosixPath(folder).parent) for folder in folders}
+  depth, remarks = person_depth(source, content, people_at)
   persons: dict[str, list[str]] = {}
-  place: dict[str, str] = {}
+  places: dict[str, list[str]] = collections.defaultdict(list)
   skipped = []
-  for folder in sorted(leaves):
-    if not _hidden(folder):
-      name = pathlib.PurePosixPath(folder).name
-      if name in place:
-        raise ValueError(f"{source}: person {name} is in both {place[name]} and {folder}; "
-                         "expected one folder per person")
-      place[name], persons[name] = folder, []
-  for file in content.files:
-    folder = str(pathlib.PurePosixPath(file).parent)
-    if _hidden(file):
-      skipped.append((file, "hidden file"))
-    elif folder in leaves and folder != ".":
-      persons[pathlib.PurePosixPath(folder).name].append(file)
-    else:
-      skipped.append((file, "not in a person's folder"))
-  return persons, skipped
+  of_folders = (f"{folder}/" for folder in content.folders if folder.count("/") >= depth - 1)
+  for entry in sorted({*content.files, *of_folders}):
+    parts = entry.split("/")
+    if len(parts) <= depth:
+      skipped.append((entry, "not in a person's folder"))
+      continue
+    name, folder = composed(parts[depth - 1]), "/".join(parts[:depth])
+    files = persons.setdefault(name, [])
+    if parts[-1]:
+      files.append(entry)
+    if folder not in places[name]:
+      places[name].append(folder)
+  return People(persons, skipped, remarks + _check_names(source, places))
 
 
-def _parents(files: list[str]) -> set[str]:
-  """Folders above the files, all the way up, without the root."""
-  return {str(p) for f in files for p in pathlib.PurePosixPath(f).parents if str(p) != "."}
-
-
-def _hidden(path: str) -> bool:
-  """Whether a path is one that archivers and desktops leave behind."""
-  return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+def _check_names(source: str, places: dict[str, list[str]]) -> list[str]:
+  """What is said about names that are nearly one; the same name in two places is refused."""
+  remarks = []
+  for name, folders in places.items():
+    if len({composed(folder) for folder in folders}) > 1:
+      raise ValueError(f"{source}: person {name} is in both {folders[0]} and {folders[1]}; "
+                       "expected one folder per person")
+    if len(folders) > 1:
+      remarks.append(f"{name} is spelled in {len(folders)} forms of Unicode; taken as one person")
+  alike: dict[str, list[str]] = collections.defaultdict(list)
+  for name in places:
+    alike[name.casefold()].append(name)
+  return remarks + [f"{' and '.join(names)} differ in capitals only; taken as {len(names)} people"
+                    for names in alike.values() if len(names) > 1]
 
 
 def _check_people(source: str, people: Collection[str], persons: Collection[str]) -> None:

@@ -2,7 +2,7 @@
 
 A .bin is a pickle of (encoded images, issame): images 2i and 2i+1 are pair i. It is read with an
 unpickler that can build nothing but bytes, lists and booleans, so that a hostile file can run no
-code.
+code, after a look at its instructions, so that a short one cannot ask for memory.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import io
 import pathlib
 import pickle
+import pickletools
 from collections.abc import Sequence
 
 import numpy as np
 
 from fedjax_face.data.pairs import Pairs
 from fedjax_face.data.readers.decode import OnBad, ReadReport, decode_images, settle
+from fedjax_face.data.readers.file_bytes import MOST_FILE_BYTES, read_file, require_given
 
 _FOLDS = 10
 
@@ -36,7 +38,7 @@ def read_insightface_bin(path: str | pathlib.Path, *, size: int | None = None, c
     FileNotFoundError: no such file.
     ValueError: not such a pickle, or bad images and `on_bad` is 'refuse'.
   """
-  path = pathlib.Path(path)
+  path = require_given(path)
   encoded, same = _load(path)
   names = [str(i) for i in range(len(encoded))]
   images, rows, bad = decode_images(str(path), names, lambda i: encoded[int(i)], size, channels)
@@ -73,16 +75,30 @@ def _load(path: pathlib.Path) -> tuple[list[bytes], np.ndarray]:
   if not path.exists():
     raise FileNotFoundError(f"{path} does not exist; expected an InsightFace .bin")
   try:
-    content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    stored = read_file(path, MOST_FILE_BYTES)
+    _require_modest(stored)
+    content = _Unpickler(io.BytesIO(stored), encoding="bytes").load()
     encoded, same = content
     encoded, same = list(encoded), list(same)
   except Exception as error:  # a malformed pickle can raise anything
-    raise ValueError(f"{path}: not an InsightFace .bin ({error})") from None
+    raise ValueError(f"{path}: not an InsightFace .bin ({' '.join(str(error).split())})") from None
   if not all(isinstance(e, bytes) for e in encoded) or not all(_is_truth(s) for s in same):
     raise ValueError(f"{path}: expected a pickle of (list of bytes, list of booleans)")
   if len(encoded) != 2 * len(same) or not same:
     raise ValueError(f"{path}: {len(encoded)} images for {len(same)} pairs; expected twice as many")
   return encoded, np.array(same, np.bool_)
+
+
+def _require_modest(stored: bytes) -> None:
+  """Refuses a pickle that would have room made for more than it holds.
+
+  Raises:
+    ValueError: an instruction that is unknown or cut off, or a memo with a larger number than there
+      are instructions.
+  """
+  for count, (instruction, argument, _) in enumerate(pickletools.genops(io.BytesIO(stored))):
+    if "PUT" in instruction.name and int(argument or 0) > count:
+      raise ValueError(f"a memo of {argument:,} after {count} instructions")
 
 
 def _is_truth(value: object) -> bool:

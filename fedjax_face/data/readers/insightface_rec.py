@@ -13,7 +13,6 @@ from __future__ import annotations
 import mmap
 import pathlib
 import struct
-from typing import NoReturn
 
 import numpy as np
 
@@ -21,6 +20,8 @@ from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.numbering import Numbered
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
 from fedjax_face.data.readers.encoded_images import decode_later
+from fedjax_face.data.readers.file_bytes import printable, require_given
+from fedjax_face.data.readers.text_file import read_text
 
 _MAGIC = struct.pack("<I", 0xced7230a)
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
@@ -54,7 +55,7 @@ def read_rec(folder: str | pathlib.Path, *, size: int | None = None, channels: i
   check_on_bad(on_bad)
   if limit is not None and limit < 1:
     raise ValueError(f"{folder}: limit is {limit}; expected at least 1")
-  folder = pathlib.Path(folder)
+  folder = require_given(folder)
   path, index = folder / "train.rec", folder / "train.idx"
   records = _Records(path, _read_index(index))  # closed with the last that reads it
   num_classes = _num_classes(folder / "property")
@@ -188,36 +189,41 @@ def _read_index(path: pathlib.Path) -> np.ndarray:
   nothing = np.empty((0, 2), np.int64)
   try:
     index = np.loadtxt(path, np.int64, comments=None, ndmin=2) if path.stat().st_size else nothing
-  except ValueError:
-    _refuse_index(path)
-  fits = index.shape[1] == 2 and index.min(initial=0) >= 0
+    fits = index.shape[1] == 2 and index.min(initial=0) >= 0
+  except (ValueError, OverflowError):
+    fits = False
   if not fits or len(np.unique(index[:, 0])) < len(index):
-    _refuse_index(path)
+    index = _index_by_line(path)
   index = index[np.argsort(index[:, 0])]
   if not len(index) or index[0, 0] != 0:
     raise ValueError(f"{path}: record 0 is missing among {len(index)}; expected it")
   return index
 
 
-def _refuse_index(path: pathlib.Path) -> NoReturn:
-  """Raises ValueError with the first line that is no new record."""
+def _index_by_line(path: pathlib.Path) -> np.ndarray:
+  """The same for a file of another encoding; raises ValueError with a line that is no new record.
+  """
   offsets: dict[int, int] = {}
-  for number, line in enumerate(path.read_bytes().splitlines(), 1):
+  for number, line in enumerate(read_text(path).splitlines(), 1):
     fields = line.split()
-    if len(fields) != 2 or not all(f.isdigit() for f in fields) or int(fields[0]) in offsets:
-      raise ValueError(f"{path}: line {number} is {line[:40].decode('ascii', 'replace')!r}; "
+    if len(fields) != 2 or not all(map(_is_number, fields)) or int(fields[0]) in offsets:
+      raise ValueError(f"{path}: line {number} is '{printable(line[:40])}'; "
                        "expected a new record number and a byte")
     offsets[int(fields[0])] = int(fields[1])
-  raise ValueError(f"{path}: expected a record number and a byte on each line")
+  return np.array([*offsets.items()], np.int64).reshape(-1, 2)
 
 
 def _num_classes(path: pathlib.Path) -> int | None:
   """The number of classes that a property file gives, None without the file."""
   if not path.exists():
     return None
-  content = path.read_bytes().strip()
-  fields = [field.strip() for field in content.split(b",")]
-  if len(fields) != 3 or not all(f.isdigit() and int(f) for f in fields):
-    raise ValueError(f"{path} is {content[:40].decode('ascii', 'replace')!r}; "
-                     "expected classes,height,width")
+  content = read_text(path).strip()
+  fields = [field.strip() for field in content.split(",")]
+  if len(fields) != 3 or not all(_is_number(f) and int(f) for f in fields):
+    raise ValueError(f"{path} is '{printable(content[:40])}'; expected classes,height,width")
   return int(fields[0])
+
+
+def _is_number(field: str) -> bool:
+  """Whether a field is a count or a place in a file."""
+  return field.isascii() and field.isdigit() and len(field) < 19

@@ -16,7 +16,8 @@ import numpy as np
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.pairs import Pairs
 from fedjax_face.data.readers.decode import OnBad, ReadReport, settle
-from fedjax_face.data.readers.folders import read_folder
+from fedjax_face.data.readers.file_bytes import printable, require_given
+from fedjax_face.data.readers.folders import composed, read_folder
 from fedjax_face.data.readers.text_file import read_table, read_text
 
 ARCHIVE = "lfw-112x112.zip"
@@ -47,7 +48,7 @@ def read_lfw(root: str | pathlib.Path, *, archive: str = ARCHIVE, size: int | No
   If `root` has images.csv (columns file, person, gender, ...), gender is 0 male, 1 female, and
   unknown where blank. Other arguments, results and errors as in `read_folder`.
   """
-  root = pathlib.Path(root)
+  root = require_given(root, "root")
   dataset, report = read_folder(root / archive, size=size, channels=channels, people=people,
                                 min_images=min_images, limit=limit, on_bad=on_bad)
   table = root / "images.csv"
@@ -66,10 +67,10 @@ def parse_pairs(path: str | pathlib.Path) -> list[NamedPair]:
     FileNotFoundError: no such file.
     ValueError: no text, a malformed line, or another number of pairs than the first line says.
   """
-  path = pathlib.Path(path)
+  path = require_given(path)
   if not path.exists():
     raise FileNotFoundError(f"{path} does not exist; expected an LFW pair list")
-  lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+  lines = [line.split() for line in composed(read_text(path)).splitlines() if line.strip()]
   try:
     header = [int(field) for field in lines[0]]
     folds, per_kind = (1, header[0]) if len(header) == 1 else header
@@ -108,6 +109,10 @@ def locate_pairs(named_pairs: Collection[NamedPair], report: ReadReport,
 
   Returns:
     The pairs, in order, and a report of those left out.
+
+  Raises:
+    ValueError: `on_bad` is 'refuse' and an image was not read, or no pair has both images: the list
+      is of other images.
   """
   row = {_photograph(file): i for i, file in enumerate(report.files)}
   found, skipped = [], []
@@ -117,6 +122,10 @@ def locate_pairs(named_pairs: Collection[NamedPair], report: ReadReport,
       skipped.append((f"{absent[0][0]}_{absent[0][1]:04d}", "image of a pair is missing"))
     else:
       found.append((row[pair.first], row[pair.second], pair.same, pair.fold))
+  if skipped and not found:
+    raise ValueError(printable(
+        f"{report.source}: none of the {len(skipped):,} pairs has both images, {skipped[0][0]} for "
+        "one is missing; expected <person>/<person>_<number>.jpg as the list of pairs names them"))
   left_out = settle(ReadReport(f"{report.source} pairs", skipped=tuple(skipped)), on_bad)
   columns = np.array(found, np.int32).reshape(-1, 4).T
   return Pairs(columns[0], columns[1], columns[2].astype(np.bool_), columns[3]), left_out
@@ -131,13 +140,13 @@ def _parse_line(path: pathlib.Path, number: int, fields: list[str], fold: int) -
       return NamedPair((fields[0], int(fields[1])), (fields[2], int(fields[3])), fold)
   except ValueError:
     pass
-  raise ValueError(f"{path}: pair {number + 1} is {' '.join(fields)!r}; "
+  raise ValueError(f"{path}: pair {number + 1} is '{printable(' '.join(fields))}'; "
                    "expected 'person i j' or 'person i person j'")
 
 
 def _photograph(file: str) -> Photograph:
   """Person and number of `.../<Person>_<NNNN>.jpg`."""
-  name = pathlib.PurePosixPath(file).name
+  name = composed(pathlib.PurePosixPath(file).name)
   match = _NUMBERED.match(name)
   return (match[1], int(match[2])) if match else (name, 0)
 
@@ -148,7 +157,8 @@ def _with_gender(dataset: FaceDataset, files: tuple[str, ...], table: pathlib.Pa
   absent = [name for name in ("file", "gender") if name not in columns]
   if absent:
     raise ValueError(f"{table}: no column {absent[0]}; expected file, gender")
-  known = {row["file"]: _GENDER.get(row["gender"], -1) for row in rows}
-  gender = np.array([known.get(pathlib.PurePosixPath(f).name, -1) for f in files], np.int8)
+  known = {composed(row["file"]): _GENDER.get(row["gender"], -1) for row in rows}
+  gender = np.array([known.get(composed(pathlib.PurePosixPath(file).name), -1) for file in files],
+                    np.int8)
   return dataclasses.replace(dataset, gender=np.maximum(gender, 0).astype(np.int8),
                              gender_known=gender >= 0)

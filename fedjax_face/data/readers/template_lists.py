@@ -65,6 +65,23 @@ class TemplateLists(NamedTuple):
     subject = dict(zip(self.images.template.tolist(), self.images.subject.tolist(), strict=True))
     return np.array([subject.get(template, -1) for template in templates.tolist()], np.int64)
 
+  def kept(self, rows: np.ndarray) -> TemplateLists:
+    """The lists on the rows that are kept, bool [N], numbered as among these.
+
+    A template of which no image is kept is in no pair, and is neither enrolled nor looked for.
+    """
+    keep = rows[self.row]
+    images = TemplateImages(
+        tuple(name for name, there in zip(self.images.name, keep, strict=True) if there),
+        *(column[keep] for column in self.images[1:]))
+    pairs = self.pairs
+    if pairs is not None:
+      both = np.isin(pairs.left, images.template) & np.isin(pairs.right, images.template)
+      pairs = TemplatePairs(*(column[both] for column in pairs))
+    gallery, probes = (None if column is None else column[np.isin(column, images.template)]
+                       for column in (self.gallery, self.probes))
+    return TemplateLists(images, (np.cumsum(rows) - 1)[self.row[keep]], pairs, gallery, probes)
+
 
 IMAGES, PAIRS, GALLERY, PROBES = (f"{name}.csv" for name in (
   "images", "pairs", "gallery", "probes"))

@@ -6,8 +6,9 @@ import codecs
 import csv
 import json
 import os
-import pathlib
 from typing import Any
+
+from fedjax_face.data.readers.file_bytes import MOST_FILE_BYTES, read_file
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"),
           (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
@@ -18,10 +19,13 @@ def read_text(path: str | os.PathLike) -> str:
   """The text of a file: UTF-8, or what its byte-order mark says.
 
   Raises:
-    ValueError: another encoding, or no text, in one line that names the file.
+    ValueError: another encoding, no text, or no regular file, in one line that names the file.
     OSError: a file that cannot be read.
   """
-  content = pathlib.Path(path).read_bytes()
+  try:
+    content = read_file(path, MOST_FILE_BYTES)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
   encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
   try:
     text = content.decode(encoding)

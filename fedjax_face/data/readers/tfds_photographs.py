@@ -8,17 +8,15 @@ the300w_lp would fill tens of gigabytes.
 
 from __future__ import annotations
 
-import io
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, Photographs
 from fedjax_face.data.readers import tfds_source
-from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_image, settle
+from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, settle
 from fedjax_face.data.readers.face_tasks import (
   LARGEST_ANGLE,
   LFW_POINTS,
@@ -26,6 +24,7 @@ from fedjax_face.data.readers.face_tasks import (
   one_face_each,
   square_on_chin,
 )
+from fedjax_face.data.readers.image_decoder import check_whole, decode_image, image_size
 from fedjax_face.data.regions.boxes import box_from_eyes
 from fedjax_face.draws import identity_of
 
@@ -48,7 +47,9 @@ The ears and the wings of the nose (12, 13, 15, 16) are not among the 68.
 
 
 class EncodedImages(Sequence[np.ndarray]):
-  """Images that are decoded when they are asked for: uint8 [H, W, 3].
+  """Images that are decoded when they are asked for: uint8 [H, W, 3], as stored.
+
+  They are not turned as EXIF says: boxes and landmarks were marked on the pixels as stored.
 
   Args:
     names: of the images, for messages.
@@ -72,34 +73,18 @@ class EncodedImages(Sequence[np.ndarray]):
   def __getitem__(self, number):
     name = self._names[number]
     try:
-      return decode_image(self._read(range(len(self))[number]))
+      return decode_image(self._read(range(len(self))[number]), upright=False)
     except (ValueError, OSError) as error:
       raise ValueError(f"{name}: {error}") from None
 
   def size_of(self, number: int) -> tuple[int, int]:
     """(width, height) from the header of an image."""
-    return image_size(io.BytesIO(self._read(number)))
+    return image_size(self._read(number), upright=False)
 
   def select(self, numbers: Sequence[int] | np.ndarray) -> EncodedImages:
     """Some of the images, still encoded."""
     chosen = [int(number) for number in numbers]
     return EncodedImages([self._names[i] for i in chosen], lambda i: self._read(chosen[i]))
-
-
-def image_size(file: pathlib.Path | io.BytesIO) -> tuple[int, int]:
-  """(width, height) from the header of an encoded image.
-
-  Raises:
-    FileNotFoundError: no such file.
-    ValueError: not an image.
-  """
-  try:
-    with Image.open(file) as image:
-      return image.size
-  except FileNotFoundError:
-    raise
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-    raise ValueError("not an image") from None
 
 
 def read_tfds_photographs(name: str, *, split: str = "train",
@@ -149,8 +134,8 @@ def celeb_a_photographs(records: Records, *, limit: int | None = None,
     records: with `image`, `landmarks` (lefteye_x, ...: left is that of the image), `attributes`
       (Male) and `identity` (Identity_No).
     limit: only the first so many records.
-    on_bad: 'skip' leaves out records that are no image or have both eyes in one place and warns,
-      'refuse' raises.
+    on_bad: 'skip' leaves out records that are no whole image or have both eyes in one place and
+      warns, 'refuse' raises.
 
   Raises:
     ValueError: no record can be used, or a bad one and `on_bad` is 'refuse'.
@@ -194,8 +179,8 @@ def the300w_lp_photographs(records: Records, *, limit: int | None = None,
     records: with `image`, `landmarks_3d` [68, 2] (shares of 450 pixels), `pose_params` [7] (pitch,
       yaw, roll in radians first) and `shape_params`.
     limit: only the first so many records.
-    on_bad: 'skip' leaves out records that are no image or have points or angles that are no finite
-      numbers or a box without a size or outside the image, and warns, 'refuse' raises.
+    on_bad: 'skip' leaves out records that are no whole image or have points or angles that are no
+      finite numbers or a box without a size or outside the image, and warns, 'refuse' raises.
 
   Raises:
     ValueError: no record can be used, or a bad one and `on_bad` is 'refuse'.
@@ -238,7 +223,7 @@ def aflw_photographs(records: Records, *, limit: int | None = None,
   Args:
     records: with `image` and `faces`, which has the fields of `Photographs` that are of faces.
     limit: only the first so many records.
-    on_bad: 'skip' leaves out records that are no image and warns, 'refuse' raises.
+    on_bad: 'skip' leaves out records that are no whole image and warns, 'refuse' raises.
 
   Raises:
     ValueError: no record can be used, or a bad one and `on_bad` is 'refuse'.
@@ -260,13 +245,13 @@ READERS: Mapping[str, Callable[..., tuple[Photographs, ReadReport]]] = {
 def _usable(name: str, records: Records, limit: int | None, on_bad: OnBad,
             check: Callable[[Mapping[str, Any]], None],
             ) -> tuple[EncodedImages, list[dict[str, Any]], ReadReport]:
-  """Images and annotation of the records that are images and pass the check."""
+  """Images and annotation of the records that are whole images and pass the check."""
   check_on_bad(on_bad)
   rows, kept, skipped = [], [], []
   for row in range(len(records) if limit is None else min(limit, len(records))):
-    record = records[row]
     try:
-      image_size(io.BytesIO(record["image"]))
+      record = tfds_source.record_of(records, row)
+      check_whole(record["image"])
       check(record)
     except ValueError as error:
       skipped.append((f"record {row}", str(error)))
@@ -277,7 +262,7 @@ def _usable(name: str, records: Records, limit: int | None, on_bad: OnBad,
   if not kept:
     raise ValueError(f"{name}: no usable record among {len(skipped)}")
   images = EncodedImages([f"{name}: record {row}" for row in rows],
-                         lambda number: records[rows[number]]["image"])
+                         lambda number: tfds_source.record_of(records, rows[number])["image"])
   return images, kept, report
 
 

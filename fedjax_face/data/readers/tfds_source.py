@@ -15,6 +15,7 @@ import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
+from fedjax_face.data.readers.file_bytes import printable
 from fedjax_face.draws import identity_of
 
 EACH_IMAGE = "each_image"
@@ -90,7 +91,7 @@ def read_tfds(name: str, *, split: str = "train", data_dir: str | pathlib.Path |
   values: dict[str, list[Any]] = {feature: [None] * count for feature in wanted}
 
   def read(row: str) -> bytes:
-    record = source[int(row)]
+    record = record_of(source, int(row))
     for feature in wanted:
       values[feature][int(row)] = _value(record, feature)
     return _value(record, features.image)
@@ -171,6 +172,19 @@ def encoded_records(builder: Any, name: str, split: str, data_dir: str | pathlib
     raise ValueError(f"{name}: {str(error).splitlines()[0]}") from None
 
 
+def record_of(records: Sequence[Mapping[str, Any]], row: int) -> Mapping[str, Any]:
+  """A record of a set.
+
+  Raises:
+    ValueError: the file is damaged there.
+  """
+  try:
+    return records[row]
+  except Exception as error:  # of the libraries that read the file, each with its own errors
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise ValueError(f"record cannot be read ({reason[:200]})") from None
+
+
 def _feature(builder, name, path):
   """The TFDS feature at a '/'-separated path."""
   feature = builder.info.features
@@ -195,6 +209,7 @@ def _numbered(values, rows, feature) -> tuple[np.ndarray, tuple[str, ...]]:
   if hasattr(feature, "int2str"):
     names = tuple(feature.int2str(i) for i in range(feature.num_classes))
     return np.array(kept, np.int32), names
-  text = [v.decode() if isinstance(v, bytes) else v for v in kept]
+  text = [printable(v.decode(errors="surrogateescape")) if isinstance(v, bytes) else v
+          for v in kept]
   unique, number = np.unique(text, return_inverse=True)
   return number.astype(np.int32), tuple(str(u) for u in unique)

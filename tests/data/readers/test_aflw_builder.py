@@ -1,3 +1,4 @@
+import os
 import sqlite3
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY
 from fedjax_face.data.readers.tfds_photographs import read_tfds_photographs
 from tests.data.conftest import encoded
+from tests.data.readers.pictures import turned
 
 pytest.importorskip("tensorflow_datasets")
 aflw_builder = pytest.importorskip("fedjax_face.data.readers.aflw_builder")
@@ -164,3 +166,53 @@ def test_built_and_read_back_is_the_same(tmp_path):
 def test_tensorflow_is_not_imported():
   code = "import sys, fedjax_face.data.readers.aflw_builder; assert 'tensorflow' not in sys.modules"
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+FACE = ((1, 1, 5, 5), None, None, {})
+
+
+@pytest.mark.parametrize("file", ["../../secret.jpg", "0/../../../secret.jpg", "/secret.jpg", ""])
+def test_a_name_in_the_database_leads_to_no_file_outside(tmp_path, file):
+  root = tmp_path / "aflw"
+  write(root, {"0/a.jpg": encoded(1, 20, "JPEG")}, {1: ("0/a.jpg", *FACE)})
+  (tmp_path / "secret.jpg").write_bytes(encoded(2, 20, "JPEG"))
+  with sqlite3.connect(root / "aflw.sqlite") as database:
+    database.execute("INSERT INTO FaceImages (db_id, file_id, filepath) VALUES ('aflw', 'b', ?)",
+                     (file,))
+    database.execute("INSERT INTO Faces VALUES (2, 'b', 'aflw')")
+    database.execute("INSERT INTO FaceRect VALUES (2, 1, 1, 5, 5, 1)")
+  database.close()
+  with pytest.warns(UserWarning, match="a name that leads out of"):
+    assert aflw_builder.read_aflw(root)[1].files == ("0/a.jpg",)
+
+
+def test_photographs_that_are_cut_off_are_found_when_the_set_is_opened(tmp_path):
+  whole = encoded(9, 100, "JPEG")
+  write(tmp_path, {"0/a.jpg": whole, "0/b.jpg": whole[:-30]},
+        {1: ("0/a.jpg", *FACE), 2: ("0/b.jpg", *FACE)})
+  os.mkfifo(tmp_path / "flickr" / "0" / "c.jpg")
+  with pytest.warns(UserWarning, match="skipped 1: 0/b.jpg: broken image"):
+    photographs, _ = aflw_builder.read_aflw(tmp_path)
+  assert len(photographs.images) == 1 and photographs.images[0].shape == (100, 100, 3)
+
+
+def test_a_turned_photograph_and_its_marks_stay_as_stored(tmp_path):
+  write(tmp_path, {"0/a.jpg": turned(6)}, {1: ("0/a.jpg", (20, 1, 10, 10), None, None, {})})
+  photographs, _ = aflw_builder.read_aflw(tmp_path)
+  assert photographs.images[0].shape == (24, 32, 3) and photographs.size_of(0) == (32, 24)
+
+
+@pytest.mark.parametrize("change, message", [
+    ("DROP TABLE FaceRect; CREATE VIEW FaceRect AS SELECT 1 AS face_id, zeroblob(1000000000) AS x, "
+     "1 AS y, 1 AS w, 1 AS h", "FaceRect is no table"),
+    ("DROP TABLE Faces; CREATE VIEW Faces AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT "
+     "i + 1 FROM n) SELECT i AS face_id, 'a' AS file_id, 'aflw' AS db_id FROM n",
+     "Faces is no table"),
+    ("UPDATE FaceMetaData SET sex = zeroblob(100000)", "too big")])
+def test_a_database_that_asks_for_memory_is_refused(tmp_path, change, message):
+  write(tmp_path, PHOTOS, FACES)
+  with sqlite3.connect(tmp_path / "aflw.sqlite") as database:
+    database.executescript(change)
+  database.close()
+  with pytest.raises(ValueError, match=f"not AFLW's database, or damaged .*{message}"):
+    aflw_builder.read_aflw(tmp_path)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fedjax_face.data.readers import decode
 from fedjax_face.data.readers.decode import ReadReport, decode_image, decode_images, settle
 from tests.data.conftest import encoded
 
@@ -62,3 +63,14 @@ def test_skipped_files_are_never_silent():
     settle(report, "refuse")
   with pytest.raises(ValueError, match="on_bad is 'ignore'; expected 'skip' or 'refuse'"):
     settle(ReadReport("here"), "ignore")
+
+
+def test_images_that_no_memory_holds_are_refused_in_one_line():
+  with pytest.raises(ValueError, match=r"here: 1,000,000,000 images of \[9000, 9000, 3\] are "
+                     ".* GiB, more than there is memory for; give a size to scale to"):
+    decode._room("here", 10**9, (9000, 9000, 3))
+
+
+def test_remarks_are_said_with_what_was_skipped():
+  assert str(ReadReport("a\nb", remarks=("one", "two"))) == r"a\nb: one; two"
+  assert str(ReadReport("here", (), (("f", "bad"),), ("one",))) == "here: skipped 1: f: bad; one"

@@ -32,6 +32,20 @@ def test_builds_and_reads_archives_and_folders(tmp_path):
   np.testing.assert_array_equal(data.images.std(axis=(1, 2, 3)), 0)
 
 
+def test_an_archive_that_is_unpacked_too_counts_once(tmp_path):
+  manual = tmp_path / "manual"
+  (manual / "7").mkdir(parents=True)
+  (manual / "7" / "0.png").write_bytes(encoded(70, 112))
+  with zipfile.ZipFile(manual / "a.zip", "w") as archive:
+    archive.writestr("7/0.png", encoded(70, 112))
+    archive.writestr("__MACOSX/7/0.png", b"junk")
+  digiface_builder.prepare(manual, tmp_path / "tfds")
+  assert len(read_tfds("digiface", data_dir=tmp_path / "tfds")[0]) == 1
+  (manual / "7" / "0.png").write_bytes(encoded(71, 112))
+  with pytest.raises(ValueError, match="7/0.png is there twice, with different content"):
+    digiface_builder.prepare(manual, tmp_path / "again")
+
+
 @pytest.mark.parametrize("content, message", [
     (encoded(1, 64), "0.png is 64 x 64; expected 112 x 112"), (b"junk", "0.png: not an image")])
 def test_files_that_are_no_faces_of_the_set_are_refused(tmp_path, content, message):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -30,6 +31,34 @@ def test_shards_of_one_writer_are_one_person(tmp_path):
   assert check_disjoint(train, test, "person")
 
 
+def test_images_in_several_files_count_once(tmp_path):
+  for folder in ("all_data", "sampled_data", "train", ".hidden"):
+    shard(tmp_path / folder / "all_0.json", {"f1": [10, 10, 36], "f2": [1]})
+  data, report = femnist.read_leaf(tmp_path)
+  assert np.bincount(data.person).tolist() == [3, 1] and report.skipped == ()
+  assert "8 images are in several files; counted once" in str(report)
+
+
+@pytest.mark.parametrize("entry", [
+    '{"x": [[1e999, 2]], "y": [1]}', f'{{"x": [[{10**400}]], "y": [1]}}',
+    '{"x": null, "y": [1]}', '[]', '{"x": [[[[]]]], "y": [99999999999999999999]}'])
+def test_a_writer_of_another_form_costs_that_writer(tmp_path, entry):
+  shard(tmp_path / "a.json", {"good": [3]})
+  (tmp_path / "b.json").write_text(f'{{"user_data": {{"w\\n": {entry}}}}}')
+  with pytest.warns(UserWarning) as told:
+    assert femnist.read_leaf(tmp_path)[0].person_names == ("good",)
+  assert r"w\n: " in str(told[0].message) and "\n" not in str(told[0].message)
+
+
+def test_a_pipe_among_the_shards_keeps_nobody_waiting(tmp_path):
+  shard(tmp_path / "a.json", {"good": [3]})
+  os.mkfifo(tmp_path / "b.json")
+  with pytest.warns(UserWarning, match=r"b.json: not a LEAF json file \(no regular file\)"):
+    femnist.read_leaf(tmp_path)
+  with pytest.raises(ValueError, match="path is empty"):
+    femnist.read_leaf("")
+
+
 def test_bad_content_is_skipped_or_refused(tmp_path):
   shard(tmp_path / "a.json", {"good": [3], "empty": []})
   (tmp_path / "b.json").write_text("{")
@@ -41,7 +70,7 @@ def test_bad_content_is_skipped_or_refused(tmp_path):
   assert data.person_names == ("good",) and len(data) == 1
   reasons = dict(report.skipped)
   assert reasons["empty"] == "writer with no images"
-  assert reasons[str(tmp_path / "b.json")] == "not a LEAF json file"
+  assert reasons[str(tmp_path / "b.json")] .startswith("not a LEAF json file (line 1: ")
   assert reasons["short"] == "x is [1, 783] for 1 labels; expected [N, 784]"
   assert "for 2 labels" in reasons["uneven"] and reasons["bright"] == "pixels outside 0..1"
   with pytest.raises(ValueError, match=r"6 bad file\(s\), first empty"):
@@ -52,7 +81,7 @@ def test_bad_content_is_skipped_or_refused(tmp_path):
 
 def test_labels_out_of_range_are_refused(tmp_path):
   shard(tmp_path / "a.json", {"f1": [62]})
-  with pytest.raises(ValueError, match=r"y spans 62..62; expected 0..61"):
+  with pytest.raises(ValueError, match=r"no readable image .*labels outside 0..61"):
     femnist.read_leaf(tmp_path)
 
 

@@ -28,7 +28,7 @@ def make(request, tmp_path):
   return write
 
 
-@pytest.mark.parametrize("root", ["", "faces-8x8/", "a/b/"])
+@pytest.mark.parametrize("root", ["", "faces/", "faces-8x8/", "a/b/"])
 def test_persons_are_the_innermost_folders(make, root):
   path = make({root + name: content for name, content in GOOD.items()})
   data, report = read_folder(path)
@@ -37,7 +37,9 @@ def test_persons_are_the_innermost_folders(make, root):
   np.testing.assert_array_equal(data.person, data.label)
   np.testing.assert_array_equal(data.images[1:, 0, 0, 0], [21, 22, 31])
   assert report.files == tuple(root + name for name in sorted(GOOD))
-  assert report.skipped == () and "nothing skipped" in str(report)
+  assert report.skipped == () and str(report).startswith(f"{path}: ")
+  told = (f"people are the folders in {root[:-1]}",) if root not in ("", "faces/") else ()
+  assert report.remarks == told
   assert count_files(path) == {"ann": 1, "bob": 2, "cem": 1}
 
 
@@ -47,7 +49,7 @@ BAD = {"bob/3.png": encoded(1, 64)[:70], "bob/notes.txt": b"hello", "dan/": b"",
 
 def test_bad_files_are_skipped_counted_and_warned_about(make):
   path = make(GOOD | BAD)
-  with pytest.warns(UserWarning, match="skipped 7"):
+  with pytest.warns(UserWarning, match="skipped 6"):
     data, report = read_folder(path)
   assert data.names == ("ann", "bob", "cem") and len(data) == 4
   reasons = dict(report.skipped)
@@ -55,7 +57,7 @@ def test_bad_files_are_skipped_counted_and_warned_about(make):
   assert reasons["README"] == "not in a person's folder"
   assert reasons["dan"] == "person with no images"
   assert reasons["eve"] == "person with no readable image" and reasons["eve/1.png"] == "empty file"
-  assert reasons["ann/.DS_Store"] == "hidden file" and "bob/3.png" in reasons
+  assert "ann/.DS_Store" not in reasons and "bob/3.png" in reasons
 
 
 @pytest.mark.parametrize("name", ["bob/3.png", "bob/notes.txt", "dan/", "eve/1.png"])
@@ -80,7 +82,47 @@ def test_filters(make):
 
 def test_one_name_in_two_places_is_refused(make):
   with pytest.raises(ValueError, match="person bob is in both test/bob and train/bob"):
-    read_folder(make({"train/bob/1.png": encoded(), "test/bob/1.png": encoded()}))
+    read_folder(make({"train/bob/1.png": encoded(), "test/bob/1.png": encoded()}), people_at=2)
+
+
+def test_two_spellings_of_a_name_are_one_person_and_capitals_are_told(make):
+  one, two = "Zo\xeb", "Zoe\u0308"  # composed and decomposed
+  path = make({f"{one}/1.png": encoded(1), f"{two}/2.png": encoded(2), f"{two}/3.png": encoded(3),
+               "Ann/1.png": encoded(4), "ann/1.png": encoded(5)})
+  data, report = read_folder(path)
+  assert data.names == ("Ann", one, "ann") and report.skipped == ()
+  np.testing.assert_array_equal(np.bincount(data.person), [1, 3, 1])
+  assert report.remarks == (f"{one} is spelled in 2 forms of Unicode; taken as one person",
+                            "Ann and ann differ in capitals only; taken as 2 people")
+  assert count_files(path)[one] == 3 and read_folder(path, people={two})[0].names == (one,)
+
+
+def test_sessions_are_never_people(make):
+  sessions = {"ann/monday/1.png": encoded(1), "ann/friday/1.png": encoded(2),
+              "bob/monday/1.png": encoded(3)}
+  path = make(sessions)
+  with pytest.raises(ValueError, match="ann/friday may be session friday of person ann, or person "
+                     "friday of group ann; say people_at=1 if ann is"):
+    read_folder(path)
+  data, _ = read_folder(path, people_at=1)
+  assert data.names == ("ann", "bob") and np.bincount(data.person).tolist() == [2, 1]
+  assert count_files(path, people_at=1) == {"ann": 2, "bob": 1}
+
+
+def test_groups_of_people_are_said(make):
+  path = make({"class a/ann/1.png": encoded(1), "class b/bob/1.png": encoded(2),
+               "class b/bob/old/2.png": encoded(3), "class b/plan.png": encoded(4)})
+  with pytest.warns(UserWarning, match="skipped 1: class b/plan.png: not in a person's folder"):
+    data, _ = read_folder(path, people_at=2)
+  assert data.names == ("ann", "bob") and np.bincount(data.person).tolist() == [1, 2]
+
+
+def test_images_of_people_that_lie_in_sub_folders_too_are_theirs(make):
+  path = make({"ann/1.png": encoded(1), "ann/old/2.png": encoded(2), "bob/1.png": encoded(3)})
+  data, report = read_folder(path)
+  assert data.names == ("ann", "bob") and np.bincount(data.person).tolist() == [2, 1]
+  assert report.remarks == (
+      "pictures in folders of a person's folder, as in ann/old, are that person's",)
 
 
 def test_sources_that_are_nothing_are_refused(tmp_path):

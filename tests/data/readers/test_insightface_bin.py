@@ -1,5 +1,6 @@
 import os
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -62,6 +63,30 @@ def test_other_content_is_refused(tmp_path, content):
   (tmp_path / "x.bin").write_bytes(content)
   with pytest.raises(ValueError, match="x.bin: "):
     read_insightface_bin(tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"\x80\x02N" + b"r" + (2**28).to_bytes(4, "little") + b".", "a memo of 268,435,456 after"),
+    (b"Np268435456\n.", "a memo of 268,435,456 after"),
+    (b"\x80\x04\x8e" + (2**31).to_bytes(8, "little") + b".", "expected 2147483648 bytes"),
+    (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".", "bytes in a bytearray8"),
+    (b"\x80\x04\x95" + (2**60).to_bytes(8, "little") + b"N.", "")])
+def test_a_short_file_has_no_room_made_for_what_it_does_not_hold(tmp_path, content, message):
+  path = tmp_path / "x.bin"
+  path.write_bytes(content)
+  tracemalloc.start()
+  with pytest.raises(ValueError, match=f"x.bin: not an InsightFace .bin .*{message}") as error:
+    read_insightface_bin(path)
+  assert tracemalloc.get_traced_memory()[1] < 2**22 and "\n" not in str(error.value)
+  tracemalloc.stop()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / "x.bin")
+  with pytest.raises(ValueError, match="no regular file"):
+    read_insightface_bin(tmp_path / "x.bin")
+  with pytest.raises(ValueError, match="path is empty"):
+    read_insightface_bin("")
 
 
 def test_missing_file(tmp_path):

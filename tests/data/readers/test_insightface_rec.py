@@ -198,3 +198,20 @@ def test_missing_files_are_named(tmp_path, file):
   (tmp_path / file).unlink()
   with pytest.raises(FileNotFoundError, match=f"{file} does not exist"):
     read_rec(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_with_a_byte_order_mark_are_read(tmp_path, encoding):
+  write_rec(tmp_path, ROWS, classes=3)
+  for name in ("train.idx", "property"):
+    (tmp_path / name).write_text((tmp_path / name).read_text(), encoding=encoding)
+  assert len(read_rec(tmp_path, on_bad="refuse")[0]) == 4
+
+
+@pytest.mark.parametrize("line", ["1\t\u00b2\n", "1\t" + "9" * 5000 + "\n", "1\t-5\n", "x\0\t1\n"])
+def test_other_lines_of_an_index_are_refused_in_one_line(tmp_path, line):
+  write_rec(tmp_path, ROWS)
+  (tmp_path / "train.idx").write_text(line)
+  with pytest.raises(ValueError, match="train.idx: ") as error:
+    read_rec(tmp_path)
+  assert len(str(error.value).splitlines()) == 1

@@ -55,6 +55,28 @@ def test_pairs_without_their_images(tmp_path):
   assert empty.first.shape == (0,)
 
 
+def test_a_list_of_other_people_is_refused(tmp_path):
+  write_lfw(tmp_path)
+  _, report = lfw.read_lfw(tmp_path, people={"Eve"})
+  named = lfw.parse_pairs(tmp_path / "pairs.txt")
+  for on_bad in ("skip", "refuse"):
+    with pytest.raises(ValueError, match="none of the 4 pairs has both images, Ann_0001 for"):
+      lfw.locate_pairs(named, report, on_bad=on_bad)
+
+
+def test_names_are_compared_in_one_spelling(tmp_path):
+  write_lfw(tmp_path)
+  with zipfile.ZipFile(tmp_path / lfw.ARCHIVE, "a") as archive:
+    for number in (1, 2):  # as a Mac packs it: decomposed
+      archive.writestr(f"lfw/Zoe\u0308/Zoe\u0308_000{number}.jpg", encoded(200))
+  (tmp_path / "pairs.txt").write_text("1\nZo\xeb\t1\t2\nAnn\t1\tZo\xeb\t2\n")
+  with (tmp_path / "images.csv").open("a") as table:
+    table.write("Zo\xeb_0001.jpg,Zo\xeb,F\n")
+  data, report = lfw.read_lfw(tmp_path)
+  pairs, _ = lfw.locate_pairs(lfw.parse_pairs(tmp_path / "pairs.txt"), report)
+  assert len(pairs.same) == 2 and data.gender_known[-2:].tolist() == [True, False]
+
+
 @pytest.mark.parametrize("lines, message", [
     (PAIRS[:-1], "3 pairs; expected 4"), (["x", *PAIRS[1:]], "first line must be"),
     ([], "first line must be"), ([*PAIRS[:-1], "Ann\t1"], "pair 4 is 'Ann 1'"),

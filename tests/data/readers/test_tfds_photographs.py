@@ -62,6 +62,26 @@ def test_celeb_a_by_hand():
   np.testing.assert_array_equal(faces.known, [[True, True, False, False, True]] * 3)
 
 
+class Damaged(Source):
+  """A set of which the file is damaged at some records."""
+
+  def __getitem__(self, row):
+    if row in (1, 2):
+      raise RuntimeError("hash mismatch\nin chunk")
+    return super().__getitem__(row)
+
+
+def test_records_that_are_cut_off_or_damaged_are_found_when_the_set_is_opened():
+  whole = encoded(10, 64, "JPEG")
+  source = Damaged(*(celebrity(0, True, i, image=whole) for i in range(3)),
+                   celebrity(0, True, 3, image=whole[:-20]),
+                   celebrity(0, True, 4, image=encoded(9, 64)[:-40]))
+  with pytest.warns(UserWarning, match=r"skipped 4: record 1: record cannot be read \(hash "
+                    r"mismatch in chunk\); .*record 3: broken image"):
+    faces, report = celeb_a_photographs(source)
+  assert faces.num_faces == 1 and dict(report.skipped)["record 4"].startswith("broken image")
+
+
 def test_celeb_a_skips_what_cannot_be_used():
   source = Source(celebrity(10, True, 1), celebrity(0, True, 2, image=b"junk"),
                   celebrity(0, True, 3, righteye=FIVE["lefteye"]), celebrity(40, False, 4))
