@@ -19,7 +19,7 @@ from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VIS
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, settle
 from fedjax_face.data.readers.file_bytes import inside, printable, read_file, require_given
 from fedjax_face.data.readers.image_decoder import check_whole, image_size
-from fedjax_face.data.readers.tfds_photographs import EncodedImages
+from fedjax_face.data.readers.tfds_photographs import EncodedPhotographs
 from fedjax_face.data.rendering.landmarks import LANDMARK_NAMES
 from fedjax_face.draws import identity_of
 
@@ -93,7 +93,7 @@ def read_aflw(root: str | pathlib.Path, *, limit: int | None = None,
   report = settle(ReadReport(str(root), tuple(files), tuple(skipped)), on_bad)
   if not files:
     raise ValueError(f"{root}: no usable photograph among {len(skipped)}")
-  images = EncodedImages([printable(str(root / _IMAGES / file)) for file in files],
+  images = EncodedPhotographs([printable(str(root / _IMAGES / file)) for file in files],
                          lambda number: read_file(root / _IMAGES / files[number]))
   number = np.repeat(np.arange(len(files), dtype=np.int32), [len(of_file[f]) for f in files])
   faces = [face for file in files for face in of_file[file].values()]

@@ -8,6 +8,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from fedjax_face.data.readers.image_decoder import check_whole, decode_image
 
 KEPT_BYTES = 256 << 20
 """Decoded images that a source keeps, those that were asked for last."""
+
+IN_MEMORY_BYTES = 1 << 30
+"""A set of more is decoded on demand, unless it is said."""
 
 
 class EncodedImages(ImageSource):
@@ -29,7 +33,12 @@ class EncodedImages(ImageSource):
     decode: row -> uint8 [H, W, C]; called from several threads.
     name: row -> what it is called, for messages.
     kept_bytes: most bytes of decoded images that are kept.
+
+  Attributes:
+    holds: what must stay open for as long as images are decoded, such as an archive.
   """
+
+  holds: Any = None
 
   def __init__(self, shape: tuple[int, int, int, int], decode: Callable[[int], np.ndarray],
                name: Callable[[int], str], kept_bytes: int = KEPT_BYTES):
@@ -64,6 +73,20 @@ class EncodedImages(ImageSource):
     except (OSError, ValueError) as error:
       raise ValueError(f"{self._name(row)}: {error}; it looked whole when the set was opened; "
                        "repair or remove it") from None
+
+
+def is_on_demand(asked: bool | None, count: int, size: int | None, channels: int) -> bool:
+  """Whether a set is decoded on demand: as asked for, else by the bytes of its images.
+
+  Args:
+    asked: None leaves it to the bytes.
+    count: images.
+    size: height and width; None: as stored, which needs decoding.
+    channels: of the decoded images.
+  """
+  if asked is None:
+    return size is not None and count * size * size * channels > IN_MEMORY_BYTES
+  return asked
 
 
 def decode_later(source: str, names: Sequence[str], read: Callable[[str], bytes],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import pathlib
 import unicodedata
 from collections.abc import Collection
@@ -12,6 +13,7 @@ import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
+from fedjax_face.data.readers.encoded_images import EncodedImages, decode_later, is_on_demand
 from fedjax_face.data.readers.layout import person_depth
 from fedjax_face.data.readers.listing import Listing, listing
 
@@ -33,7 +35,7 @@ class People(NamedTuple):
 def read_folder(path: str | pathlib.Path, *, size: int | None = None, channels: int = 3,
                 people: Collection[str] | None = None, min_images: int = 1,
                 limit: int | None = None, people_at: int | None = None, on_bad: OnBad = "skip",
-                ) -> tuple[FaceDataset, ReadReport]:
+                on_demand: bool | None = False) -> tuple[FaceDataset, ReadReport]:
   """Reads images of `<person>/<image>` in a folder or zip archive.
 
   A person is a folder, with everything below it; the name of the folder, in Unicode's composed
@@ -52,6 +54,8 @@ def read_folder(path: str | pathlib.Path, *, size: int | None = None, channels: 
     people_at: how far below `path` the folders of people are: 1 = in it; None = as seen.
     on_bad: 'skip' leaves out and warns, 'refuse' raises: files missing, cut off or no images, files
       outside a person's folder, persons with no (readable) image.
+    on_demand: decodes an image when it is asked for, and needs `size`; None: where all would take
+      much memory.
 
   Returns:
     The data set, and a report with the file of every row and everything that was skipped.
@@ -64,7 +68,8 @@ def read_folder(path: str | pathlib.Path, *, size: int | None = None, channels: 
   """
   check_on_bad(on_bad)
   source = str(path)
-  with listing(path) as content:
+  with contextlib.ExitStack() as opened:
+    content = opened.enter_context(listing(path))
     found = _people(source, content, people_at)
     persons, skipped = found.files, found.skipped
     if people is not None:
@@ -78,7 +83,11 @@ def read_folder(path: str | pathlib.Path, *, size: int | None = None, channels: 
       raise ValueError(f"{source}: no image of a person with at least {min_images} file(s); "
                        "expected <person>/<image>")
     files = [file for _, file in wanted]
-    images, rows, bad = decode_images(source, files, content.read, size, channels)
+    later = is_on_demand(on_demand, len(files), size, channels)
+    decode = decode_later if later else decode_images
+    images, rows, bad = decode(source, files, content.read, size, channels)
+    if isinstance(images, EncodedImages):
+      images.holds = opened.pop_all()
   kept = [wanted[row][0] for row in rows]
   lost = sorted({name for name, _ in wanted} - set(kept))
   skipped += bad + [(name, "person with no readable image") for name in lost]

@@ -19,7 +19,7 @@ import numpy as np
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.numbering import Numbered
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
-from fedjax_face.data.readers.encoded_images import decode_later
+from fedjax_face.data.readers.encoded_images import decode_later, is_on_demand
 from fedjax_face.data.readers.file_bytes import printable, require_given
 from fedjax_face.data.readers.text_file import read_text
 
@@ -30,7 +30,7 @@ _HEADER = struct.Struct("<IfQQ")
 
 
 def read_rec(folder: str | pathlib.Path, *, size: int | None = None, channels: int = 3,
-             limit: int | None = None, on_bad: OnBad = "skip", on_demand: bool = False,
+             limit: int | None = None, on_bad: OnBad = "skip", on_demand: bool | None = False,
              ) -> tuple[FaceDataset, ReadReport]:
   """Reads a folder with `train.rec`, `train.idx` and, perhaps, `property` (`classes,height,width`).
 
@@ -41,7 +41,8 @@ def read_rec(folder: str | pathlib.Path, *, size: int | None = None, channels: i
     limit: only the first so many images, in the order of their record numbers.
     on_bad: 'skip' leaves out and warns, 'refuse' raises: images that are broken, labels that are no
       class, records that the index lacks, persons with no readable image.
-    on_demand: decodes an image when it is asked for, and needs `size`.
+    on_demand: decodes an image when it is asked for, and needs `size`; None: where all would take
+      much memory.
 
   Returns:
     The data set, whose labels and persons keep the numbers of the file and have no names, and a
@@ -69,7 +70,8 @@ def read_rec(folder: str | pathlib.Path, *, size: int | None = None, channels: i
       skipped.append((f"record {key}", str(error)))
   names = Numbered("record ", np.array(wanted, np.int64))
   read = lambda name: _image(records.read(int(name.split()[1])))
-  decode = decode_later if on_demand else decode_images
+  later = is_on_demand(on_demand, len(wanted), size, channels)
+  decode = decode_later if later else decode_images
   images, rows, bad = decode(str(path), names, read, size, channels)
   label = np.array(labels, np.int32)[rows]
   lost = sorted({*labels} - set(label.tolist()))

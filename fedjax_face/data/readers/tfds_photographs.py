@@ -46,7 +46,7 @@ The ears and the wings of the nose (12, 13, 15, 16) are not among the 68.
 """
 
 
-class EncodedImages(Sequence[np.ndarray]):
+class EncodedPhotographs(Sequence[np.ndarray]):
   """Images that are decoded when they are asked for: uint8 [H, W, 3], as stored.
 
   They are not turned as EXIF says: boxes and landmarks were marked on the pixels as stored.
@@ -81,10 +81,10 @@ class EncodedImages(Sequence[np.ndarray]):
     """(width, height) from the header of an image."""
     return image_size(self._read(number), upright=False)
 
-  def select(self, numbers: Sequence[int] | np.ndarray) -> EncodedImages:
+  def select(self, numbers: Sequence[int] | np.ndarray) -> EncodedPhotographs:
     """Some of the images, still encoded."""
     chosen = [int(number) for number in numbers]
-    return EncodedImages([self._names[i] for i in chosen], lambda i: self._read(chosen[i]))
+    return EncodedPhotographs([self._names[i] for i in chosen], lambda i: self._read(chosen[i]))
 
 
 def read_tfds_photographs(name: str, *, split: str = "train",
@@ -244,7 +244,7 @@ READERS: Mapping[str, Callable[..., tuple[Photographs, ReadReport]]] = {
 
 def _usable(name: str, records: Records, limit: int | None, on_bad: OnBad,
             check: Callable[[Mapping[str, Any]], None],
-            ) -> tuple[EncodedImages, list[dict[str, Any]], ReadReport]:
+            ) -> tuple[EncodedPhotographs, list[dict[str, Any]], ReadReport]:
   """Images and annotation of the records that are whole images and pass the check."""
   check_on_bad(on_bad)
   rows, kept, skipped = [], [], []
@@ -261,7 +261,7 @@ def _usable(name: str, records: Records, limit: int | None, on_bad: OnBad,
   report = settle(ReadReport(name, skipped=tuple(skipped)), on_bad)
   if not kept:
     raise ValueError(f"{name}: no usable record among {len(skipped)}")
-  images = EncodedImages([f"{name}: record {row}" for row in rows],
+  images = EncodedPhotographs([f"{name}: record {row}" for row in rows],
                          lambda number: tfds_source.record_of(records, rows[number])["image"])
   return images, kept, report
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from fedjax_face.data import image_source
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
+from fedjax_face.data.readers.encoded_images import decode_later, is_on_demand
 from fedjax_face.data.readers.file_bytes import printable
 from fedjax_face.draws import identity_of
 
@@ -56,7 +58,8 @@ def prepare_command(name: str, data_dir: str | pathlib.Path | None) -> str:
 
 def read_tfds(name: str, *, split: str = "train", data_dir: str | pathlib.Path | None = None,
               features: FeatureNames | None = None, size: int | None = None, channels: int = 3,
-              limit: int | None = None, on_bad: OnBad = "skip") -> tuple[FaceDataset, ReadReport]:
+              limit: int | None = None, on_bad: OnBad = "skip", on_demand: bool | None = False,
+              ) -> tuple[FaceDataset, ReadReport]:
   """Reads one split of a prepared TFDS data set.
 
   Args:
@@ -68,6 +71,8 @@ def read_tfds(name: str, *, split: str = "train", data_dir: str | pathlib.Path |
     channels: 1 or 3.
     limit: only the first so many images.
     on_bad: 'skip' leaves out images that cannot be decoded and warns, 'refuse' raises.
+    on_demand: decodes an image when it is asked for, and needs `size`; None: where all would take
+      much memory.
 
   Returns:
     (data set, report); persons are numbered in the order of their values, labels too unless the
@@ -96,9 +101,10 @@ def read_tfds(name: str, *, split: str = "train", data_dir: str | pathlib.Path |
       values[feature][int(row)] = _value(record, feature)
     return _value(record, features.image)
 
-  images, rows, bad = decode_images(name, [str(i) for i in range(count)], read, size, channels)
+  decode = decode_later if is_on_demand(on_demand, count, size, channels) else decode_images
+  images, rows, bad = decode(name, [str(i) for i in range(count)], read, size, channels)
   if features.transposed:
-    images = np.ascontiguousarray(images.transpose(0, 2, 1, 3))
+    images = image_source.changed(images, images.shape[1:], lambda some: some.transpose(0, 2, 1, 3))
   report = settle(ReadReport(name, skipped=tuple((f"record {i}", why) for i, why in bad)), on_bad)
   label, names = _numbered(values[features.label], rows, _feature(builder, name, features.label))
   person, person_names, identity = label, names, None

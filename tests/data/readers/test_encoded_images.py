@@ -1,12 +1,16 @@
 """Images that are decoded when asked for: the same pixels, a bounded number kept."""
 
+import gc
+import shutil
 import threading
 
 import numpy as np
 import pytest
 
+from fedjax_face.data.readers import encoded_images
 from fedjax_face.data.readers.decode import decode_images
-from fedjax_face.data.readers.encoded_images import EncodedImages, decode_later
+from fedjax_face.data.readers.encoded_images import EncodedImages, decode_later, is_on_demand
+from fedjax_face.data.readers.folders import read_folder
 from fedjax_face.data.readers.insightface_rec import read_rec
 from tests.data.conftest import encoded
 from tests.data.readers.test_insightface_rec import write_rec
@@ -94,3 +98,31 @@ def test_records_on_demand_are_those_of_the_whole_file(tmp_path):
   assert isinstance(late.images, EncodedImages) and report.skipped == ()
   np.testing.assert_array_equal(late.images[:], whole.images)
   np.testing.assert_array_equal(late.label, whole.label)
+
+
+@pytest.fixture(params=["folder", "zip"])
+def place(request, tmp_path):
+  """The files as a person's folder each, or as an archive of them."""
+  for name, content in FILES.items():
+    (tmp_path / "people" / name).mkdir(parents=True)
+    (tmp_path / "people" / name / "1").write_bytes(content)
+  if request.param == "folder":
+    return tmp_path / "people"
+  return shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "people")
+
+
+def test_a_folder_on_demand_is_what_it_is_in_memory(place):
+  late, report = read_folder(place, size=6, on_demand=True)
+  whole, at_once = read_folder(place, size=6)
+  assert isinstance(late.images, EncodedImages) and report == at_once
+  del report
+  gc.collect()  # an archive stays open for as long as its images are used
+  np.testing.assert_array_equal(late.images[::-1], whole.images[::-1])
+  np.testing.assert_array_equal(late.identities, whole.identities)
+
+
+def test_the_bytes_decide_where_nothing_is_asked_for():
+  assert is_on_demand(True, 1, 1, 1) and not is_on_demand(False, 10**9, 112, 3)
+  count = encoded_images.IN_MEMORY_BYTES // (112 * 112 * 3)
+  assert not is_on_demand(None, count, 112, 3) and is_on_demand(None, count + 1, 112, 3)
+  assert not is_on_demand(None, 10**9, None, 3)  # how large they are is known when they are decoded

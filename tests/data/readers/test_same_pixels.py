@@ -12,7 +12,7 @@ from fedjax_face.data.readers.folders import read_folder
 from fedjax_face.data.readers.image_decoder import decode_image
 from fedjax_face.data.readers.insightface_bin import read_insightface_bin, write_insightface_bin
 from fedjax_face.data.readers.insightface_rec import read_rec
-from fedjax_face.data.readers.tfds_photographs import EncodedImages
+from fedjax_face.data.readers.tfds_photographs import EncodedPhotographs
 from fedjax_face.data.readers.tfds_source import read_tfds
 from fedjax_face.runs.detect import read_upright
 from tests.data.readers.pictures import FORMS
@@ -102,7 +102,7 @@ def test_tfds_gives_the_same_pixels(tmp_path):
 
 
 def test_sets_with_marks_have_the_pixels_as_stored(tmp_path):
-  images = EncodedImages([str(i) for i in range(len(FILES))], FILES.__getitem__)
+  images = EncodedPhotographs([str(i) for i in range(len(FILES))], FILES.__getitem__)
   for number, content in enumerate(FILES):
     np.testing.assert_array_equal(images[number], decode_image(content, upright=False))
     assert images.size_of(number) == images[number].shape[1::-1]

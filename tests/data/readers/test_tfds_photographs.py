@@ -7,7 +7,7 @@ import pytest
 from fedjax_face.data.photographs import DETECTION, GENDER, LANDMARKS, POSE, VISIBILITY
 from fedjax_face.data.readers.tfds_photographs import (
   POINTS_OF_68,
-  EncodedImages,
+  EncodedPhotographs,
   aflw_photographs,
   celeb_a_photographs,
   read_tfds_photographs,
@@ -158,7 +158,7 @@ def test_images_stay_encoded_until_asked_for():
     asked.append(number)
     return b"junk" if number == 1 else encoded(10 * number)
 
-  images = EncodedImages(["a", "b", "c"], read)
+  images = EncodedPhotographs(["a", "b", "c"], read)
   assert len(images) == 3 and asked == []
   height, width = images[2].shape[:2]
   assert images.size_of(2) == (width, height)

@@ -8,7 +8,7 @@ import pytest
 import fedjax_face as ff
 from configs import dp_hyperface
 from fedjax_face import options
-from fedjax_face.data.readers.tfds_photographs import EncodedImages
+from fedjax_face.data.readers.tfds_photographs import EncodedPhotographs
 from fedjax_face.data.regions import places as region_places
 from fedjax_face.data.regions import sources as region_sources
 from tests.data.test_photographs import make_photographs
@@ -118,7 +118,7 @@ def test_photographs_are_not_decoded_again_to_be_compared():
     raise AssertionError("decoded")
 
   whole = numbered(0)
-  encoded = make_photographs([0], images=EncodedImages(["one"], read))
+  encoded = make_photographs([0], images=EncodedPhotographs(["one"], read))
   region_places.check_copies({"p": encoded}, {"a": whole, "b": encoded})
 
 
