@@ -13,15 +13,27 @@ import numpy as np
 
 from fedjax_face.data import caps
 from fedjax_face.data.dataset import FaceDataset, compact
+from fedjax_face.data.held_out import HeldOut
 from fedjax_face.data.pairs import Pairs
-from fedjax_face.data.readers import femnist, folders, insightface_rec, lfw, tfds_source
+from fedjax_face.data.readers import (
+  femnist,
+  folders,
+  insightface_rec,
+  lfw,
+  person_lists,
+  tfds_source,
+)
 from fedjax_face.data.readers.decode import OnBad, ReadReport
 from fedjax_face.data.readers.template_lists import TemplateLists
 from fedjax_face.data.splits import (
+  SPLITS,
+  Sides,
+  by_chance,
+  by_names,
+  by_side,
   check_disjoint,
   split_by_fold,
   split_by_label,
-  split_by_person,
 )
 from fedjax_face.draws import Draws
 
@@ -39,6 +51,8 @@ class Sources(NamedTuple):
     evaluates_training_people: whether evaluation images are, or may be, of people who train.
     known_disjoint: nobody is in two of them, by how they were made; else it is checked by name.
     templates: lists of a template protocol on rows of `evaluation`, or None.
+    validation: who judges while training goes on, in place of `evaluation`, or None; persons that
+      are in no other set.
   """
 
   train: FaceDataset
@@ -50,6 +64,7 @@ class Sources(NamedTuple):
   evaluates_training_people: bool = False
   known_disjoint: bool = False
   templates: TemplateLists | None = None
+  validation: FaceDataset | None = None
 
   def __repr__(self) -> str:
     return words(self)
@@ -84,7 +99,7 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
   if not public_options:
     return sources
   public, notes = whole_set("data.public", dict(public_options))
-  notes = (*sources.notes, *notes, *check_public(public, sources.train, sources.evaluation))
+  notes = (*sources.notes, *notes, *check_public(public, *private_sets(sources)))
   return sources._replace(public=compact(public), notes=notes)
 
 
@@ -167,29 +182,64 @@ def _lfw(draws, *, root: str | None = None, size: int = 112, grayscale: bool = F
   return disjoint(train, evaluation, pairs=pairs, notes=_notes(report, left_out))
 
 
-def _folder(draws, *, test_fraction: float, **options) -> Sources:
-  """Each person evaluates with probability `test_fraction`, else trains."""
-  return _by_person(_whole_folder(**options), test_fraction, draws)
+def _folder(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+            held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`; `held_out` by folders reads sub-folders."""
+  if held_out is not None and held_out.by == "folders":
+    return _sub_folders(**options)
+  return _divided(_whole_folder(**options), draws, test_fraction, validation_fraction, held_out)
 
 
-def _orl(draws, *, test_fraction: float, **options) -> Sources:
-  """Each of the 40 persons evaluates with probability `test_fraction`, else trains."""
-  return _by_person(_whole_orl(**options), test_fraction, draws)
+def _sub_folders(*, path: str, **options) -> Sources:
+  """The sub-folders of a folder, each a side."""
+  found: dict[str, _Whole] = {}
+  for place in sorted(pathlib.Path(path).iterdir()) if pathlib.Path(path).is_dir() else ():
+    side = SPLITS.get(place.name)
+    if side in found:
+      raise ValueError(f"{path}: {place.name} is a second folder of {side}; expected one")
+    if side is not None and place.is_dir():
+      found[side] = _whole_folder(path=str(place), **options)
+  absent = [side for side in ("train", "evaluation") if side not in found]
+  if absent:
+    raise ValueError(f"{path}: no sub-folder of {absent[0]}; data.held_out=by_folders expects a "
+                     "folder with train and test, and perhaps validation")
+  name = pathlib.Path(path).resolve().name
+  sets = {side: dataclasses.replace(dataset, name=name) for side, (dataset, _) in found.items()}
+  return disjoint(sets["train"], sets["evaluation"], sets.get("validation"),
+                  notes=tuple(note for _, notes in found.values() for note in notes))
 
 
-def _insightface_rec(draws, *, test_fraction: float, **options) -> Sources:
-  """Each person evaluates with probability `test_fraction`, else trains."""
-  return _by_person(_whole_rec(**options), test_fraction, draws)
+def _listing(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+             held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`; where nothing is held out by name, by the list's column split if it has one."""
+  dataset, side, notes = _read_listing(**options)
+  if held_out is None and side is not None:
+    return _of_sides(by_side(dataset, side), notes)
+  return _divided((dataset, notes), draws, test_fraction, validation_fraction, held_out)
 
 
-def _tfds(draws, *, test_fraction: float, **options) -> Sources:
-  """Each person evaluates with probability `test_fraction`, else trains."""
-  return _by_person(_whole_tfds(**options), test_fraction, draws)
+def _orl(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+         held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`, of 40 persons."""
+  return _divided(_whole_orl(**options), draws, test_fraction, validation_fraction, held_out)
 
 
-def _digiface(draws, *, test_fraction: float, **options) -> Sources:
-  """Each subject evaluates with probability `test_fraction`, else trains."""
-  return _by_person(_whole_digiface(**options), test_fraction, draws)
+def _insightface_rec(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+                     held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`."""
+  return _divided(_whole_rec(**options), draws, test_fraction, validation_fraction, held_out)
+
+
+def _tfds(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+          held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`."""
+  return _divided(_whole_tfds(**options), draws, test_fraction, validation_fraction, held_out)
+
+
+def _digiface(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+              held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`."""
+  return _divided(_whole_digiface(**options), draws, test_fraction, validation_fraction, held_out)
 
 
 def _whole_synthetic(*, num_people: int, images_per_person: int, size: int, seed: int = 0,
@@ -233,6 +283,22 @@ def _whole_folder(*, path: str, size: int, grayscale: bool = False, min_images: 
   return dataset, _notes(report)
 
 
+def _read_listing(*, path: str, size: int, root: str | None = None, grayscale: bool = False,
+                  min_images: int = 1, split: str | None = None, on_bad: OnBad = "skip",
+                  ) -> tuple[FaceDataset, np.ndarray | None, tuple[str, ...]]:
+  """The rows of a `split`, or all; the side of each, if the list has them; notes."""
+  read = person_lists.read_listing(path, root=root, size=size, channels=_channels(grayscale),
+                                   min_images=min_images, split=split, on_bad=on_bad)
+  return read.dataset, read.side, (*_notes(read.report), *read.notes)
+
+
+def _whole_listing(*, path: str, size: int, root: str | None = None, grayscale: bool = False,
+                   min_images: int = 1, split: str | None = None, on_bad: OnBad = "skip") -> _Whole:
+  dataset, _, notes = _read_listing(path=path, size=size, root=root, grayscale=grayscale,
+                                    min_images=min_images, split=split, on_bad=on_bad)
+  return dataset, notes
+
+
 def _whole_rec(*, path: str, size: int, grayscale: bool = False, limit: int | None = None,
                on_bad: OnBad = "skip") -> _Whole:
   dataset, report = insightface_rec.read_rec(path, size=size, channels=_channels(grayscale),
@@ -268,12 +334,13 @@ def _whole_digiface(*, data_dir: str, size: int = 112, manual_dir: str | None = 
 
 PRIVATE: Mapping[str, Callable[..., Sources]] = {
     "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "orl": _orl,
-    "folder": _folder, "insightface_rec": _insightface_rec, "tfds": _tfds, "digiface": _digiface,
+    "folder": _folder, "listing": _listing, "insightface_rec": _insightface_rec, "tfds": _tfds,
+    "digiface": _digiface,
 }
 PUBLIC: Mapping[str, Callable[..., _Whole]] = {
     "synthetic_faces": _whole_synthetic, "femnist": _whole_femnist, "lfw": _whole_lfw,
-    "folder": _whole_folder, "insightface_rec": _whole_rec, "orl": _whole_orl, "tfds": _whole_tfds,
-    "digiface": _whole_digiface,
+    "folder": _whole_folder, "listing": _whole_listing, "insightface_rec": _whole_rec,
+    "orl": _whole_orl, "tfds": _whole_tfds, "digiface": _whole_digiface,
 }
 
 
@@ -308,28 +375,62 @@ def _keywords(name: str, function: Callable) -> tuple[list[str], list[str]]:
   return accepted, required
 
 
-def _by_person(whole: _Whole, test_fraction: float, draws: Draws) -> Sources:
+def _divided(whole: _Whole, draws: Draws, evaluation: float, validation: float,
+             held_out: HeldOut | None) -> Sources:
+  """Each person evaluates or validates with the probabilities given, or as `held_out` says."""
   dataset, notes = whole
-  train, evaluation = split_by_person(dataset, test_fraction, draws)
-  return disjoint(train, evaluation, notes=notes)
+  if held_out is None:
+    return _of_sides(by_chance(dataset, evaluation, validation, draws), notes)
+  if held_out.by == "labels":
+    return _of_sides(by_chance(dataset, evaluation, validation, draws, "label"), notes)
+  if held_out.by != "file":
+    raise ValueError(f"data.held_out=by_folders: {dataset.name} has none; expected of data=folder")
+  named = person_lists.read_people(held_out.path)
+  sides, said = by_names(dataset, named, held_out.path)
+  return _of_sides(sides, (*notes, *said))
+
+
+def _of_sides(sides: Sides, notes: tuple[str, ...]) -> Sources:
+  """Sides that share no person, or else no label, as sets of a run."""
+  people = [np.unique(side.person) for side in sides if side is not None]
+  every, times = np.unique(np.concatenate(people), return_counts=True)
+  if (times == 1).all() or sides.train.persons_are_labels:
+    return disjoint(*sides, notes=notes)
+  sources = disjoint(*sides, what="label", notes=(
+      *notes, f"{sides.train.name}: {(times > 1).sum():,} of {len(every):,} persons train and are "
+      "judged, on images of other labels"))
+  return sources._replace(not_covered=(
+      "Evaluation metrics and figures are computed, without noise, on other images of people who "
+      "train.",), evaluates_training_people=True)
 
 
 def words(made: Sources) -> str:
   """Sets that were made by hand, as a config names them."""
-  sets = {name: getattr(made, name) for name in ("train", "evaluation", "public")}
+  sets = {name: getattr(made, name) for name in ("train", "evaluation", "public", "validation")}
   return "Sources(" + ", ".join(
       f"{name}={of.name}: {len(of):,} images of {of.num_persons:,} people"
       for name, of in sets.items() if of is not None) + ")"
 
 
-def disjoint(train: FaceDataset, evaluation: FaceDataset, what: str = "person",
-              pairs: Pairs | None = None, notes: tuple[str, ...] = ()) -> Sources:
-  """Both sets with labels and persons 0..n-1, if they share no `what`."""
-  unknown = _checked_disjoint(train, evaluation, what)
+def disjoint(train: FaceDataset, evaluation: FaceDataset,
+             validation: FaceDataset | None = None, what: str = "person",
+             pairs: Pairs | None = None, notes: tuple[str, ...] = ()) -> Sources:
+  """All sets with labels and persons 0..n-1, if they share no `what`."""
+  judges = [evaluation] if validation is None else [evaluation, validation]
+  unknown = [note for judge in judges for note in _checked_disjoint(train, judge, what)]
+  if validation is not None:
+    unknown += _checked_disjoint(validation, evaluation, what)
   return Sources(
       compact(train), compact(evaluation), pairs=pairs, notes=(*notes, *unknown),
       not_covered=tuple(f"{note}; evaluation metrics are without noise." for note in unknown),
-      evaluates_training_people=bool(unknown))
+      evaluates_training_people=bool(unknown),
+      validation=None if validation is None else compact(validation))
+
+
+def private_sets(sources: Sources) -> tuple[FaceDataset, ...]:
+  """Who trains, who evaluates, and who validates, if anybody."""
+  return tuple(of for of in (sources.train, sources.evaluation, sources.validation)
+               if of is not None)
 
 
 def _checked_disjoint(train: FaceDataset, test: FaceDataset, what: str) -> tuple[str, ...]:
