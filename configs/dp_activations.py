@@ -2,7 +2,7 @@ r"""DP-A (Mao et al., HotEdge 2018): a device sends noised activations, an edge 
 
 python -m experiments.train --config=configs/dp_activations.py:VARIANT --workdir=runs/VARIANT
 
-VARIANT is synthetic (default), lfw or vgg_face. Choices are overrides:
+VARIANT is synthetic (default), lfw, folder or vgg_face. Choices are overrides:
 
   where to cut      --config.method.split.after=first (middle, bottleneck, or a block's name)
   mode              --config.method.device=frozen (trained_private, trained_published)
@@ -21,7 +21,7 @@ import ml_collections
 
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = {"synthetic": synthetic, "lfw": lfw, "vgg_face": vgg_face}
+  variants = {"synthetic": synthetic, "lfw": lfw, "folder": folder, "vgg_face": vgg_face}
   if variant not in variants:
     raise ValueError(f"dp_activations has no variant {variant!r}: {', '.join(variants)}")
   return ml_collections.ConfigDict(variants[variant]())
@@ -48,6 +48,18 @@ def lfw() -> dict:
   python -m experiments.train --config=configs/dp_activations.py:lfw --workdir=runs/split_lfw
   """
   return _of(dict(name="lfw", size=32, min_images=20))
+
+
+def folder() -> dict:
+  """Your own people, everybody with two images or more; the device part comes from rendered ones.
+
+  python -m experiments.train --config=configs/dp_activations.py:folder --workdir=runs/split_own \\
+      --config.data.path=PHOTOGRAPHS
+  """
+  config = _of({})
+  return config | dict(data=dict(
+      name="folder", size=32, min_images=2, evaluation=0.25, held_out="images_of_everybody",
+      public=config["data"]["public"]))
 
 
 def vgg_face() -> dict:

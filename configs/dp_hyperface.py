@@ -2,7 +2,8 @@ r"""DP HyperFace (Zhang et al., Front. Neurorobotics 2020): face tasks under ima
 
 python -m experiments.train --config=configs/dp_hyperface.py:VARIANT --workdir=runs/VARIANT
 
-VARIANT is synthetic (default), faces, faces_lfw or aflw. Detection on photographs afterwards:
+VARIANT is synthetic (default), faces, faces_lfw, listing or aflw. Detection on photographs
+afterwards:
 
   python -m experiments.detect --workdir=runs/VARIANT PHOTOGRAPH_OR_FOLDER
 
@@ -27,7 +28,8 @@ CONVOLUTIONS = ("conv1", "conv1a", "conv2", "conv3", "conv3a", "conv4", "conv5",
 
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = {"synthetic": synthetic, "faces": faces, "faces_lfw": faces_lfw, "aflw": aflw}
+  variants = {"synthetic": synthetic, "faces": faces, "faces_lfw": faces_lfw,
+              "listing": listing, "aflw": aflw}
   if variant not in variants:
     raise ValueError(f"dp_hyperface has no variant {variant!r}: {', '.join(variants)}")
   return ml_collections.ConfigDict(variants[variant]())
@@ -74,6 +76,20 @@ def faces_lfw() -> dict:
       data=dict(name="photographs", sources=_faces(),
                 public=dict(scenes=scenes(1600, 800, seed=12), lfw=others)),
       start=_public_start(rounds=1600))
+
+
+def listing() -> dict:
+  """Faces that are marked on photographs of your own, by a list; see docs/data.md.
+
+  python -m experiments.train --config=configs/dp_hyperface.py:listing --workdir=runs/marked \\
+      --config.data.sources.mine.path=LIST.csv
+  What the list does not say (pose, gender, some landmarks) is masked. The network pre-trains on
+  synthetic photographs, which are public.
+  """
+  return _trained(
+      data=dict(name="photographs", sources=dict(mine=dict(name="listing")),
+                public=dict(scenes=scenes(1600, 800, seed=12))),
+      start=_public_start(rounds=800))
 
 
 def aflw() -> dict:

@@ -2,8 +2,8 @@ r"""FedGC (Niu and Deng, AAAI 2022): silos with private class embeddings, correc
 
 python -m experiments.train --config=configs/fedgc.py:VARIANT --workdir=runs/VARIANT
 
-VARIANT is synthetic (default), lfw or casia. The methods that it is held against are overrides of
-the same file; another method keeps what is said of the parts that it takes too:
+VARIANT is synthetic (default), lfw, folder or casia. The methods that it is held against are
+overrides of the same file; another method keeps what is said of the parts that it takes too:
 
   FedPE           --config.method=fedpe
   FedAwS          --config.method=fedaws --config.method.correction.form=cosine \
@@ -31,7 +31,7 @@ STRENGTHS = (0.75, 2.5, 7.5, 25.0, 75.0)
 
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = {"synthetic": synthetic, "lfw": lfw, "casia": casia}
+  variants = {"synthetic": synthetic, "lfw": lfw, "folder": folder, "casia": casia}
   if variant not in variants:
     raise ValueError(f"fedgc has no variant {variant!r}: {', '.join(variants)}")
   return ml_collections.ConfigDict(variants[variant]())
@@ -64,6 +64,21 @@ def lfw() -> dict:
       data=dict(name="lfw", size=28, grayscale=True, min_images=3), rounds=25,
       evaluation=_judged("lfw_view2", "tar_at_far",
                          headline=("lfw_view2/accuracy", "tar@far=0.1")))
+
+
+def folder() -> dict:
+  """Your own people over four silos; a random third evaluates. See docs/data.md.
+
+  python -m experiments.train --config=configs/fedgc.py:folder --workdir=runs/fedgc_folder \\
+      --config.data.path=PHOTOGRAPHS
+  Which silo holds whom can be said: --config.method.clients.partition=by_file \\
+      --config.method.clients.partition.path=SILOS.csv
+  """
+  return dict(
+      method=_method(local=dict(flip=True), clients=dict(
+          partition=dict(name="random", num_silos=4), max_examples=512)),
+      data=dict(name="folder", size=64, evaluation=1 / 3, min_images=2), rounds=25,
+      evaluation=_judged("recall_all_pairs", headline=("recall_all_pairs@far=0.1",)))
 
 
 def casia() -> dict:

@@ -2,8 +2,8 @@
 
 python -m experiments.train --config=configs/fedproto.py:VARIANT --workdir=runs/VARIANT
 
-VARIANT is femnist (default) or synthetic. The config is the arguments of `fedjax_face.fit`: what it
-does not say is the default of a signature. Not private. Overrides:
+VARIANT is femnist (default), synthetic or folder. The config is the arguments of
+`fedjax_face.fit`: what it does not say is the default of a signature. Not private. Overrides:
 
   no prototypes   --config.method.prototypes.weight=0
   another head    --config.method.head=cosface
@@ -16,7 +16,7 @@ import ml_collections
 
 def get_config(variant: str = "femnist") -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = {"femnist": femnist, "synthetic": synthetic}
+  variants = {"femnist": femnist, "synthetic": synthetic, "folder": folder}
   if variant not in variants:
     raise ValueError(f"fedproto has no variant {variant!r}: {', '.join(variants)}")
   return ml_collections.ConfigDict(variants[variant]())
@@ -40,3 +40,13 @@ def synthetic() -> dict:
                   local=dict(learning_rate=0.02, optimizer="momentum", epochs=1, batch_size=16)),
       data=dict(name="synthetic_faces", people=80, evaluation=40), rounds=8,
       evaluation=dict(every=4, fars=(0.1,), headline=("recall_all_pairs@far=0.1",)))
+
+
+def folder() -> dict:
+  """Your own people in four silos; a random third evaluates.
+
+  python -m experiments.train --config=configs/fedproto.py:folder --workdir=runs/fedproto_folder \\
+      --config.data.path=PHOTOGRAPHS
+  """
+  own = synthetic()
+  return own | dict(data=dict(name="folder", size=64, evaluation=1 / 3, min_images=2))

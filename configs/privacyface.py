@@ -2,8 +2,8 @@ r"""PrivacyFace (Meng et al., ICLR 2022): silos exchange differentially private 
 
 python -m experiments.train --config=configs/privacyface.py:VARIANT --workdir=runs/VARIANT
 
-VARIANT is synthetic (default), silos36, lfw or bupt. What it is held against are overrides; another
-method keeps what is said of the parts that it takes too:
+VARIANT is synthetic (default), silos36, lfw, folder or bupt. What it is held against are overrides;
+another method keeps what is said of the parts that it takes too:
 
   FedPE                --config.method=fedpe
   noiseless clusters   --config.method.exchange.mechanism=kmeans \
@@ -28,7 +28,8 @@ import ml_collections
 
 def get_config(variant: str = "synthetic") -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = {"synthetic": synthetic, "silos36": silos36, "lfw": lfw, "bupt": bupt}
+  variants = {"synthetic": synthetic, "silos36": silos36, "lfw": lfw, "folder": folder,
+              "bupt": bupt}
   if variant not in variants:
     raise ValueError(f"privacyface has no variant {variant!r}: {', '.join(variants)}")
   return ml_collections.ConfigDict(variants[variant]())
@@ -78,6 +79,20 @@ def lfw() -> dict:
       start=_public_start(local=dict(flip=True)), rounds=10,
       evaluation=_judged(names=("lfw_view2", "tar_at_far"),
                          headline=("lfw_view2/accuracy", "tar@far=0.1")))
+
+
+def folder() -> dict:
+  """Your own people in four random silos, a random third evaluates; rendered people pre-train.
+
+  python -m experiments.train --config=configs/privacyface.py:folder --workdir=runs/pf_folder \\
+      --config.data.path=PHOTOGRAPHS
+  The public people are rendered at the size of yours: say both, data.size and data.public.size.
+  """
+  return dict(
+      method=_method(partition=dict(name="random", num_silos=4), local=dict(flip=True)),
+      data=dict(name="folder", size=64, evaluation=1 / 3, min_images=2,
+                public=dict(name="synthetic_faces", people=300, size=64, grayscale=False, seed=4)),
+      start=_public_start(local=dict(flip=True)), rounds=10, evaluation=_judged())
 
 
 def bupt() -> dict:

@@ -4,11 +4,14 @@ python -m experiments.evaluate --workdir=RUN
 python -m experiments.evaluate --workdir=RUN --data=lfw --protocols=lfw_view2,tar_at_far
 python -m experiments.evaluate --workdir=RUN --data=folder --data.path=FACES \
     --protocols=recall_all_pairs,identification --fars=1e-2,1e-3
+python -m experiments.evaluate --workdir=RUN --data=listing --data.path=LIST.csv \
+    --data.split=evaluation
 python -m experiments.evaluate --workdir=RUN --data=bin --data.path=lfw.bin
 python -m experiments.evaluate --workdir=RUN --data=templates --data.path=IJBC --protocols=templates
 
-Writes evaluation.json, roc.png and det.png to RUN/evaluations/NAME (or --out). On the run's own
-set, what the run compared itself with stands beside. A set that shares a person with the training
+Writes evaluation.json, roc.png and det.png to RUN/evaluations/NAME (or --out). What the run is
+compared with stands beside: its start, the backbone untrained, raw pixels (--nobeside leaves them
+out, where a set is large). A set that shares a person with the training
 set is refused. Images of another set are scaled to the size and channels of the run, unless
 --data.size and --data.grayscale say another.
 
@@ -52,6 +55,8 @@ def _flags() -> flags.FlagValues:
                        flag_values=values)
   flags.DEFINE_enum("flip", "", ["", "none", "sum", "concat"], "flip test; default: the run's",
                     flag_values=values)
+  flags.DEFINE_bool("beside", True, "on another set, also what the run is compared with",
+                    flag_values=values)
   text("out", "", "folder of the results; default RUN/evaluations/NAME")
   return values
 
@@ -67,7 +72,7 @@ def _evaluate(values: flags.FlagValues, arguments: Sequence[str]) -> None:
   workdir = pathlib.Path(values.workdir)
   out = pathlib.Path(values.out or workdir / "evaluations" / (values.data or "own"))
   found = evaluate.evaluate(workdir, asked, data=_data(values, arguments), pairs=values.pairs,
-                            out=out)
+                            beside=values.beside, out=out)
   summary.print_metrics(f"{workdir} after {found['rounds']} rounds on {found['data']}",
                         found["metrics"], found["references"])
   print(f"results: {out}")

@@ -42,8 +42,8 @@ _HOMES = {
     "data.sources": ("Sources",),
     "data.photograph_sets": ("photographs",),
     "data.regions.sources": ("RegionSources",),
-    "data.sets": ("closed_set", "digiface", "femnist", "folder", "insightface_rec", "lfw", "orl",
-                  "synthetic_faces", "tfds"),
+    "data.sets": ("closed_set", "digiface", "femnist", "folder", "insightface_rec", "lfw",
+                  "listing", "orl", "synthetic_faces", "tfds"),
     "methods.centralized": ("centralized",),
     "methods.composed": ("composed",),
     "methods.dp_activations": ("dp_activations",),
@@ -76,7 +76,8 @@ _HOMES = {
 }
 _MODULES = {
     "activations": "split.mechanism", "devices": "split.device", "drifts": "federated.local",
-    "evaluations": "runs.settings", "gradients": "dp_sgd.gradients", "labels": "split.labels",
+    "evaluations": "runs.settings", "gradients": "dp_sgd.gradients", "held_out": "data.held_out",
+    "labels": "split.labels",
     "mechanisms": "federated.mechanisms", "networks": "models.task_networks",
     "optimizers": "dp_sgd.optimizers", "partitions": "federated.silos",
     "photograph_sources": "data.photograph_sets", "proposers": "data.regions.proposers",

@@ -9,8 +9,8 @@ import numpy as np
 
 from fedjax_face import draws
 from fedjax_face.data.dataset import ATTRIBUTES, FaceDataset, compact
-from fedjax_face.data.sources import Sources, check_public, disjoint
-from fedjax_face.data.splits import split_by_person
+from fedjax_face.data.sources import Sources, check_public, disjoint, private_sets
+from fedjax_face.data.splits import by_chance
 
 
 def faces(images: Any, person: Any, *, label: Any = None, name: str = "faces",
@@ -56,20 +56,23 @@ def _numbered(name: str, what: str, values: Any, count: int) -> tuple[tuple[str,
 
 
 def split(dataset: FaceDataset, evaluation: float = 0.1, public: FaceDataset | None = None,
-          seed: int = 0) -> Sources:
-  """People who train, and others who evaluate.
+          seed: int = 0, validation: float = 0.0) -> Sources:
+  """People who train, others who evaluate, and perhaps others who judge while training goes on.
 
   Args:
-    dataset: of both.
+    dataset: of all.
     evaluation: probability with which a person evaluates, drawn from the person's identity alone.
     public: a set that is declared public.
     seed: of the draw.
+    validation: probability with which a person validates; 0 for nobody.
 
   Raises:
-    ValueError: a probability that is not between 0 and 1, or one side would be empty.
+    ValueError: probabilities that leave nobody to train, or a side would be empty.
   """
-  train, judges = split_by_person(dataset, evaluation, draws.Draws.of(seed))
-  return Sources(compact(train), compact(judges), public, known_disjoint=True)
+  sides = by_chance(dataset, evaluation, validation, draws.Draws.of(seed))
+  train, judges, validates = (None if side is None else compact(side) for side in sides)
+  assert train is not None and judges is not None
+  return Sources(train, judges, public, known_disjoint=True, validation=validates)
 
 
 def checked(made: Sources) -> Sources:
@@ -78,17 +81,18 @@ def checked(made: Sources) -> Sources:
   Raises:
     ValueError: sets that share a person, by name, or differ in the shape of their images.
   """
-  if made.train.images.shape[1:] != made.evaluation.images.shape[1:]:
-    raise ValueError(f"data: evaluation images are {list(made.evaluation.images.shape[1:])}, "
-                     f"training images {list(made.train.images.shape[1:])}; expected one shape")
+  for name, judges in (("evaluation", made.evaluation), ("validation", made.validation)):
+    if judges is not None and judges.images.shape[1:] != made.train.images.shape[1:]:
+      raise ValueError(f"data: {name} images are {list(judges.images.shape[1:])}, "
+                       f"training images {list(made.train.images.shape[1:])}; expected one shape")
   whole = made if made.known_disjoint else disjoint(
-      made.train, made.evaluation, pairs=made.pairs, notes=made.notes)
+      made.train, made.evaluation, made.validation, pairs=made.pairs, notes=made.notes)
   whole = whole._replace(
       not_covered=(*made.not_covered, *whole.not_covered),
       evaluates_training_people=whole.evaluates_training_people or made.evaluates_training_people)
   if made.public is None:
     return whole
-  said = check_public(made.public, made.train, made.evaluation)
+  said = check_public(made.public, *private_sets(made))
   _refuse_same_images(made.public, made.train)
   public = compact(made.public)
   if public.name == whole.train.name:  # the statement names both

@@ -209,14 +209,13 @@ def largest_client(users: Users, capacity: int, epochs: int, max_examples: int,
                    max_examples_per_user: int = 0) -> int:
   """Most examples that any client of `capacity` users can train on in a round.
 
-  `max_examples` if that is not 0; otherwise `epochs` passes over the `capacity` largest users of
-  the population, which depends on neither the number of clients nor the round.
+  `epochs` passes over the `capacity` largest users of the population, which depends on neither the
+  number of clients nor the round, or `max_examples` if that is less and not 0.
   """
-  if max_examples:
-    return max_examples
   counts = _capped(users.counts, max_examples_per_user)
   capacity = min(capacity, len(counts))
-  return epochs * int(np.partition(counts, len(counts) - capacity)[-capacity:].sum())
+  most = epochs * int(np.partition(counts, len(counts) - capacity)[-capacity:].sum())
+  return min(most, max_examples) if max_examples else most
 
 
 def client_batches(users: Users, labels: np.ndarray, parts: np.ndarray, assignment: Assignment, *,

@@ -114,19 +114,20 @@ class FaceDataset:
     return ()
 
   def split(self, evaluation: float = 0.1, public: FaceDataset | None = None,
-            seed: int = 0) -> Any:
+            seed: int = 0, validation: float = 0.0) -> Any:
     """`Sources`: each person evaluates with probability `evaluation`, else trains.
 
     Args:
       evaluation: in (0, 1).
       public: a set that is declared public.
       seed: of the draw.
+      validation: probability with which a person judges while training goes on; 0 for nobody.
 
     Raises:
-      ValueError: another probability, or one side would be empty.
+      ValueError: other probabilities, or a side would be empty.
     """
     from fedjax_face.data import by_hand
-    return by_hand.split(self, evaluation, public, seed)
+    return by_hand.split(self, evaluation, public, seed, validation)
 
   @property
   def num_labels(self) -> int:

@@ -91,6 +91,21 @@ def synthetic_scenes(*, scenes: Count = 1600, people: Count = 800, size: Count =
 
 
 @register.photograph_source
+def listing(path: str, *, root: str | None = None, limit: Count | None = None,
+            regions: RegionCounts | None = None) -> PhotographSource:
+  """A list of faces that are marked on photographs of your own: path, box, and perhaps person,
+  gender, roll, pitch, yaw and landmarks, as `data.readers.marked_list` says.
+
+  Args:
+    path: of the list: CSV, TSV or Parquet.
+    root: folder that its paths are relative to; None: that of the list.
+    limit: most photographs; None: all.
+    regions: numbers of them of its own.
+  """
+  return _source("listing", regions, path=path, root=root, limit=limit)
+
+
+@register.photograph_source
 def aflw2000(*, root: str | None = None, limit: Count | None = None,
              regions: RegionCounts | None = None) -> PhotographSource:
   """AFLW2000-3D (Zhu, Lei, Liu, Shi, Li, CVPR 2016): landmarks and pose.

@@ -49,6 +49,24 @@ def folder(path: str, *, size: Count = 112, grayscale: bool = False,
 
 
 @register.public_set
+def listing(path: str, *, root: str | None = None, size: Count = 112, grayscale: bool = False,
+            min_images: Count = 1,
+            split: Literal["train", "validation", "evaluation"] | None = None) -> PublicSet:
+  """A list of images with columns path and person; see `sets.listing`.
+
+  Args:
+    path: of the list.
+    root: folder that its paths are relative to; None: that of the list.
+    size, grayscale: as of `folder`.
+    min_images: people with fewer are left out.
+    split: only the rows of this one; None: all, whatever their split.
+  """
+  require_named(path=path, root=root)
+  return PublicSet({"name": "listing", "path": path, "root": root, "size": size,
+                    "grayscale": grayscale, "min_images": min_images, "split": split})
+
+
+@register.public_set
 def lfw(*, root: str | None = None, size: Count = 112, grayscale: bool = False,
         min_images: Count = 1) -> PublicSet:
   """Labeled Faces in the Wild, all of it; see `sets.lfw`.

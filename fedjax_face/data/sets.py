@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fedjax_face.data import by_hand, sources
 from fedjax_face.data import closed_set as known_people
+from fedjax_face.data.held_out import HeldOut
 from fedjax_face.data.regions.sources import RegionSources
 from fedjax_face.options import OptionError, at_least, register, within
 
@@ -15,6 +16,7 @@ Count = Annotated[int, at_least(1)]
 NotNegative = Annotated[int, at_least(0)]
 Side = Annotated[int, within("[28, 227]")]  # of a rendered face
 Fraction = Annotated[float, within("(0, 1)")]
+Share = Annotated[float, within("[0, 1)")]
 
 
 def require_named(**places: str | None) -> None:
@@ -72,6 +74,11 @@ class Data:
     """People who do not train, or other images of those who do."""
     return self.sources.evaluation
 
+  @property
+  def validation(self) -> Any:
+    """People who judge while training goes on, or None."""
+    return getattr(self.sources, "validation", None)
+
   @functools.cached_property
   def public(self) -> Any:
     """Outside the guarantee, or None."""
@@ -99,6 +106,22 @@ def _data(section: dict[str, Any], seed: int, public: PublicSet | None = None) -
   return Data(lambda: sources.load(section, seed), public=_public(section))
 
 
+def _people(section: dict[str, Any], seed: int, public: PublicSet | None, evaluation: float,
+            validation: float, held_out: HeldOut | None) -> Data:
+  """The sets of a reader that tells people apart, by who is held out."""
+  section = {**section, "test_fraction": evaluation}
+  if validation + evaluation >= 1:
+    raise OptionError(f"validation={validation}: expected less than {1 - evaluation:g}, beside "
+                      f"evaluation={evaluation}")
+  if held_out is None or held_out.by != "images":
+    return _data({**section, "validation_fraction": validation, "held_out": held_out}, seed, public)
+  if validation:
+    raise OptionError(f"validation={validation}: expected 0 beside held_out=images_of_everybody")
+  if public is not None:
+    section["public"] = public.section
+  return Data(lambda: known_people.load(section, seed), feeds="classes", public=_public(section))
+
+
 def _public(section: dict[str, Any]) -> Callable[[], Any] | None:
   """() -> the public set of a section; None where it has none."""
   return (lambda: sources.load_public(section)) if section.get("public") else None
@@ -109,7 +132,7 @@ def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size:
                     evaluation: Count = 100, public: NotNegative = 0,
                     public_images_per_person: Count = 8,
                     public_domain: Literal["studio", "street"] = "studio", grayscale: bool = True,
-                    on_demand: bool = False, seed: NotNegative = 0,
+                    on_demand: bool | None = None, seed: NotNegative = 0,
                     public_seed: NotNegative = 2) -> Data:
   """Rendered people, without any download: snapshots train, portraits of others are public.
 
@@ -124,7 +147,7 @@ def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size:
       of who trains.
     grayscale: one channel, else three.
     on_demand: renders a training image when a round asks for it, so that memory does not grow with
-      the number of people.
+      the number of people; None: where all together would take more than 1 GiB.
     seed: of the world in which they live: another one has other people.
     public_seed: of the world of the public people.
   """
@@ -141,44 +164,83 @@ def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size:
 
 
 @register.data
-def folder(path: str, *, size: Count = 112, evaluation: Fraction = 0.1, grayscale: bool = False,
-           min_images: Count = 1, people_at: Count | None = None, public: PublicSet | None = None,
-           seed: NotNegative = 0) -> Data:
+def folder(path: str, *, size: Count = 112, evaluation: Fraction = 0.1, validation: Share = 0.0,
+           held_out: HeldOut | None = None, grayscale: bool = False, min_images: Count = 1,
+           people_at: Count | None = None, public: PublicSet | None = None,
+           on_demand: bool | None = None, seed: NotNegative = 0) -> Data:
   """A folder (or zip file) with a sub-folder for each person; files that are no images are skipped.
 
   Args:
     path: of the folder.
     size: pixels, height and width, to which images are scaled, whatever their aspect ratio.
     evaluation: probability with which a person evaluates instead of training.
+    validation: probability with which one judges while training goes on; 0 for nobody.
+    held_out: who does not train, named in place of these; None: chance decides.
     grayscale: one channel, else three.
     min_images: people with fewer are left out.
     people_at: how far below `path` the folders of people are, 1 = in it; None: as seen, and refused
       where sessions of people cannot be told from people of groups.
+    on_demand: decodes an image when a round asks for it, so that memory does not grow with their
+      number; None: where all together would take more than 1 GiB.
     public: a set that is declared public.
     seed: of who evaluates.
   """
   require_named(path=path)
-  return _data({"name": "folder", "path": path, "size": size, "test_fraction": evaluation,
-                "grayscale": grayscale, "min_images": min_images, "people_at": people_at}, seed,
-               public)
+  return _people({"name": "folder", "path": path, "size": size, "grayscale": grayscale,
+                  "min_images": min_images, "people_at": people_at, "on_demand": on_demand},
+                 seed, public, evaluation, validation, held_out)
+
+
+@register.data
+def listing(path: str, *, root: str | None = None, size: Count = 112, evaluation: Fraction = 0.1,
+            validation: Share = 0.0, held_out: HeldOut | None = None, grayscale: bool = False,
+            min_images: Count = 1, public: PublicSet | None = None, on_demand: bool | None = None,
+            seed: NotNegative = 0) -> Data:
+  """A list of images (CSV, TSV or Parquet) with columns path and person, and perhaps label, split,
+  gender, landmarks (x0,y0,x1,y1,...) and further numbers, as `data.readers.person_lists` says.
+
+  The person is whom a guarantee is for, the label what is recognised; they may differ.
+
+  Args:
+    path: of the list; Parquet needs pyarrow.
+    root: folder that its paths are relative to; None: that of the list. None leads out of it.
+    size: pixels, height and width, to which images are scaled, whatever their aspect ratio.
+    evaluation: probability with which a person evaluates, where the list has no column split.
+    validation: probability with which one judges while training goes on; 0 for nobody.
+    held_out: who does not train, named in place of these and of the column split; None: the column,
+      or else chance, decides.
+    grayscale: one channel, else three.
+    min_images: people with fewer are left out.
+    on_demand: decodes an image when a round asks for it, so that memory does not grow with their
+      number; None: where all together would take more than 1 GiB.
+    public: a set that is declared public.
+    seed: of who evaluates.
+  """
+  require_named(path=path, root=root)
+  return _people({"name": "listing", "path": path, "root": root, "size": size,
+                  "grayscale": grayscale, "min_images": min_images, "on_demand": on_demand},
+                 seed, public, evaluation, validation, held_out)
 
 
 @register.data
 def orl(*, path: str | None = None, size: Count = 32, evaluation: Fraction = 0.4,
-        grayscale: bool = True, public: PublicSet | None = None, seed: NotNegative = 0) -> Data:
+        validation: Share = 0.0, held_out: HeldOut | None = None, grayscale: bool = True,
+        public: PublicSet | None = None, seed: NotNegative = 0) -> Data:
   """The ORL faces: 400 photographs of 40 people (AT&T Laboratories Cambridge).
 
   Args:
     path: of att_faces.zip; None: orl/att_faces.zip under $FEDJAX_FACE_DATA.
     size: pixels, height and width.
     evaluation: probability with which a person evaluates instead of training.
+    validation: probability with which one judges while training goes on; 0 for nobody.
+    held_out: who does not train, named in place of these; None: chance decides.
     grayscale: one channel, else three.
     public: a set that is declared public.
     seed: of who evaluates.
   """
   require_named(path=path)
-  return _data({"name": "orl", "path": path, "size": size, "test_fraction": evaluation,
-                "grayscale": grayscale}, seed, public)
+  return _people({"name": "orl", "path": path, "size": size, "grayscale": grayscale}, seed, public,
+                 evaluation, validation, held_out)
 
 
 @register.data
@@ -224,29 +286,38 @@ def femnist(*, path: str | None = None, num_writers: Count | None = None,
 
 @register.data
 def insightface_rec(path: str, *, size: Count = 112, evaluation: Fraction = 0.1,
+                    validation: Share = 0.0, held_out: HeldOut | None = None,
                     grayscale: bool = False, limit: Count | None = None,
-                    public: PublicSet | None = None, seed: NotNegative = 0) -> Data:
+                    public: PublicSet | None = None, on_demand: bool | None = None,
+                    seed: NotNegative = 0) -> Data:
   """A training set of InsightFace: train.rec and train.idx.
 
   Args:
     path: of the folder.
     size: pixels, height and width.
     evaluation: probability with which a person evaluates instead of training.
+    validation: probability with which one judges while training goes on; 0 for nobody.
+    held_out: who does not train, named in place of these; None: chance decides.
     grayscale: one channel, else three.
     limit: most images; None: all.
+    on_demand: decodes an image when a round asks for it, so that memory does not grow with their
+      number; None: where all together would take more than 1 GiB.
     public: a set that is declared public.
     seed: of who evaluates.
   """
   require_named(path=path)
-  return _data({"name": "insightface_rec", "path": path, "size": size,
-                "test_fraction": evaluation, "grayscale": grayscale, "limit": limit}, seed, public)
+  return _people({"name": "insightface_rec", "path": path, "size": size, "grayscale": grayscale,
+                  "limit": limit, "on_demand": on_demand},
+                 seed, public, evaluation, validation, held_out)
 
 
 @register.data
 def tfds(dataset: str, *, size: Count = 112, split: str = "train", data_dir: str | None = None,
-         evaluation: Fraction = 0.1, grayscale: bool = False, limit: Count | None = None,
+         evaluation: Fraction = 0.1, validation: Share = 0.0, held_out: HeldOut | None = None,
+         grayscale: bool = False, limit: Count | None = None,
          image: str | None = None, label: str | None = None, person: str | None = None,
-         public: PublicSet | None = None, seed: NotNegative = 0) -> Data:
+         public: PublicSet | None = None, on_demand: bool | None = None,
+         seed: NotNegative = 0) -> Data:
   """A data set of TensorFlow Datasets that is prepared already, read without TensorFlow.
 
   Args:
@@ -255,22 +326,29 @@ def tfds(dataset: str, *, size: Count = 112, split: str = "train", data_dir: str
     split: of the data set.
     data_dir: where it was prepared; None: TFDS's own place.
     evaluation: probability with which a person evaluates instead of training.
+    validation: probability with which one judges while training goes on; 0 for nobody.
+    held_out: who does not train, named in place of these; None: chance decides.
     grayscale: one channel, else three.
     limit: most images; None: all.
     image, label, person: names of its features; None: those known of the data set.
+    on_demand: decodes an image when a round asks for it, so that memory does not grow with their
+      number; None: where all together would take more than 1 GiB.
     public: a set that is declared public.
     seed: of who evaluates.
   """
   require_named(dataset=dataset, data_dir=data_dir)
-  return _data({"name": "tfds", "dataset": dataset, "size": size, "split": split,
-                "data_dir": data_dir, "test_fraction": evaluation, "grayscale": grayscale,
-                "limit": limit, "image": image, "label": label, "person": person}, seed, public)
+  return _people({"name": "tfds", "dataset": dataset, "size": size, "split": split,
+                  "data_dir": data_dir, "grayscale": grayscale, "limit": limit, "image": image,
+                  "label": label, "person": person, "on_demand": on_demand},
+                 seed, public, evaluation, validation, held_out)
 
 
 @register.data
 def digiface(data_dir: str, *, manual_dir: str | None = None, size: Count = 112,
-             evaluation: Fraction = 0.1, grayscale: bool = False, limit: Count | None = None,
-             public: PublicSet | None = None, seed: NotNegative = 0) -> Data:
+             evaluation: Fraction = 0.1, validation: Share = 0.0, held_out: HeldOut | None = None,
+             grayscale: bool = False, limit: Count | None = None,
+             public: PublicSet | None = None, on_demand: bool | None = None,
+             seed: NotNegative = 0) -> Data:
   """DigiFace-1M: 10,000 rendered identities of 72 images (Bae et al., WACV 2023).
 
   Args:
@@ -278,15 +356,19 @@ def digiface(data_dir: str, *, manual_dir: str | None = None, size: Count = 112,
     manual_dir: of the downloaded archives, where it is not prepared yet.
     size: pixels, height and width.
     evaluation: probability with which a person evaluates instead of training.
+    validation: probability with which one judges while training goes on; 0 for nobody.
+    held_out: who does not train, named in place of these; None: chance decides.
     grayscale: one channel, else three.
     limit: most images; None: all.
+    on_demand: decodes an image when a round asks for it, so that memory does not grow with their
+      number; None: where all together would take more than 1 GiB.
     public: a set that is declared public.
     seed: of who evaluates.
   """
   require_named(data_dir=data_dir, manual_dir=manual_dir)
-  return _data({"name": "digiface", "data_dir": data_dir, "manual_dir": manual_dir,
-                "size": size, "test_fraction": evaluation, "grayscale": grayscale,
-                "limit": limit}, seed, public)
+  return _people({"name": "digiface", "data_dir": data_dir, "manual_dir": manual_dir, "size": size,
+                  "grayscale": grayscale, "limit": limit, "on_demand": on_demand},
+                 seed, public, evaluation, validation, held_out)
 
 
 @register.data

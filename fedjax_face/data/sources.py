@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -13,16 +12,27 @@ import numpy as np
 
 from fedjax_face.data import caps
 from fedjax_face.data.dataset import FaceDataset, compact
-from fedjax_face.data.numbering import Numbered
+from fedjax_face.data.held_out import HeldOut
 from fedjax_face.data.pairs import Pairs
-from fedjax_face.data.readers import femnist, folders, insightface_rec, lfw, tfds_source
-from fedjax_face.data.readers.decode import OnBad, ReadReport
+from fedjax_face.data.readers import folders, lfw, person_lists
 from fedjax_face.data.readers.template_lists import TemplateLists
 from fedjax_face.data.splits import (
+  SPLITS,
+  Sides,
+  by_chance,
+  by_names,
+  by_side,
   check_disjoint,
   split_by_fold,
   split_by_label,
-  split_by_person,
+)
+from fedjax_face.data.whole_sets import (
+  PUBLIC,
+  Whole,
+  channels_of,
+  data_root,
+  notes_of,
+  read_listing,
 )
 from fedjax_face.draws import Draws
 
@@ -40,6 +50,8 @@ class Sources(NamedTuple):
     evaluates_training_people: whether evaluation images are, or may be, of people who train.
     known_disjoint: nobody is in two of them, by how they were made; else it is checked by name.
     templates: lists of a template protocol on rows of `evaluation`, or None.
+    validation: who judges while training goes on, in place of `evaluation`, or None; persons that
+      are in no other set.
   """
 
   train: FaceDataset
@@ -51,18 +63,10 @@ class Sources(NamedTuple):
   evaluates_training_people: bool = False
   known_disjoint: bool = False
   templates: TemplateLists | None = None
+  validation: FaceDataset | None = None
 
   def __repr__(self) -> str:
     return words(self)
-
-
-_Whole = tuple[FaceDataset, tuple[str, ...]]
-
-
-def data_root() -> pathlib.Path:
-  """Folder of downloaded data: $FEDJAX_FACE_DATA, or shared/data beside the repository."""
-  beside = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
-  return pathlib.Path(os.environ.get("FEDJAX_FACE_DATA") or beside)
 
 
 def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
@@ -85,7 +89,7 @@ def load(config_data: Mapping[str, Any], rng_seed: int) -> Sources:
   if not public_options:
     return sources
   public, notes = whole_set("data.public", dict(public_options))
-  notes = (*sources.notes, *notes, *check_public(public, sources.train, sources.evaluation))
+  notes = (*sources.notes, *notes, *check_public(public, *private_sets(sources)))
   return sources._replace(public=compact(public), notes=notes)
 
 
@@ -110,18 +114,19 @@ def whole_set(section: str, options: dict[str, Any]) -> tuple[FaceDataset, tuple
 
 
 def _synthetic_faces(draws, *, num_people: int, evaluation_people: int, images_per_person: int,
-                     size: int, seed: int = 0, grayscale: bool = False, on_demand: bool = False,
-                     domain: str = "street") -> Sources:
+                     size: int, seed: int = 0, grayscale: bool = False,
+                     on_demand: bool | None = None, domain: str = "street") -> Sources:
   """The first `num_people` rendered people train, the next `evaluation_people` evaluate.
 
-  `on_demand` renders a training image when a round asks for it, again in every round that does.
+  `on_demand` renders a training image when a round asks for it, again in every round that does;
+  None: where all would take much memory.
   `domain` is what the photographs are like: `street` or `studio`.
   """
   del draws
-  train, _ = _whole_synthetic(num_people=num_people, images_per_person=images_per_person,
+  train, _ = PUBLIC["synthetic_faces"](num_people=num_people, images_per_person=images_per_person,
                               size=size, seed=seed, grayscale=grayscale, on_demand=on_demand,
                               domain=domain)
-  evaluation, _ = _whole_synthetic(num_people=evaluation_people, first_person=num_people,
+  evaluation, _ = PUBLIC["synthetic_faces"](num_people=evaluation_people, first_person=num_people,
                                    images_per_person=images_per_person, size=size, seed=seed,
                                    grayscale=grayscale, domain=domain)
   return disjoint(train, evaluation)
@@ -131,7 +136,7 @@ def _femnist(draws, *, path: str | None = None, num_writers: int | None = None,
              first_unseen_label: int = 36) -> Sources:
   """Characters below `first_unseen_label` train, the others evaluate; users are writers."""
   del draws
-  dataset, notes = _whole_femnist(path=path, num_writers=num_writers)
+  dataset, notes = PUBLIC["femnist"](path=path, num_writers=num_writers)
   unseen = np.unique(dataset.label[dataset.label >= first_unseen_label])
   train, evaluation = split_by_label(dataset, unseen)
   sources = disjoint(train, evaluation, what="label", notes=(
@@ -157,7 +162,7 @@ def _lfw(draws, *, root: str | None = None, size: int = 112, grayscale: bool = F
   counts = folders.count_files(place / lfw.ARCHIVE)
   train_people = [person for person in sorted(counts)
                   if person not in test_people and counts[person] >= min_images][:max_people]
-  dataset, report = lfw.read_lfw(place, size=size, channels=_channels(grayscale),
+  dataset, report = lfw.read_lfw(place, size=size, channels=channels_of(grayscale),
                                  people={*train_people, *(test_people & set(counts))})
   train, evaluation = split_by_fold(dataset, folds, test_folds)
   files = [file for file, person in zip(report.files, dataset.person, strict=True)
@@ -165,115 +170,75 @@ def _lfw(draws, *, root: str | None = None, size: int = 112, grayscale: bool = F
   wanted = [pair for pair in named_pairs if pair.fold in test_folds]
   pairs, left_out = lfw.locate_pairs(
       wanted, dataclasses.replace(report, files=tuple(files)), on_bad="skip")
-  return disjoint(train, evaluation, pairs=pairs, notes=_notes(report, left_out))
+  return disjoint(train, evaluation, pairs=pairs, notes=notes_of(report, left_out))
 
 
-def _folder(draws, *, test_fraction: float, **options) -> Sources:
-  """Each person evaluates with probability `test_fraction`, else trains."""
-  return _by_person(_whole_folder(**options), test_fraction, draws)
+def _folder(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+            held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`; `held_out` by folders reads sub-folders."""
+  if held_out is not None and held_out.by == "folders":
+    return _sub_folders(**options)
+  return _divided(PUBLIC["folder"](**options), draws, test_fraction, validation_fraction, held_out)
 
 
-def _orl(draws, *, test_fraction: float, **options) -> Sources:
-  """Each of the 40 persons evaluates with probability `test_fraction`, else trains."""
-  return _by_person(_whole_orl(**options), test_fraction, draws)
+def _sub_folders(*, path: str, **options) -> Sources:
+  """The sub-folders of a folder, each a side."""
+  found: dict[str, Whole] = {}
+  for place in sorted(pathlib.Path(path).iterdir()) if pathlib.Path(path).is_dir() else ():
+    side = SPLITS.get(place.name)
+    if side in found:
+      raise ValueError(f"{path}: {place.name} is a second folder of {side}; expected one")
+    if side is not None and place.is_dir():
+      found[side] = PUBLIC["folder"](path=str(place), **options)
+  absent = [side for side in ("train", "evaluation") if side not in found]
+  if absent:
+    raise ValueError(f"{path}: no sub-folder of {absent[0]}; data.held_out=by_folders expects a "
+                     "folder with train and test, and perhaps validation")
+  name = pathlib.Path(path).resolve().name
+  sets = {side: dataclasses.replace(dataset, name=name) for side, (dataset, _) in found.items()}
+  return disjoint(sets["train"], sets["evaluation"], sets.get("validation"),
+                  notes=tuple(note for _, notes in found.values() for note in notes))
 
 
-def _insightface_rec(draws, *, test_fraction: float, **options) -> Sources:
-  """Each person evaluates with probability `test_fraction`, else trains."""
-  return _by_person(_whole_rec(**options), test_fraction, draws)
+def _listing(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+             held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`; where nothing is held out by name, by the list's column split if it has one."""
+  dataset, side, notes = read_listing(**options)
+  if held_out is None and side is not None:
+    return _of_sides(by_side(dataset, side), notes)
+  return _divided((dataset, notes), draws, test_fraction, validation_fraction, held_out)
 
 
-def _tfds(draws, *, test_fraction: float, **options) -> Sources:
-  """Each person evaluates with probability `test_fraction`, else trains."""
-  return _by_person(_whole_tfds(**options), test_fraction, draws)
+def _orl(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+         held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`, of 40 persons."""
+  return _divided(PUBLIC["orl"](**options), draws, test_fraction, validation_fraction, held_out)
 
 
-def _digiface(draws, *, test_fraction: float, **options) -> Sources:
-  """Each subject evaluates with probability `test_fraction`, else trains."""
-  return _by_person(_whole_digiface(**options), test_fraction, draws)
+def _insightface_rec(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+                     held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`."""
+  return _divided(PUBLIC["insightface_rec"](**options), draws, test_fraction, validation_fraction,
+                  held_out)
 
 
-def _whole_synthetic(*, num_people: int, images_per_person: int, size: int, seed: int = 0,
-                     first_person: int = 0, grayscale: bool = False, on_demand: bool = False,
-                     domain: str = "street") -> _Whole:
-  from fedjax_face.data.rendering import synthetic_faces  # a renderer: slow to import
-  from fedjax_face.data.rendering.variation import DOMAINS
-  if domain not in DOMAINS:
-    raise ValueError(f"domain={domain!r}: expected one of {', '.join(DOMAINS)}")
-  make = synthetic_faces.rendered_faces if on_demand else synthetic_faces.synthetic_faces
-  dataset = make(num_people, images_per_person, size, seed, first_person=first_person,
-                 grayscale=grayscale, variation=DOMAINS[domain])
-  names = Numbered(f"world{seed}-person", range(first_person, first_person + num_people))
-  where = "" if domain == "street" else f"_{domain}"
-  return dataclasses.replace(dataset, name=f"{dataset.name}_world{seed}{where}", names=names), ()
+def _tfds(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+          held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`."""
+  return _divided(PUBLIC["tfds"](**options), draws, test_fraction, validation_fraction, held_out)
 
 
-def _whole_femnist(*, path: str | None = None, num_writers: int | None = None) -> _Whole:
-  place = pathlib.Path(path) if path else data_root() / "femnist" / "femnist_leaf_105writers.npz"
-  if place.suffix == ".npz":
-    dataset, report = femnist.read_femnist_npz(place)
-  else:
-    dataset, report = femnist.read_leaf(place)
-  if num_writers is not None:
-    dataset = dataset.select(dataset.person < num_writers)
-  return dataset, _notes(report)
-
-
-def _whole_lfw(*, root: str | None = None, size: int = 112, grayscale: bool = False,
-               min_images: int = 1) -> _Whole:
-  dataset, report = lfw.read_lfw(root or data_root() / "lfw", size=size, min_images=min_images,
-                                 channels=_channels(grayscale))
-  return dataset, _notes(report)
-
-
-def _whole_folder(*, path: str, size: int, grayscale: bool = False, min_images: int = 1,
-                  people_at: int | None = None, on_bad: OnBad = "skip") -> _Whole:
-  dataset, report = folders.read_folder(path, size=size, channels=_channels(grayscale),
-                                        min_images=min_images, people_at=people_at, on_bad=on_bad)
-  return dataset, _notes(report)
-
-
-def _whole_rec(*, path: str, size: int, grayscale: bool = False, limit: int | None = None,
-               on_bad: OnBad = "skip") -> _Whole:
-  dataset, report = insightface_rec.read_rec(path, size=size, channels=_channels(grayscale),
-                                             limit=limit, on_bad=on_bad)
-  return dataset, _notes(report)
-
-
-def _whole_orl(*, path: str | None = None, size: int = 112, grayscale: bool = False) -> _Whole:
-  return _whole_folder(path=str(path or data_root() / "orl" / "att_faces.zip"), size=size,
-                       grayscale=grayscale)
-
-
-def _whole_tfds(*, dataset: str, size: int, split: str = "train", data_dir: str | None = None,
-                grayscale: bool = False, limit: int | None = None, image: str | None = None,
-                label: str | None = None, person: str | None = None) -> _Whole:
-  known = tfds_source.KNOWN_FEATURES.get(dataset.split("/")[0], tfds_source.FeatureNames())
-  given: dict[str, Any] = {"image": image, "label": label, "person": person}
-  features = dataclasses.replace(known, **{k: v for k, v in given.items() if v is not None})
-  loaded, report = tfds_source.read_tfds(
-      dataset, split=split, data_dir=data_dir, features=features, size=size,
-      channels=_channels(grayscale), limit=limit)
-  return loaded, _notes(report)
-
-
-def _whole_digiface(*, data_dir: str, size: int = 112, manual_dir: str | None = None,
-                    grayscale: bool = False, limit: int | None = None) -> _Whole:
-  if manual_dir is not None:
-    from fedjax_face.data.readers import digiface_builder  # imports TFDS
-    digiface_builder.prepare(manual_dir, data_dir)
-  return _whole_tfds(dataset="digiface", data_dir=data_dir, size=size, grayscale=grayscale,
-                     limit=limit)
+def _digiface(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+              held_out: HeldOut | None = None, **options) -> Sources:
+  """As `_divided`."""
+  return _divided(PUBLIC["digiface"](**options), draws, test_fraction, validation_fraction,
+                  held_out)
 
 
 PRIVATE: Mapping[str, Callable[..., Sources]] = {
     "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "orl": _orl,
-    "folder": _folder, "insightface_rec": _insightface_rec, "tfds": _tfds, "digiface": _digiface,
-}
-PUBLIC: Mapping[str, Callable[..., _Whole]] = {
-    "synthetic_faces": _whole_synthetic, "femnist": _whole_femnist, "lfw": _whole_lfw,
-    "folder": _whole_folder, "insightface_rec": _whole_rec, "orl": _whole_orl, "tfds": _whole_tfds,
-    "digiface": _whole_digiface,
+    "folder": _folder, "listing": _listing, "insightface_rec": _insightface_rec, "tfds": _tfds,
+    "digiface": _digiface,
 }
 
 
@@ -308,28 +273,62 @@ def _keywords(name: str, function: Callable) -> tuple[list[str], list[str]]:
   return accepted, required
 
 
-def _by_person(whole: _Whole, test_fraction: float, draws: Draws) -> Sources:
+def _divided(whole: Whole, draws: Draws, evaluation: float, validation: float,
+             held_out: HeldOut | None) -> Sources:
+  """Each person evaluates or validates with the probabilities given, or as `held_out` says."""
   dataset, notes = whole
-  train, evaluation = split_by_person(dataset, test_fraction, draws)
-  return disjoint(train, evaluation, notes=notes)
+  if held_out is None:
+    return _of_sides(by_chance(dataset, evaluation, validation, draws), notes)
+  if held_out.by == "labels":
+    return _of_sides(by_chance(dataset, evaluation, validation, draws, "label"), notes)
+  if held_out.by != "file":
+    raise ValueError(f"data.held_out=by_folders: {dataset.name} has none; expected of data=folder")
+  named = person_lists.read_people(held_out.path)
+  sides, said = by_names(dataset, named, held_out.path)
+  return _of_sides(sides, (*notes, *said))
+
+
+def _of_sides(sides: Sides, notes: tuple[str, ...]) -> Sources:
+  """Sides that share no person, or else no label, as sets of a run."""
+  people = [np.unique(side.person) for side in sides if side is not None]
+  every, times = np.unique(np.concatenate(people), return_counts=True)
+  if (times == 1).all() or sides.train.persons_are_labels:
+    return disjoint(*sides, notes=notes)
+  sources = disjoint(*sides, what="label", notes=(
+      *notes, f"{sides.train.name}: {(times > 1).sum():,} of {len(every):,} persons train and are "
+      "judged, on images of other labels"))
+  return sources._replace(not_covered=(
+      "Evaluation metrics and figures are computed, without noise, on other images of people who "
+      "train.",), evaluates_training_people=True)
 
 
 def words(made: Sources) -> str:
   """Sets that were made by hand, as a config names them."""
-  sets = {name: getattr(made, name) for name in ("train", "evaluation", "public")}
+  sets = {name: getattr(made, name) for name in ("train", "evaluation", "public", "validation")}
   return "Sources(" + ", ".join(
       f"{name}={of.name}: {len(of):,} images of {of.num_persons:,} people"
       for name, of in sets.items() if of is not None) + ")"
 
 
-def disjoint(train: FaceDataset, evaluation: FaceDataset, what: str = "person",
-              pairs: Pairs | None = None, notes: tuple[str, ...] = ()) -> Sources:
-  """Both sets with labels and persons 0..n-1, if they share no `what`."""
-  unknown = _checked_disjoint(train, evaluation, what)
+def disjoint(train: FaceDataset, evaluation: FaceDataset,
+             validation: FaceDataset | None = None, what: str = "person",
+             pairs: Pairs | None = None, notes: tuple[str, ...] = ()) -> Sources:
+  """All sets with labels and persons 0..n-1, if they share no `what`."""
+  judges = [evaluation] if validation is None else [evaluation, validation]
+  unknown = [note for judge in judges for note in _checked_disjoint(train, judge, what)]
+  if validation is not None:
+    unknown += _checked_disjoint(validation, evaluation, what)
   return Sources(
       compact(train), compact(evaluation), pairs=pairs, notes=(*notes, *unknown),
       not_covered=tuple(f"{note}; evaluation metrics are without noise." for note in unknown),
-      evaluates_training_people=bool(unknown))
+      evaluates_training_people=bool(unknown),
+      validation=None if validation is None else compact(validation))
+
+
+def private_sets(sources: Sources) -> tuple[FaceDataset, ...]:
+  """Who trains, who evaluates, and who validates, if anybody."""
+  return tuple(of for of in (sources.train, sources.evaluation, sources.validation)
+               if of is not None)
 
 
 def _checked_disjoint(train: FaceDataset, test: FaceDataset, what: str) -> tuple[str, ...]:
@@ -352,11 +351,3 @@ def check_public(public: FaceDataset, *private: FaceDataset) -> tuple[str, ...]:
   unknown = [note for dataset in private for note in _checked_disjoint(public, dataset, "person")]
   return (f"{public.name}: {len(public)} images are taken as public; "
           "the privacy guarantee does not cover them", *unknown)
-
-
-def _channels(grayscale: bool) -> int:
-  return 1 if grayscale else 3
-
-
-def _notes(*reports: ReadReport) -> tuple[str, ...]:
-  return tuple(str(report) for report in reports if report.skipped or report.remarks)

@@ -2,13 +2,122 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from fedjax_face.data import numbering
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.draws import Draws
+from fedjax_face.draws import Draws, identity_of
+
+SPLITS = {"train": "train", "validation": "validation", "val": "validation",
+          "evaluation": "evaluation", "test": "evaluation"}
+"""What a file or a folder may say -> the side that it means."""
+
+
+class Sides(NamedTuple):
+  """A data set cut into who trains, who judges at the end, and who judges on the way, if anybody.
+  """
+
+  train: FaceDataset
+  evaluation: FaceDataset
+  validation: FaceDataset | None = None
+
+
+def side_of(said: str, where: str) -> str:
+  """"train", "validation" or "evaluation".
+
+  Raises:
+    ValueError: another word, naming `where` it stands.
+  """
+  if said not in SPLITS:
+    raise ValueError(f"{where}: split is {said!r}; expected one of {', '.join(SPLITS)}")
+  return SPLITS[said]
+
+
+def by_chance(dataset: FaceDataset, evaluation: float, validation: float, draws: Draws,
+              what: str = "person") -> Sides:
+  """Each person (or label) evaluates with one probability, validates with another, else trains.
+
+  A side is drawn from the identity alone, as `draws.halves` says: who leaves moves nobody else. Who
+  evaluates does not depend on `validation`.
+
+  Args:
+    dataset: of all.
+    evaluation: in (0, 1).
+    validation: in [0, 1 - evaluation); 0 for nobody.
+    draws: of the split.
+    what: 'person' or 'label'.
+
+  Raises:
+    ValueError: other probabilities, or a side would be empty.
+  """
+  if not (0 < evaluation < 1 and 0 <= validation < 1 - evaluation):
+    raise ValueError(f"{dataset.name}: evaluation={evaluation}, validation={validation}; expected "
+                     "shares that leave somebody to train, the first above 0")
+  number = dataset.person if what == "person" else dataset.label
+  units, first = np.unique(number, return_index=True)
+  identity = (dataset.identities[first] if what == "person" else
+              identity_of(dataset.names[unit] if dataset.names else int(unit) for unit in units))
+  judges = draws.halves(identity, evaluation, "evaluation")
+  side = np.where(judges, "evaluation", "train")
+  if validation:
+    others = np.flatnonzero(~judges)
+    chosen = draws.halves(identity[others], validation / (1 - evaluation), "validation")
+    side[others[chosen]] = "validation"
+  return by_side(dataset, side[np.searchsorted(units, number)])
+
+
+def by_names(dataset: FaceDataset, named: Mapping[str, str], source: str,
+             ) -> tuple[Sides, tuple[str, ...]]:
+  """As a list of people says.
+
+  Args:
+    dataset: of all.
+    named: side of a person, by name (Unicode NFC) or, where persons have none, by number. Without
+      anybody who trains, whom it does not name trains.
+    source: of the list, for messages.
+
+  Returns:
+    The sides, and notes: of people of the list who are not in the set.
+
+  Raises:
+    ValueError: people whom the list does not name although it names who trains, or a side would be
+      empty.
+  """
+  persons = np.unique(dataset.person)
+  names = [unicodedata.normalize("NFC", dataset.person_name(person)) for person in persons]
+  absent = sorted(set(named) - set(names))
+  unnamed = [name for name in names if name not in named]
+  if unnamed and "train" in named.values():
+    raise ValueError(f"{source}: {len(unnamed)} person(s) of {dataset.name} without a split: "
+                     f"{few(unnamed)}; expected all of them, or nobody who trains")
+  side = np.array([named.get(name, "train") for name in names])
+  notes = (f"{source}: {len(absent)} person(s) are not in {dataset.name}: {few(absent)}",)
+  return (by_side(dataset, side[np.searchsorted(persons, dataset.person)]),
+          notes if absent else ())
+
+
+def by_side(dataset: FaceDataset, side: np.ndarray) -> Sides:
+  """Rows by their side, text [N].
+
+  Raises:
+    ValueError: nobody trains, or nobody evaluates.
+  """
+  for wanted, words in (("train", "training"), ("evaluation", "test")):
+    if not (side == wanted).any():
+      raise ValueError(f"{dataset.name}: the {words} set would be empty; "
+                       "expected images on both sides")
+  validates = side == "validation"
+  return Sides(dataset.select(side == "train"), dataset.select(side == "evaluation"),
+               dataset.select(validates) if validates.any() else None)
+
+
+def few(names: Collection[str]) -> str:
+  """The first few of some names."""
+  return ", ".join(list(names)[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def split_by_label(dataset: FaceDataset, test_labels: Collection[int],
@@ -28,20 +137,14 @@ def split_by_label(dataset: FaceDataset, test_labels: Collection[int],
 
 def split_by_person(dataset: FaceDataset, fraction: float, draws: Draws,
                     ) -> tuple[FaceDataset, FaceDataset]:
-  """(train, test): each person is in the test set with probability `fraction`.
-
-  A person's side is drawn from its identity, whatever the others are, as `draws.halves` says: who
-  leaves moves nobody else from one side to the other.
+  """(train, test): each person is in the test set with probability `fraction`; see `by_chance`.
 
   Raises:
     ValueError: the fraction is not between 0 and 1, or one side would be empty.
   """
   if not 0 < fraction < 1:
     raise ValueError(f"{dataset.name}: test fraction is {fraction}; expected between 0 and 1")
-  persons = np.unique(dataset.person)
-  identity = dataset.identities[np.unique(dataset.person, return_index=True)[1]]
-  test = persons[draws.halves(identity, fraction, "evaluation")]
-  return _split(dataset, np.isin(dataset.person, test))
+  return by_chance(dataset, fraction, 0.0, draws)[:2]
 
 
 def split_by_fold(dataset: FaceDataset, folds: Mapping[str, int], test_folds: Collection[int],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import math
 import pathlib
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.draws import Draws
+from fedjax_face.draws import Draws, identity_of
 
 GIVEN = "given which silo holds whom"
 _AT = "method.clients.partition"
@@ -74,10 +75,10 @@ def partition(options: Mapping[str, Any], dataset: FaceDataset, draws: Draws) ->
         in ascending order of the mean of their known values, ties shuffled, are cut into
         consecutive groups whose sizes differ by at most one. People of unknown value are refused.
         The cuts depend on everybody, so a guarantee holds given which silo holds whom.
-      by='file': `path` of a CSV with header `person,client` that names every person of `dataset`
-        and nobody else, by name or, where persons have no names, by number in `dataset`. Silos
-        are numbered in the order in which the file first names them. A guarantee holds given
-        which silo holds whom.
+      by='file': `path` of a CSV with header `person,client` that names every person of `dataset`,
+        by name or, where persons have no names, by number in their source; it may name others,
+        who do not train. Silos are numbered in the order in which the file first names them. A
+        guarantee holds given which silo holds whom.
     dataset: whose people.
     draws: of the split into silos.
 
@@ -198,15 +199,22 @@ def _by_attribute(options, dataset: FaceDataset, persons: np.ndarray, identity: 
 
 def _from_file(options, dataset: FaceDataset, persons: np.ndarray, identity: np.ndarray,
                draws: Draws) -> _Dealt:
-  del identity, draws
+  del draws
   path = pathlib.Path(_required(options, "path"))
   clients = _read_clients(path)
   people = _person_names(dataset, persons)
-  known = set(people)
-  if len(known) < len(people):
+  if len(set(people)) < len(people):
     raise ValueError(f"{dataset.name}: several persons have one name; expected different names")
-  _refuse_people(path, [p for p in clients if p not in known], f"not in {dataset.name}")
-  _refuse_people(path, [p for p in people if p not in clients], "without a client")
+  listed = dict(zip(identity_of(clients).tolist(), clients, strict=True))
+  known = [listed.get(own) for own in identity.tolist()]
+  named = dataset.person_names or (dataset.persons_are_labels and dataset.names)
+  if not named and any(known):  # numbered anew since they were read; identities stay
+    people = [own or f"person {name} of those who train" for own, name in zip(
+        known, people, strict=True)]
+  without = [p for p in people if p not in clients]
+  if without:
+    raise ValueError(f"{path}: {len(without)} person(s) without a client: {_few(without)}; "
+                     f"expected one for everybody in {dataset.name}")
   number = {client: k for k, client in enumerate(dict.fromkeys(clients.values()))}
   return np.array([number[clients[p]] for p in people], np.int64), tuple(number)
 
@@ -239,16 +247,10 @@ def _add_client(clients: dict[str, str], row: list[str], place: str) -> None:
   """Adds one line of the file, which must not contradict the lines before it."""
   if len(row) != 2 or not all(row):
     raise ValueError(f"{place} is {','.join(row)!r}; expected a person and a client")
-  person, client = row
+  person, client = unicodedata.normalize("NFC", row[0]), row[1]
   if clients.setdefault(person, client) != client:
     raise ValueError(f"{place}: person {person} is with both {clients[person]} and {client}; "
                      "expected one client per person")
-
-
-def _refuse_people(path: pathlib.Path, people: Sequence[str], what: str) -> None:
-  if people:
-    raise ValueError(f"{path}: {len(people)} person(s) {what}: {_few(people)}; "
-                     "expected exactly the people of the data set")
 
 
 def _mean_by_person(person: np.ndarray, value: np.ndarray, persons: np.ndarray) -> np.ndarray:
@@ -280,7 +282,7 @@ def _held(silo: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _person_names(dataset: FaceDataset, persons: np.ndarray) -> list[str]:
   """Names, or numbers where persons have no names."""
   names = dataset.person_names or (dataset.names if dataset.persons_are_labels else ())
-  return [names[p] if names else str(p) for p in persons]
+  return [unicodedata.normalize("NFC", names[p]) if names else str(p) for p in persons]
 
 
 def _num_silos(options: Mapping[str, Any], dataset: FaceDataset, num_persons: int) -> int:

@@ -79,7 +79,8 @@ def by_file(*, path: str) -> Partition:
   """As a CSV with header `person,client` says; a guarantee holds given which silo holds whom.
 
   Args:
-    path: of the file, which names every person of the training set and nobody else.
+    path: of the file, which names every person of the training set; it may name others too, such
+      as those who evaluate.
   """
   require_named(path=path)
   return Partition(lambda train, draws: partition({"by": "file", "path": path}, train, draws))

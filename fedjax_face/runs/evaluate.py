@@ -25,6 +25,7 @@ from fedjax_face.runs import summary
 from fedjax_face.runs.figures import save_roc
 from fedjax_face.runs.load import load
 from fedjax_face.runs.records import write_json
+from fedjax_face.runs.references import Reference
 from fedjax_face.runs.run import Run
 from fedjax_face.runs.settings import protocols
 
@@ -32,7 +33,7 @@ _FOLDS = 10
 
 
 def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
-             data: Mapping[str, str] | None = None, pairs: int = 6000,
+             data: Mapping[str, str] | None = None, pairs: int = 6000, beside: bool = True,
              out: str | os.PathLike | None = None) -> dict[str, Any]:
   """Judges the newest checkpoint of a run.
 
@@ -45,6 +46,8 @@ def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
       own evaluation set.
     pairs: drawn for protocols that need some, where the set has no official ones; of a small set
       as many as there are.
+    beside: on another set, also what the run is compared with: its start, the backbone as it is
+      initialised, raw pixels.
     out: folder for evaluation.json, roc.png and det.png; None: nothing is written.
 
   Returns:
@@ -74,7 +77,9 @@ def evaluate(workdir: str | os.PathLike, changed: Mapping[str, Any], *,
     requirements.require(names, label, drawn)
     requirements.require_measurable(changed.get("fars", ()), names, label, drawn)
   outcome = run.outcome(changed, chosen, drawn, lists)
-  found = _record(run, workdir, outcome, data, own=data is None and "flip" not in changed)
+  compared = run.compared(changed, chosen, drawn, lists) if beside and data is not None else {}
+  found = _record(run, workdir, outcome, data, compared,
+                  own=data is None and "flip" not in changed)
   if out is not None:
     pathlib.Path(out).mkdir(parents=True, exist_ok=True)
     write_json(pathlib.Path(out) / "evaluation.json", found)
@@ -187,11 +192,13 @@ def _official_lfw(run: Run, section: Mapping[str, str]) -> _Chosen:
 
 
 def _record(run: Run, workdir: pathlib.Path, outcome: Any, data: Mapping[str, str] | None,
-            own: bool) -> dict[str, Any]:
-  """evaluation.json; on the run's own set what the run compared itself with stands beside."""
-  metrics, roc = summary.metrics_json(outcome), summary.roc_json(outcome)
+            compared: Mapping[str, Reference], own: bool) -> dict[str, Any]:
+  """evaluation.json; what the run is compared with stands beside, on its own set from its summary.
+  """
+  metrics, roc = summary.metrics_json(outcome), summary.roc_json(outcome, compared)
   ran = run.summary if own and run.summary is not None else {}
-  beside = {}
+  beside = {name: {"words": words, "metrics": summary.metrics_json(of)}
+            for name, (words, of) in compared.items()}
   for name, reference in ran.get("references", {}).items():
     asked = {metric: of for metric, of in reference["metrics"].items() if metric in metrics}
     if asked:

@@ -40,6 +40,12 @@ def require(evaluation: Evaluation, sources: Any) -> list[str]:
   requirements.require(names, label, sources.pairs)
   requirements.require_measurable(
       [far for far in fars if far not in usual], names, label, sources.pairs)
+  if (judges := getattr(sources, "validation", None)) is not None:
+    from fedjax_face.runs.evaluator import of_validation
+    try:
+      requirements.require(of_validation(names), judges.label, None)
+    except ValueError as error:
+      raise ValueError(f"data.validation: {error}") from None
   missing = requirements.unmeasured(evaluation.headline, names, fars)
   return [f"evaluation.headline: {', '.join(missing)}: not among what evaluation.names and "
           "evaluation.fars measure, so no table names it first"] if missing else []
@@ -48,7 +54,7 @@ def require(evaluation: Evaluation, sources: Any) -> list[str]:
 def _embeddings(algorithm: Algorithm, asked: Mapping[str, Any], sources: Any, seed: int) -> Any:
   from fedjax_face.runs.evaluator import Evaluator
   return Evaluator(algorithm, asked, sources.evaluation, sources.pairs, seed,
-                   sources.templates)
+                   sources.templates, getattr(sources, "validation", None))
 
 
 def _face_tasks(algorithm: Algorithm, asked: Mapping[str, Any], sources: Any, seed: int) -> Any:

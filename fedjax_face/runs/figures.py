@@ -13,6 +13,7 @@ from scipy.special import ndtr, ndtri
 
 from fedjax_face.figures import figures, silo_figures
 from fedjax_face.runs import checkpoint_folder, comparison, derived
+from fedjax_face.runs.evaluator import VALIDATION
 from fedjax_face.runs.rows import columns, rows_in
 
 FOLDER = "figures"
@@ -48,8 +49,10 @@ def drawn(course: Mapping[str, np.ndarray], done: Mapping[str, Any],
     done: `algorithm`, `metrics`, `references`, `roc` and perhaps `overlap` of a summary.
     headline: as of `of_run`.
   """
+  watched = [name if f"{VALIDATION}{name}" not in course else f"{VALIDATION}{name}"
+             for name in headline]
   made = {"training": figures.training_curves(
-      course, evaluation=headline, levels=comparison.levels(done))}
+      course, evaluation=watched, levels=comparison.levels(done))}
   if done.get("overlap"):
     made["overlap"] = silo_figures.overlap({done["algorithm"]: done["overlap"]})
   references = done.get("references", {})

@@ -9,7 +9,8 @@ import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
 
-_DOES = {"train": "trains", "evaluation": "evaluates", "public": "is public"}
+_DOES = {"train": "trains", "evaluation": "evaluates", "public": "is public",
+         "validation": "validates"}
 
 
 def first(name: str, said: Mapping[str, Any], arrays: Arrays, now: Mapping[str, Any],
@@ -17,7 +18,7 @@ def first(name: str, said: Mapping[str, Any], arrays: Arrays, now: Mapping[str, 
   """What differs first, and None where nothing does that has a name.
 
   Args:
-    name: "train", "evaluation" or "public".
+    name: "train", "evaluation", "public" or "validation".
     said, arrays: of the run, as `inputs` keeps them.
     now, now_arrays: the same of what is given.
   """

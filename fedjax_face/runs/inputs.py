@@ -22,7 +22,7 @@ from fedjax_face.data.facts import facts, packed, unpacked
 from fedjax_face.runs import checkpoint, disk, input_differences, training_set
 
 INPUTS, FACTS = "inputs.json", "facts.npz"
-SETS = ("train", "evaluation", "public")
+SETS = ("train", "evaluation", "public", "validation")
 _OWNER_ONLY = 0o600
 
 
@@ -32,6 +32,7 @@ class Known(NamedTuple):
   train: Any
   evaluation: Any
   public: Any
+  validation: Any = None
 
 
 def record(sources: Any, workdir: pathlib.Path) -> None:
@@ -63,7 +64,7 @@ def recorded(workdir: pathlib.Path) -> Known:
     ValueError: files that are damaged or not of one run.
   """
   said, arrays = _read(workdir)
-  return Known(*(None if said[name] is None else unpacked(_of(arrays, name), said[name])
+  return Known(*(None if said.get(name) is None else unpacked(_of(arrays, name), said[name])
                  for name in SETS))
 
 
@@ -98,7 +99,7 @@ def require_same(sources: Any, workdir: pathlib.Path, sets: tuple[str, ...] = SE
   key = training_set.key(workdir, must_exist=True)
   for name in sets:
     now = _set(sources, name)
-    difference = _difference(name, said[name], _of(arrays, name), now, key)
+    difference = _difference(name, said.get(name), _of(arrays, name), now, key)
     if difference is not None:
       raise ValueError(f"{workdir} is of a run on other data: {difference}; give the data of the "
                        "run, or choose another folder")
@@ -153,7 +154,7 @@ def _read(workdir: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]
   try:
     said = json.loads(path.read_text())
     wanted = said["facts"]["digest"]
-    [said[name] for name in SETS]
+    [said[name] for name in SETS if name != "validation"]  # which a version before has not
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(f"{path} is damaged, or not of this version ({error}): put it back, or choose "
                      "another folder") from None

@@ -20,11 +20,15 @@ class Reference(NamedTuple):
   outcome: Outcome
 
 
-def references(experiment: Experiment) -> dict[str, Reference]:
+def references(experiment: Experiment, evaluator: Any = None) -> dict[str, Reference]:
   """Evaluates what the final model is compared with, on the same images and resamples.
 
   Everything follows from the config, so a run that was interrupted finds the same. All processes
   must call it; only process 0 evaluates.
+
+  Args:
+    experiment: of the run; its data are not looked at.
+    evaluator: on other images; None: that of the experiment.
 
   Returns:
     `start`, the state before the first round; of embeddings also `untrained`, the backbone as it is
@@ -34,7 +38,7 @@ def references(experiment: Experiment) -> dict[str, Reference]:
                                       experiment.mesh), experiment.mesh)
   if not is_main_process():
     return {}
-  evaluator = experiment.evaluator
+  evaluator = evaluator or experiment.evaluator
   if not isinstance(evaluator, Evaluator):
     return {"start": Reference(experiment.start_words, evaluator.outcome(start))}
   from fedjax_face.evaluation.pixels import pixel_embedding

@@ -221,6 +221,22 @@ class Run:
     Raises:
       ValueError: as `evaluate`, or other people or protocols for a run that embeds nothing.
     """
+    return self._evaluator(changed, data, pairs, templates).outcome(self._state)
+
+  @streams.pinned()
+  def compared(self, changed: Mapping[str, Any] = types.MappingProxyType({}), data: Any = None,
+               pairs: Any = None, templates: Any = None) -> dict[str, Reference]:
+    """What the run is compared with on other people, as `references.references`.
+
+    Args:
+      changed, data, pairs, templates: as of `outcome`.
+
+    Raises:
+      ValueError: as `outcome`.
+    """
+    return references.references(self._made, self._evaluator(changed, data, pairs, templates))
+
+  def _evaluator(self, changed: Mapping[str, Any], data: Any, pairs: Any, templates: Any) -> Any:
     made, asked = self._made, {**self._made.config.evaluation, **changed}
     if data is not None or "protocols" in changed:
       self._require_embeddings()
@@ -234,7 +250,7 @@ class Run:
     sources = self.sources if data is None else Sources(
         self.facts, data, pairs=pairs, templates=templates)
     judged = Evaluation(options.made(made.algorithm.method).data, 0, 0, 0, (), asked)
-    return evaluator_of(judged, made.algorithm, sources, made.config.seed).outcome(self._state)
+    return evaluator_of(judged, made.algorithm, sources, made.config.seed)
 
   def _require_embeddings(self) -> None:
     if self._made.algorithm.embed is None:

@@ -19,12 +19,12 @@ VARIANTS = {
     "dp_fedemb": ("synthetic", "heads", "femnist", "lfw", "folder", "digiface", "emnist", "gld",
                   "inaturalist"),
     "dp_fedemb_rates": ("synthetic", "orl", "femnist", "lfw", "lfw64"),
-    "fedgc": ("synthetic", "lfw", "casia"),
-    "fedproto": ("femnist", "synthetic"),
-    "privacyface": ("synthetic", "silos36", "lfw", "bupt"),
-    "composed": ("synthetic",),
-    "dp_hyperface": ("synthetic", "faces", "faces_lfw", "aflw"),
-    "dp_activations": ("synthetic", "lfw", "vgg_face")}
+    "fedgc": ("synthetic", "lfw", "folder", "casia"),
+    "fedproto": ("femnist", "synthetic", "folder"),
+    "privacyface": ("synthetic", "silos36", "lfw", "folder", "bupt"),
+    "composed": ("synthetic", "folder"),
+    "dp_hyperface": ("synthetic", "faces", "faces_lfw", "listing", "aflw"),
+    "dp_activations": ("synthetic", "lfw", "folder", "vgg_face")}
 OF_ATTACKS = ("activation_attacks", "leak_back")  # for experiments.attack, of another structure
 EVERY = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 COMPARED = [("dp_fedemb", "synthetic"), ("dp_fedemb", "heads"), ("dp_fedemb", "femnist"),
@@ -36,7 +36,8 @@ COMPARED = [("dp_fedemb", "synthetic"), ("dp_fedemb", "heads"), ("dp_fedemb", "f
             *(("dp_fedemb_rates", variant) for variant in VARIANTS["dp_fedemb_rates"])]
 
 
-PLACES = {"folder": ("data.path",), "gld": ("data.path",), "inaturalist": ("data.path",),
+PLACES = {"folder": ("data.path",), "listing": ("data.sources.mine.path",),
+          "gld": ("data.path",), "inaturalist": ("data.path",),
           "digiface": ("data.data_dir",), "casia": ("data.path",),
           "bupt": ("data.path", "data.public.path", "method.clients.partition.path")}
 """Variants whose data the reader has to name."""

@@ -162,7 +162,7 @@ def test_lfw_evaluates_the_people_and_pairs_of_its_folds(tmp_path):
     ({"name": "webface"}, "data.name is 'webface'; expected one of synthetic_faces, femnist, lfw"),
     ({}, "data.name is None; expected one of"),
     ({**FACES, "people": 3}, "data.people is not a key of synthetic_faces; .* num_people"),
-    ({"name": "folder", "path": "x", "folds": 1}, "expected some of test_fraction, path"),
+    ({"name": "folder", "path": "x", "folds": 1}, "some of test_fraction, .*held_out, path"),
     ({"name": "folder", "path": "x", "size": 8}, "data.test_fraction is required for folder"),
     ({"name": "folder", "test_fraction": .5}, "data.path is required for folder"),
     ({"name": "folder", "test_fraction": .5, "path": ""}, "data.path is required for folder"),

@@ -31,6 +31,10 @@ def main(chosen):
     for page in pages.PAGES:
       if chosen and str(page) not in chosen:
         continue
+      if str(page) in shortened.NEED_THEIR_CODE:
+        code = "\n".join(pages.blocks(page, "python"))
+        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True,
+                       env=_environment(folder))
       for block in _blocks(page):
         fresh = [command for command in block if command.words not in done]
         done |= {command.words for command in fresh}
@@ -79,9 +83,12 @@ def _started(folder, command):
              for word in words]
   return subprocess.Popen(
       [sys.executable, *words[1:]], cwd=folder, text=True, stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      env=os.environ | {"PYTHONPATH": str(pages.ROOT),
-                        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")})
+      stderr=subprocess.STDOUT, env=_environment(folder))
+
+
+def _environment(folder):
+  return os.environ | {"PYTHONPATH": str(pages.ROOT),
+                       "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
 
 
 def _ended(command, process, start):

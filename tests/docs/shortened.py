@@ -29,6 +29,8 @@ OVERRIDES = {
         "cuts=bottleneck", "epsilons=8", "without_noise=False", "decoder.epochs=1",
         "decoder.width=4", "inversion.steps=2", "inversion.pictures=2", "trials=200"),
     "leak_back:synthetic": (),
+    "dp_fedemb:folder": ("rounds=2", "evaluation.bootstrap=5", *_START, "data.public.people=16",
+                         "method.backbone=lenet_small"),
 }
 # program -> flags beside them
 FLAGS = {
@@ -36,8 +38,10 @@ FLAGS = {
     "compare": ("--seeds=2",),
     "rehearse": ("--candidates=2", "--repetitions=1", "--rounds=2"),
 }
+NEED_THEIR_CODE = {"docs/data.md"}
+"""Pages whose commands read what their Python code writes."""
 PLACEHOLDERS = {"PHOTOGRAPH_OR_FOLDER": str(ROOT / "docs/faces.png")}
-_NEEDS_A_NAME = {"PHOTOGRAPHS", "PUBLIC", "PREPARED", "DOWNLOADED"}
+_NEEDS_A_NAME = {"PHOTOGRAPHS", "PUBLIC", "PREPARED", "DOWNLOADED", "PEOPLE.csv", "LIST.csv"}
 _NOT_HERE = {  # why a command is left to others
     "make": "CI runs the targets, and `make demo` is dp_fedemb:synthetic",
     "pip": "installs", "pre-commit": "installs", "pytest": "CI runs all tests",

@@ -17,7 +17,7 @@ SHORT = {"README.md": {
         "rounds=1, start=ff.pretrain(ff.centralized(steps=1), rounds=1)",
     'workdir="runs/python")\n\n': 'workdir="runs/python", '
                                   'evaluation=ff.protocols(fars=(0.1,), bootstrap=2))\n\n'}}
-WRITES = {"README.md": ["runs"]}
+WRITES = {"README.md": ["runs"], "docs/data.md": ["own"]}
 _NAMED = r"`((?:configs|docs|tests|benchmarks|notebooks|fedjax_face)/[\w/]+\.\w+)"
 COMMANDS = [command for page in pages.PAGES for command in pages.commands(page)]
 

@@ -57,8 +57,10 @@ def test_another_set_protocol_and_far(trained):
       f"--workdir={trained}", "--data=synthetic_faces", "--data.people=6",
       "--data.images_per_person=4", "--data.seed=5", "--protocols=identification,retrieval",
       "--fars=0.2", "--bootstrap=5"]) == 0
-  assert result(trained, "synthetic_faces")["references"] == {}
-  names = result(trained, "synthetic_faces")["metrics"]
+  found = result(trained, "synthetic_faces")
+  names, beside = found["metrics"], found["references"]
+  assert {of["words"] for of in beside.values()} == {"untrained start", "raw pixels"}
+  assert all(of["metrics"].keys() == names.keys() for of in beside.values())
   assert {"identification/rank1", "identification/dir@far=0.2", "retrieval/precision_at_1"} & set(
       names)
   assert len(names) >= 5

@@ -6,7 +6,7 @@ import codecs
 import csv
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedjax_face.data.readers.file_bytes import MOST_FILE_BYTES, read_file
 
@@ -52,6 +52,54 @@ def read_table(path: str | os.PathLike) -> tuple[tuple[str, ...], list[dict[str,
   if not columns:
     raise ValueError(f"{path}: empty; expected a header line")
   return columns, rows
+
+
+class Columns(NamedTuple):
+  """A table by column.
+
+  Attributes:
+    of: name -> the field of each row, text without space around it.
+    row: what each row is called in messages: "line 3".
+  """
+
+  of: dict[str, list[str]]
+  row: list[str]
+
+  def __len__(self) -> int:
+    return len(self.row)
+
+
+def read_columns(path: str | os.PathLike, delimiter: str = ",") -> Columns:
+  """A CSV file with a header, by column; empty lines are left out.
+
+  Args:
+    path: of the file.
+    delimiter: between fields.
+
+  Raises:
+    ValueError: no header, a name twice in it, a line of another length, or as `read_text`.
+    OSError: a file that cannot be read.
+  """
+  reader = csv.reader(read_text(path).splitlines(keepends=True), delimiter=delimiter)
+  rows, numbers = [], []
+  try:
+    header = [name.strip() for name in next(reader, [])]
+    for fields in reader:
+      if any(map(str.strip, fields)):
+        rows.append(fields)
+        numbers.append(f"line {reader.line_num}")
+  except csv.Error as error:
+    raise ValueError(f"{path}: after line {reader.line_num}: {error}") from None
+  if not header:
+    raise ValueError(f"{path}: empty; expected a header line")
+  if len(set(header)) < len(header):
+    raise ValueError(f"{path}: the header names a column twice: {', '.join(header)}")
+  for fields, number in zip(rows, numbers, strict=True):
+    if len(fields) != len(header):
+      raise ValueError(f"{path}: {number} has {len(fields)} fields; expected {len(header)}, as the "
+                       "header")
+  return Columns({name: [fields[place].strip() for fields in rows]
+                  for place, name in enumerate(header)}, numbers)
 
 
 def read_json(path: str | os.PathLike) -> Any:

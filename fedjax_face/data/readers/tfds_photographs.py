@@ -47,20 +47,19 @@ The ears and the wings of the nose (12, 13, 15, 16) are not among the 68.
 
 
 class EncodedPhotographs(Sequence[np.ndarray]):
-  """Images that are decoded when they are asked for: uint8 [H, W, 3], as stored.
-
-  They are not turned as EXIF says: boxes and landmarks were marked on the pixels as stored.
+  """Images that are decoded when they are asked for: uint8 [H, W, 3].
 
   Args:
     names: of the images, for messages.
     read: the bytes of image number i; must be safe to call from several threads.
+    upright: turned as EXIF says; False: as stored, where boxes and landmarks were marked so.
 
   Raises:
     ValueError: when an image that is asked for cannot be decoded.
   """
 
-  def __init__(self, names: Sequence[str], read: Callable[[int], bytes]):
-    self._names, self._read = tuple(names), read
+  def __init__(self, names: Sequence[str], read: Callable[[int], bytes], upright: bool = False):
+    self._names, self._read, self._upright = tuple(names), read, upright
 
   def __len__(self) -> int:
     return len(self._names)
@@ -73,18 +72,19 @@ class EncodedPhotographs(Sequence[np.ndarray]):
   def __getitem__(self, number):
     name = self._names[number]
     try:
-      return decode_image(self._read(range(len(self))[number]), upright=False)
+      return decode_image(self._read(range(len(self))[number]), upright=self._upright)
     except (ValueError, OSError) as error:
       raise ValueError(f"{name}: {error}") from None
 
   def size_of(self, number: int) -> tuple[int, int]:
     """(width, height) from the header of an image."""
-    return image_size(self._read(number), upright=False)
+    return image_size(self._read(number), upright=self._upright)
 
   def select(self, numbers: Sequence[int] | np.ndarray) -> EncodedPhotographs:
     """Some of the images, still encoded."""
     chosen = [int(number) for number in numbers]
-    return EncodedPhotographs([self._names[i] for i in chosen], lambda i: self._read(chosen[i]))
+    return EncodedPhotographs([self._names[i] for i in chosen], lambda i: self._read(chosen[i]),
+                              self._upright)
 
 
 def read_tfds_photographs(name: str, *, split: str = "train",

@@ -34,6 +34,8 @@ def place(source: Mapping[str, Any]) -> pathlib.Path | None:
     source: a source of a config's data section: `name` and options.
   """
   name = str(source.get("name"))
+  if name == "listing":
+    return pathlib.Path(str(source.get("path"))).resolve()
   if name in _IN_DATA_ROOT:
     option, default = _IN_DATA_ROOT[name]
     return pathlib.Path(source.get(option) or data_root() / default).resolve()

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedjax_face.data import caps, photographs
 from fedjax_face.data.photographs import Photographs
-from fedjax_face.data.readers import face_tasks, tfds_photographs
+from fedjax_face.data.readers import face_tasks, marked_list, tfds_photographs
 from fedjax_face.data.readers.decode import ReadReport
 from fedjax_face.data.regions import places as region_places
 from fedjax_face.data.regions import proposals
@@ -315,6 +315,10 @@ def _aflw(*, root: str = "", limit: int | None = None):
   return aflw_builder.read_aflw(_found("aflw", root=root), limit=limit)
 
 
+def _listing(*, path: str, root: str | None = None, limit: int | None = None):
+  return marked_list.read_marked_list(path, root=root, limit=limit)
+
+
 def _found(name: str, **given: str) -> pathlib.Path:
   """Where a source in files lies."""
   found = region_places.place({"name": name} | given)
@@ -332,7 +336,7 @@ def _tfds(name: str) -> Callable[..., tuple[Photographs, ReadReport]]:
 SOURCES: Mapping[str, Callable[..., tuple[Photographs, ReadReport | None]]] = {
     "synthetic_scenes": _scenes, "aflw2000": _aflw2000, "lfw_originals": _lfw_originals,
     "lfw_aligned": _lfw_aligned, "utkface": _utkface, "aflw": _aflw, "celeb_a": _tfds("celeb_a"),
-    "the300w_lp": _tfds("the300w_lp"),
+    "the300w_lp": _tfds("the300w_lp"), "listing": _listing,
 }
 
 PROPOSERS: Mapping[str, Callable[..., Proposer]] = {

@@ -288,6 +288,7 @@ def test_every_reader_says_what_is_not_there(tmp_path, monkeypatch):
   monkeypatch.setenv("FEDJAX_FACE_DATA", str(tmp_path))
   readers = {name: {} for name in ("aflw2000", "lfw_originals", "lfw_aligned", "utkface", "aflw")}
   readers |= {name: {"data_dir": str(tmp_path)} for name in ("celeb_a", "the300w_lp")}
+  readers["listing"] = {"path": str(tmp_path / "list.csv")}
   assert set(readers) | {"synthetic_scenes"} == set(region_sources.SOURCES) - {"pairs",
                                                                                "ungendered"}
   for name, options in readers.items():
