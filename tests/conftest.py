@@ -1,10 +1,22 @@
-"""What holds for all tests: nothing is drawn or rendered that no test looks at."""
+"""What holds for all tests: nothing is drawn, rendered or compiled that was before."""
 
+import jax
 import pytest
 
 from fedjax_face.data.rendering import synthetic_faces
 from fedjax_face.runs import figures
 from tests import drawing, rendered
+
+
+def pytest_configure(config):
+  """Programs are compiled once by all processes and runs of the tests (`--cache-clear` ends it).
+
+  JAX asks once, at the first compilation, whether programs are kept: it must be told before.
+  """
+  folder = config.rootpath / ".pytest_cache" / "d" / "compiled"
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True, scope="session")
