@@ -29,13 +29,16 @@ no cryptographic strength; it serves draws that need not be secret.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 _BLOCK = 8192  # identities hashed at a time, so that the working set stays in the cache
 _FEW = 256  # identities for which one long number is faster than arrays
+_MANY = 1 << 16  # identities from which on a compiled program is faster, which takes so many
 _LEAST_ROOT, _LARGEST_ROOT = 16, 64  # bytes; the most that BLAKE2b takes as a key
 _PARTS = (0x7061727473206F66, 0x206120756E697420)  # public: which part of a unit is which
 
@@ -118,7 +121,8 @@ class Draws:
     bits = self.bits(identity, purpose, *numbers)
     if len(bits) <= count:
       return np.arange(len(bits))
-    return np.sort(np.argpartition(bits, count)[:count])
+    likely = _likely_first(bits, count)
+    return np.sort(likely[np.argpartition(bits[likely], count - 1)[:count]])
 
   def generator(self, identity: int, purpose: str, *numbers: int) -> np.random.Generator:
     """A generator of one identity's own, for draws whose number is not known beforehand."""
@@ -183,6 +187,16 @@ def require_distinct(identity: np.ndarray, source: str, units: str) -> None:
                      "names or identities")
 
 
+def _likely_first(bits: np.ndarray, count: int) -> np.ndarray:
+  """int64, ascending places among which the `count` smallest are: few of many that are uniform."""
+  share = (count + 8 * count**.5 + 64) / len(bits)
+  if share < .5:
+    likely = np.flatnonzero(bits < np.uint64(share * 2**64))
+    if len(likely) >= count:
+      return likely
+  return np.arange(len(bits))
+
+
 def _siphash(key: tuple[int, int], *words: np.ndarray) -> np.ndarray:
   """SipHash-2-4 of messages of one or several 64-bit words: uint64 arrays [n], or scalars."""
   shape = words[0].shape if len(words) == 1 else np.broadcast_shapes(*(w.shape for w in words))
@@ -191,7 +205,11 @@ def _siphash(key: tuple[int, int], *words: np.ndarray) -> np.ndarray:
   if flat[0].size <= _FEW:
     return _siphash_packed(key, flat).reshape(shape)
   out = np.empty(flat[0].size, np.uint64)
-  for start in range(0, out.size, _BLOCK):
+  compiled = out.size - out.size % _MANY
+  for start in range(0, compiled, _MANY):
+    block = slice(start, start + _MANY)
+    out[block] = _siphash_compiled(key, [word[block] for word in flat])
+  for start in range(compiled, out.size, _BLOCK):
     block = slice(start, start + _BLOCK)
     out[block] = _siphash_block(key, [word[block] for word in flat])
   return out.reshape(shape)
@@ -246,6 +264,40 @@ def _siphash_block(key: tuple[int, int], words: Sequence[np.ndarray]) -> np.ndar
   even[1] ^= np.uint64(0xFF)
   _sip_rounds(4, even, odd)
   return np.bitwise_xor.reduce(state, axis=0)
+
+
+def _siphash_compiled(key: tuple[int, int], words: Sequence[np.ndarray]) -> np.ndarray:
+  """The same, by a program for `_MANY` messages, on the processor."""
+  import jax  # so that who draws few does not load it
+  with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    return np.asarray(_program()(np.array(key, np.uint64), tuple(words)))
+
+
+@functools.cache
+def _program() -> Callable[..., Any]:
+  """(key uint64 [2], words, uint64 [n] each) -> uint64 [n]."""
+  import jax
+  rotated = lambda v, by: v << np.uint64(by) | v >> np.uint64(64 - by)
+
+  def rounds(count, v0, v1, v2, v3):
+    for _ in range(count):
+      v0, v2 = v0 + v1, v2 + v3
+      v1, v3 = rotated(v1, 13) ^ v0, rotated(v3, 16) ^ v2
+      v0 = rotated(v0, 32)
+      v0, v2 = v0 + v3, v2 + v1
+      v3, v1 = rotated(v3, 21) ^ v0, rotated(v1, 17) ^ v2
+      v2 = rotated(v2, 32)
+    return v0, v1, v2, v3
+
+  def siphash(key, words):
+    v0, v1, v2, v3 = (np.uint64(start) ^ key[i % 2] for i, start in enumerate(_MAGIC))
+    for word in (*words, np.uint64(8 * len(words) << 56)):
+      v0, v1, v2, v3 = rounds(2, v0, v1, v2, v3 ^ word)
+      v0 ^= word
+    v0, v1, v2, v3 = rounds(4, v0, v1, v2 ^ np.uint64(0xFF), v3)
+    return v0 ^ v1 ^ v2 ^ v3
+
+  return jax.jit(siphash)
 
 
 _LOW = 2**64 - 1

@@ -1,5 +1,6 @@
 """Draws about units: a keyed function of identities, and of nothing else."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ from fedjax_face.draws import Draws, identity_of, part_identities
 MANY = identity_of(range(4000))
 
 
-@pytest.mark.parametrize("count", [1, 3, 40, 300])
+@pytest.mark.parametrize("count", [1, 3, 40, 300, draws._MANY + 1])
 @pytest.mark.parametrize("words, expected", [
     ([0x0706050403020100], 0x93F5F5799A932462),
     ([0x0706050403020100, 0x0F0E0D0C0B0A0908], 0x3F2ACC7F57C29BDB)])
@@ -27,6 +28,23 @@ def test_an_identitys_draw_does_not_depend_on_the_others_or_their_number():
   chosen = np.array([0, 8191, 8192, 19_999, 7])
   np.testing.assert_array_equal(Draws.of(1).bits(everybody[chosen], "use", 3), whole[chosen])
   assert Draws.of(1).bits(everybody[:0], "use", 3).shape == (0,)
+
+
+def test_a_compiled_program_and_arrays_give_the_same_draws():
+  """Of a number just beyond what is compiled, and whatever the default precision of JAX is."""
+  words = [np.random.default_rng(seed).integers(0, 2**64, draws._MANY, np.uint64) for seed in (1, 2)]
+  key = 0xFEDCBA9876543210, 0x8000000000000001
+  for given in (words[:1], words):
+    by_arrays = np.concatenate([draws._siphash_block(key, [word[half] for word in given])
+                                for half in (np.s_[:draws._MANY // 2], np.s_[draws._MANY // 2:])])
+    np.testing.assert_array_equal(draws._siphash_compiled(key, given), by_arrays)
+  assert not jax.config.jax_enable_x64
+
+
+@pytest.mark.parametrize("count", [1, 7, 500, 3000, 3999])
+def test_the_first_of_many_are_those_that_come_first_in_order(count):
+  chosen = Draws.of(4).first(MANY, count, "o")
+  assert chosen.tolist() == sorted(Draws.of(4).order(MANY, "o")[:count].tolist())
 
 
 def test_root_purpose_and_numbers_each_give_other_draws():
