@@ -75,7 +75,8 @@ _HOMES = {
     "losses.corrections": ("gradient_correction", "spreadout"),
 }
 _MODULES = {
-    "activations": "split.mechanism", "devices": "split.device", "drifts": "federated.local",
+    "activations": "split.mechanism", "devices": "split.device", "domains": "data.domains",
+    "drifts": "federated.local",
     "evaluations": "runs.settings", "gradients": "dp_sgd.gradients", "held_out": "data.held_out",
     "labels": "split.labels",
     "mechanisms": "federated.mechanisms", "networks": "models.task_networks",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fedjax_face.data.domains import Domain, studio
 from fedjax_face.data.sets import Count, NotNegative, PublicSet, Side, require_named
 from fedjax_face.options import register
 
 
 @register.public_set
 def synthetic_faces(*, people: Count = 500, images_per_person: Count = 8, size: Side = 28,
-                    grayscale: bool = True, domain: Literal["street", "studio"] = "studio",
+                    grayscale: bool = True, domain: Domain = studio(),
                     seed: NotNegative = 2) -> PublicSet:
   """Rendered people.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fedjax_face.data import by_hand, sources
 from fedjax_face.data import closed_set as known_people
+from fedjax_face.data.domains import Domain, street, studio
 from fedjax_face.data.held_out import HeldOut
 from fedjax_face.data.regions.sources import RegionSources
 from fedjax_face.options import OptionError, at_least, register, within
@@ -131,7 +132,8 @@ def _public(section: dict[str, Any]) -> Callable[[], Any] | None:
 def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size: Side = 28,
                     evaluation: Count = 100, public: NotNegative = 0,
                     public_images_per_person: Count = 8,
-                    public_domain: Literal["studio", "street"] = "studio", grayscale: bool = True,
+                    domain: Domain = street(), public_domain: Domain = studio(),
+                    grayscale: bool = True,
                     on_demand: bool | None = None, seed: NotNegative = 0,
                     public_seed: NotNegative = 2) -> Data:
   """Rendered people, without any download: snapshots train, portraits of others are public.
@@ -143,8 +145,8 @@ def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size:
     evaluation: further people, who evaluate.
     public: people of another world; 0 for none.
     public_images_per_person: of these.
-    public_domain: what their photographs are like: portraits of a studio, or snapshots like those
-      of who trains.
+    domain: what photographs of those who train or evaluate are like.
+    public_domain: what those of the public people are like.
     grayscale: one channel, else three.
     on_demand: renders a training image when a round asks for it, so that memory does not grow with
       the number of people; None: where all together would take more than 1 GiB.
@@ -154,7 +156,7 @@ def synthetic_faces(*, people: Count = 1000, images_per_person: Count = 4, size:
   section: dict[str, Any] = {
       "name": "synthetic_faces", "num_people": people, "evaluation_people": evaluation,
       "images_per_person": images_per_person, "size": size, "seed": seed, "grayscale": grayscale,
-      "on_demand": on_demand}
+      "on_demand": on_demand, "domain": domain}
   if public:
     section["public"] = {
         "name": "synthetic_faces", "num_people": public, "size": size, "seed": public_seed,

@@ -115,12 +115,12 @@ def whole_set(section: str, options: dict[str, Any]) -> tuple[FaceDataset, tuple
 
 def _synthetic_faces(draws, *, num_people: int, evaluation_people: int, images_per_person: int,
                      size: int, seed: int = 0, grayscale: bool = False,
-                     on_demand: bool | None = None, domain: str = "street") -> Sources:
+                     on_demand: bool | None = None, domain: Any = "street") -> Sources:
   """The first `num_people` rendered people train, the next `evaluation_people` evaluate.
 
   `on_demand` renders a training image when a round asks for it, again in every round that does;
   None: where all would take much memory.
-  `domain` is what the photographs are like: `street` or `studio`.
+  `domain` is what the photographs are like: `street`, `studio`, or a `Domain`.
   """
   del draws
   train, _ = PUBLIC["synthetic_faces"](num_people=num_people, images_per_person=images_per_person,

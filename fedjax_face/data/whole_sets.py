@@ -35,17 +35,19 @@ def data_root() -> pathlib.Path:
 
 def _synthetic(*, num_people: int, images_per_person: int, size: int, seed: int = 0,
                first_person: int = 0, grayscale: bool = False, on_demand: bool | None = None,
-               domain: str = "street") -> Whole:
+               domain: Any = "street") -> Whole:
+  from fedjax_face.data import domains
   from fedjax_face.data.rendering import synthetic_faces  # a renderer: slow to import
-  from fedjax_face.data.rendering.variation import DOMAINS
-  if domain not in DOMAINS:
-    raise ValueError(f"domain={domain!r}: expected one of {', '.join(DOMAINS)}")
+  known = {"street": domains.street, "studio": domains.studio}
+  if isinstance(domain, str) and domain not in known:
+    raise ValueError(f"domain={domain!r}: expected one of {', '.join(known)}")
+  kind = known[domain]() if isinstance(domain, str) else domain
   late = is_on_demand(on_demand, num_people * images_per_person, size, channels_of(grayscale))
   make = synthetic_faces.rendered_faces if late else synthetic_faces.synthetic_faces
   dataset = make(num_people, images_per_person, size, seed, first_person=first_person,
-                 grayscale=grayscale, variation=DOMAINS[domain])
+                 grayscale=grayscale, variation=kind.variation)
   names = Numbered(f"world{seed}-person", range(first_person, first_person + num_people))
-  where = "" if domain == "street" else f"_{domain}"
+  where = "" if kind.name == "street" else f"_{kind.name}"
   return dataclasses.replace(dataset, name=f"{dataset.name}_world{seed}{where}", names=names), ()
 
 

@@ -5,7 +5,7 @@ from fedjax_face.data import public_sets, sets, sources
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.readers import lfw
 from fedjax_face.data.rendering import synthetic_faces
-from fedjax_face.data.rendering.variation import DOMAINS
+from fedjax_face.data.rendering.variation import STREET, STUDIO
 from fedjax_face.data.splits import check_disjoint
 from tests.data.conftest import encoded
 from tests.data.readers.test_femnist import shard
@@ -30,7 +30,7 @@ def folder(tmp_path):
 def plain_faces(monkeypatch):
   """Replaces the renderer, which compiles for seconds, by one grey level per person and world."""
   def plain(num_people, images_per_person, size, seed, *, first_person, grayscale, variation):
-    assert variation in DOMAINS.values()
+    assert variation in (STREET, STUDIO)
     person = np.repeat(np.arange(num_people, dtype=np.int32), images_per_person)
     images = np.ones((len(person), size, size, 1 if grayscale else 3), np.uint8)
     images *= (50 * seed + first_person + person + 1).astype(np.uint8)[:, None, None, None]

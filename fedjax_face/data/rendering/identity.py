@@ -6,6 +6,7 @@ the right of a frontal image, y up, z out of the face towards the viewer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -113,15 +114,18 @@ _IRIS = np.array([[.06, .028, .012], [.13, .065, .025], [.16, .14, .05], [.12, .
 _NORMALS, _UNIFORMS = len(Shape._fields) + 16, 40
 
 
-def sample_identities(seed: int, people: np.ndarray) -> Identity:
+def sample_identities(seed: int, people: np.ndarray, skin_tone: Sequence[float] = (0., 1.),
+                      age: Sequence[float] = (0., 1.)) -> Identity:
   """Draws the parameters of each person.
 
   Args:
     seed: Non-negative integer; the world the people live in.
     people: Person numbers, int `[N]`, each at least 0.
+    skin_tone: Lightest and darkest, in [0, 1].
+    age: Range of what shows it, in [0, 1].
 
   Returns:
-    Identity with `N` rows; row i depends on (seed, people[i]) only.
+    Identity with `N` rows; row i depends on (seed, people[i]) and the ranges only.
   """
   normal = np.empty((len(people), _NORMALS), np.float32)
   uniform = np.empty((len(people), _UNIFORMS), np.float32)
@@ -136,7 +140,8 @@ def sample_identities(seed: int, people: np.ndarray) -> Identity:
   hair_length = np.where(masculine > 0, .25 * uniform[:, 2] ** 2 + .6 * (uniform[:, 3] < .06),
                          .15 + .85 * uniform[:, 2])
   return Identity(
-      shape, _paint(normal[:, -16:], uniform, masculine), hair_length.astype(np.float32),
+      shape, _paint(normal[:, -16:], uniform, masculine, skin_tone, age),
+      hair_length.astype(np.float32),
       np.clip(1.6 * uniform[:, 4] - .6, 0, 1), bald.astype(np.float32), gender)
 
 
@@ -155,12 +160,14 @@ def _ramp(colours: np.ndarray, position: np.ndarray) -> np.ndarray:
   return np.stack([np.interp(position, knots, channel) for channel in colours.T], -1)
 
 
-def _paint(normal: np.ndarray, uniform: np.ndarray, masculine: np.ndarray) -> Paint:
+def _paint(normal: np.ndarray, uniform: np.ndarray, masculine: np.ndarray,
+           skin_tone: Sequence[float], age: Sequence[float]) -> Paint:
   """Random draws to colours; darker skin goes with darker hair and eyes, as a tendency."""
-  tone = uniform[:, 5]
+  between = lambda ends, place: np.float32(ends[0]) + np.float32(ends[1] - ends[0]) * place
+  tone = between(skin_tone, uniform[:, 5])
   skin = _ramp(_SKIN, tone) * np.exp(.06 * normal[:, :3])
   fair = np.clip(1.25 - 1.6 * tone, 0, 1)
-  grey = uniform[:, 6] < .12
+  grey = uniform[:, 6] < .12 * (age[0] + age[1])
   hair_position = np.where(grey, .93 + .07 * uniform[:, 7], .12 + .68 * uniform[:, 7] * fair)
   hair = _ramp(_HAIR, hair_position) * np.exp(.15 * normal[:, 3:4])
   iris = _ramp(_IRIS, uniform[:, 8] * fair) * np.exp(.15 * normal[:, 4:5])
@@ -171,7 +178,7 @@ def _paint(normal: np.ndarray, uniform: np.ndarray, masculine: np.ndarray) -> Pa
                     (uniform[:, 19:23] < .4) * (.3 + .5 * uniform[:, 23:27])], -1)
   amounts = dict(
       freckles=np.clip(1.8 * uniform[:, 27] - 1.1, 0, 1) * fair, blush=uniform[:, 28] * .6,
-      wrinkles=np.clip(.9 * uniform[:, 29] - .1 + .4 * grey, 0, 1), beard=beard,
+      wrinkles=np.clip(.9 * between(age, uniform[:, 29]) - .1 + .4 * grey, 0, 1), beard=beard,
       moustache=moustache, moles=moles, texture=uniform[:, 30:36])
   colours = dict(skin=skin, hair=hair, brow=.75 * hair + .1 * skin * hair.mean(-1, keepdims=True),
                  iris=iris, lip=skin * redness * .92)

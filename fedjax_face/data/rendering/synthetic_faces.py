@@ -8,6 +8,7 @@ import os
 
 import jax
 import numpy as np
+from PIL import Image
 
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.image_source import ImageSource
@@ -37,7 +38,7 @@ def synthetic_faces(num_people: int, images_per_person: int, size: int, seed: in
     first_person: Number of the first person; disjoint ranges are different people.
     grayscale: One channel (Rec. 601 luma) instead of RGB.
     workers: Threads; by default one per core.
-    variation: Ranges of the within-person variation.
+    variation: Ranges of photographs and people.
 
   Returns:
     FaceDataset of N = num_people * images_per_person images sorted by person: images uint8
@@ -82,7 +83,8 @@ def _photograph(person: np.ndarray, image_number: np.ndarray, size: int, seed: i
                 grayscale: bool, workers: int | None, variation: Variation):
   """(Picture, Identity, Shot) of image `image_number` [N] of each person [N], who may recur."""
   numbers, place = np.unique(person, return_inverse=True)
-  people = jax.tree.map(lambda a: a[place], sample_identities(seed, numbers))
+  people = jax.tree.map(lambda a: a[place], sample_identities(
+      seed, numbers, variation.skin_tone, variation.age))
   shots = sample_shots(seed, person, image_number, variation)
   return _render_all(people, shots, size, grayscale, workers), people, shots
 
@@ -103,6 +105,8 @@ def _render_all(people, shots, size: int, grayscale: bool, workers: int | None) 
       picture = render(person, shot, size)
     keep = min(chunk, count - start)
     picture = Picture(*(np.asarray(field)[:keep] for field in picture))
+    image = coarse(picture.image, np.asarray(shot.resolution)[:keep])
+    picture = picture._replace(image=image)
     if grayscale:
       luma = picture.image @ np.array([[.299], [.587], [.114]], np.float32)
       picture = picture._replace(image=np.round(luma).astype(np.uint8))
@@ -111,6 +115,22 @@ def _render_all(people, shots, size: int, grayscale: bool, workers: int | None) 
 
   with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
     list(pool.map(work, range(0, count, chunk)))
+  return out
+
+
+def coarse(images: np.ndarray, resolution: np.ndarray) -> np.ndarray:
+  """Images as a camera of fewer pixels sees them, enlarged again.
+
+  Args:
+    images: uint8 `[N, size, size, 3]`.
+    resolution: `[N]`, pixels of the camera, of the image side; 1 changes nothing.
+  """
+  size, out = images.shape[1], images
+  for row in np.flatnonzero(np.rint(resolution * size) < size):
+    out = out.copy() if out is images else out
+    side = max(2, round(float(resolution[row]) * size))
+    small = Image.fromarray(images[row]).resize((side, side), Image.Resampling.BOX)
+    out[row] = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
   return out
 
 

@@ -67,7 +67,8 @@ def synthetic_scenes(num_scenes: int, size: int, seed: int, *, num_people: int,
   guests = [_guests(rng, num_people, faces, circle) for rng in generators]
   scene = np.repeat(np.arange(num_scenes, dtype=np.int32), [len(g) for g in guests])
   person = np.concatenate(guests).astype(np.int32)
-  identities = sample_identities(seed, first_person + np.arange(num_people))
+  identities = sample_identities(seed, first_person + np.arange(num_people), variation.skin_tone,
+                                 variation.age)
   shots = sample_shots(seed, first_person + person, scene, variation)
   shots = shots._replace(scale=np.float32(_SCALE) * shots.scale)
   rendered = min(_LARGEST_RENDERED, round(face_side[1] * size / _BOX_SHARE))

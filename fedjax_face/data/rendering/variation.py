@@ -12,7 +12,7 @@ from fedjax_face.data.rendering.identity import Array
 
 @dataclasses.dataclass(frozen=True)
 class Variation:
-  """Ranges of the within-person variation; angles in degrees, the rest as fractions."""
+  """Ranges of photographs, and of the people on them; angles in degrees, the rest as fractions."""
   yaw: float = 45.
   pitch: float = 20.
   roll: float = 15.
@@ -24,13 +24,15 @@ class Variation:
   light_turn: float = 75.       # azimuth of the main light
   exposure: float = .45         # in stops, standard deviation
   noise: float = .02            # of full scale, the largest standard deviation
+  blur: float = .22             # largest weight that a pixel lends its neighbours
+  resolution: float = 1.        # fewest pixels of the camera, of the image side
+  skin_tone: tuple[float, ...] = (0., 1.)   # of the people: lightest and darkest
+  age: tuple[float, ...] = (0., 1.)         # of what shows it: wrinkles, grey hair
 
 
 STREET = Variation()
 STUDIO = Variation(yaw=15., pitch=8., roll=5., shift=.03, scale=.05, glasses=.10, hat=0.,
                    fringe=.10, light_turn=30., exposure=.2, noise=.01)
-DOMAINS = {"street": STREET, "studio": STUDIO}
-"""What photographs are like: snapshots anywhere, or portraits that face the camera, evenly lit."""
 
 
 class Shot(NamedTuple):
@@ -61,6 +63,7 @@ class Shot(NamedTuple):
   exposure: Array
   blur: Array
   noise: Array
+  resolution: Array        # pixels of the camera, of the image side
   noise_seed: Array        # uint32
 
 
@@ -106,8 +109,9 @@ def _camera(normal: np.ndarray, uniform: np.ndarray, v: Variation) -> dict[str, 
   key = .45 + .55 * uniform[:, 10:11]
   return dict(pose=pose, scale=1 + v.scale * signed[:, 5], shift=v.shift * signed[:, 6:8],
               light=light, light_colour=1.15 * key * warm, ambient=(.62 - .42 * key) * cool,
-              exposure=2 ** (v.exposure * normal[:, 2]), blur=.22 * uniform[:, 11],
-              noise=v.noise * uniform[:, 12])
+              exposure=2 ** (v.exposure * normal[:, 2]), blur=v.blur * uniform[:, 11],
+              noise=v.noise * uniform[:, 12],
+              resolution=v.resolution + (1 - v.resolution) * uniform[:, 57])
 
 
 def _expression(normal: np.ndarray, uniform: np.ndarray) -> dict[str, np.ndarray]:
