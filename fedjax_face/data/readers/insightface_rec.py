@@ -10,7 +10,7 @@ Record 0 holds [first identity record, last + 1]; the records before the first a
 
 from __future__ import annotations
 
-import mmap
+import os
 import pathlib
 import struct
 
@@ -87,6 +87,9 @@ class _BadRecordError(ValueError):
 class _Records:
   """Records of a file by number; may be read from several threads.
 
+  They are read where they lie, not mapped: a file may be larger than the memory that a process is
+  given.
+
   Args:
     path: of the .rec.
     index: int64 [n, 2], number of each record, ascending, and the byte at which it starts.
@@ -98,8 +101,7 @@ class _Records:
     if not path.stat().st_size:
       raise ValueError(f"{path} is empty; expected an InsightFace .rec")
     self.path, self.numbers, self._offsets = path, index[:, 0], index[:, 1]
-    with path.open("rb") as file:
-      self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    self._file, self._size = path.open("rb"), path.stat().st_size
 
   @property
   def last(self) -> int:
@@ -122,21 +124,24 @@ class _Records:
   def _part(self, key: int, position: int) -> tuple[int, bytes, int]:
     """(flag, content, position of the part after it)."""
     start = position + _PART.size
-    if start > len(self._content):
+    if start > self._size:
       raise self._cut_off(key, start)
-    magic, word = _PART.unpack(self._content[position:start])
+    magic, word = _PART.unpack(self._bytes(position, start))
     if magic != _MAGIC:
       raise ValueError(f"{self.path}: record {key} at byte {position} starts with {magic.hex()}; "
                        f"expected {_MAGIC.hex()} (train.idx of another file, or damage)")
     end = start + (word & (1 << 29) - 1)
     following = (end + 3) // 4 * 4
-    if following > len(self._content):
+    if following > self._size:
       raise self._cut_off(key, following)
-    return word >> 29, self._content[start:end], following
+    return word >> 29, self._bytes(start, end), following
+
+  def _bytes(self, start: int, end: int) -> bytes:
+    return os.pread(self._file.fileno(), end - start, start)
 
   def _cut_off(self, key: int, end: int) -> ValueError:
     return ValueError(f"{self.path} is cut off: record {key} ends at byte {end} "
-                      f"but the file has {len(self._content)}")
+                      f"but the file has {self._size}")
 
 
 def _image_keys(records: _Records) -> tuple[np.ndarray, list[tuple[str, str]]]:
