@@ -1,5 +1,7 @@
 """What holds for all tests: nothing is drawn, rendered or compiled that was before."""
 
+import os
+
 import jax
 import pytest
 
@@ -14,9 +16,11 @@ def pytest_configure(config):
   JAX asks once, at the first compilation, whether programs are kept: it must be told before.
   """
   folder = config.rootpath / ".pytest_cache" / "d" / "compiled"
-  jax.config.update("jax_compilation_cache_dir", str(folder))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  for name, value in (("jax_compilation_cache_dir", str(folder)),
+                      ("jax_persistent_cache_min_compile_time_secs", 0.0),
+                      ("jax_persistent_cache_min_entry_size_bytes", -1)):
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)  # of processes that tests start
 
 
 @pytest.fixture(autouse=True, scope="session")

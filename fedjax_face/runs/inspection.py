@@ -19,7 +19,7 @@ from fedjax_face.runs.inspection_page import in_words, shown
 LOOKED_AT = 50_000
 """Images of a set that are compared; of a larger one so many are chosen evenly."""
 
-_ROLES = ("train", "evaluation", "public")
+_ROLES = ("train", "validation", "evaluation", "public")
 _ALIKE_PEOPLE = 10
 
 
@@ -79,7 +79,7 @@ class Inspection:
   """What `inspect` found; in a notebook the page itself.
 
   Attributes:
-    counts: of each set, by role: "train", "evaluation", "public".
+    counts: of each set, by role: "train", "validation", "evaluation", "public".
     twice: the same picture in two places, nearest first.
     alike: people who may be one under two names, nearest first; none without a model.
     notes: what readers left out, and what could not be checked.

@@ -39,6 +39,13 @@ def test_a_private_picture_in_another_set_is_warned_of_first(role, words):
       0] and "train 0" in found.lines[0]
 
 
+def test_people_who_validate_are_looked_at_too():
+  judged = sources()._replace(validation=ff.faces(noise(6)[3:5], ["v 0", "v 1"], name="validation"))
+  found = inspect(judged)
+  assert found.counts["validation"].people == 2 and len(found.across) == 2
+  assert "the validation set: a picture that is also in what it is judged by" in found.lines[0]
+
+
 def test_a_picture_under_two_people_is_not_one_that_is_twice_under_one():
   images = noise(6)
   images[3], images[5] = images[0], images[4]
