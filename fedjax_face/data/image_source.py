@@ -51,12 +51,14 @@ class ImageSource(abc.ABC):
 
   def _numbers(self, index: Any) -> np.ndarray:
     """Row numbers int64 of whatever indexes an axis of N."""
-    index = np.asarray(index) if isinstance(index, (list, np.ndarray)) else index
+    if isinstance(index, list):
+      index = np.asarray(index) if index else np.empty(0, np.int64)
     if isinstance(index, np.ndarray) and index.dtype.kind in "iu":
       outside = index[(index < -len(self)) | (index >= len(self))]
       if outside.size:
         raise IndexError(f"image {outside[0]} of {len(self)}")
-      return np.where(index < 0, index + len(self), index).astype(np.int64)
+      index = index.astype(np.int64)  # of eight bits, say, N would be too large
+      return np.where(index < 0, index + len(self), index)
     return np.arange(len(self))[index]
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
