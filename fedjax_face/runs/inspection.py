@@ -22,7 +22,7 @@ LOOKED_AT = 50_000
 
 _ROLES = ("train", "evaluation", "validation", "public")
 _JUDGES = ("evaluation", "validation")
-_ALIKE_PEOPLE, _AT_ONCE = 10, 1024
+_ALIKE_PEOPLE, _AT_ONCE = 10, 256
 
 
 class Counts(NamedTuple):
@@ -201,7 +201,8 @@ def _nearest(rows: np.ndarray) -> list[tuple[float, int, int]]:
   for start in range(0, len(rows), _AT_ONCE):
     block = rows[start:start + _AT_ONCE]
     near = block @ rows[start:].T
-    near[np.tri(*near.shape, dtype=bool)] = -np.inf  # each pair once, and nobody with themselves
+    order = np.arange(near.shape[1])
+    near[order[:len(block), None] >= order] = -np.inf  # each pair once, nobody with themselves
     some = min(_ALIKE_PEOPLE, near.size)
     places = np.argpartition(near, near.size - some, axis=None)[near.size - some:]
     best += [(float(near[first, second]), start + int(first), start + int(second))
