@@ -78,3 +78,14 @@ def test_a_mapped_array_stays_on_the_disk(tmp_path):
   chosen = image_source.select(mapped, np.array([6, 1]))
   assert not image_source.in_memory(mapped) and not image_source.in_memory(chosen)
   np.testing.assert_array_equal(chosen[:], WHOLE[[6, 1]])
+
+
+def test_what_images_are_made_from_is_known_of_rows_of_them():
+  source = Counted()
+  source.contents = np.arange(7 * 16, dtype=np.uint8).reshape(7, 16)
+  chosen = image_source.SomeRows(image_source.SomeRows(source, np.array([5, 2, 4])), np.array([2]))
+  small = image_source.Changed(chosen, (1, 1, 3), lambda rows: rows[:, :1, :1])
+  np.testing.assert_array_equal(small.contents, source.contents[[4]])
+  np.testing.assert_array_equal(image_source.Joined([chosen, source]).contents[:2],
+                                source.contents[[4, 0]])
+  assert image_source.Joined([chosen, WHOLE]).contents is None and not source.made
