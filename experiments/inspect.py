@@ -5,7 +5,7 @@ python -m experiments.inspect --config=configs/dp_fedemb.py --data=folder --data
 python -m experiments.inspect --config=configs/dp_fedemb.py --workdir=RUN
 
 Prints how many images and people there are, pictures that are there twice, in the private set and
-in the public or evaluation set, or under two people; warnings come first. With --workdir the model
+in one that is public or judges, or under two people; warnings come first. With --workdir the model
 of a run says which people may be one under two names. The page shows some images of each set.
 """
 

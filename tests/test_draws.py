@@ -42,6 +42,16 @@ def test_a_compiled_program_and_arrays_give_the_same_draws():
   assert not jax.config.jax_enable_x64
 
 
+def test_where_jax_knows_no_processor_draws_are_the_same(monkeypatch):
+  """As with JAX_PLATFORMS=cuda."""
+  who = np.arange(draws._MANY + 1, dtype=np.uint64)
+  compiled = Draws.of(1).bits(who, "use")
+  def no_processor(**_):
+    raise RuntimeError("Unknown backend cpu")
+  monkeypatch.setattr(jax, "local_devices", no_processor)
+  np.testing.assert_array_equal(Draws.of(1).bits(who, "use"), compiled)
+
+
 @pytest.mark.parametrize("count", [1, 7, 500, 3000, 3999])
 def test_the_first_of_many_are_those_that_come_first_in_order(count):
   chosen = Draws.of(4).first(MANY, count, "o")

@@ -13,17 +13,20 @@ SAME_PICTURE = 0.97
 
 _SIDE, _AT_ONCE = 28, 1024
 _TABLES, _BITS = 16, 14  # of pairs at a correlation of .97 one in 400 meets in no table
+_ROUNDING = 1e-3  # grey levels by which a picture of a single shade may seem to vary
 _BLOCK = 2048  # rows of a bucket that are compared at a time
 
 
-def thumbnails(images: Images) -> np.ndarray:
-  """Grey pictures of 28x28 or fewer pixels, f32 [N, pixels], each with mean 0 and norm 1 (or 0).
+def thumbnails(images: Images, rows: np.ndarray | None = None) -> np.ndarray:
+  """Grey pictures of 28x28 or fewer pixels, f32 [n, pixels], each with mean 0 and norm 1 (or 0).
 
   Args:
     images: uint8 [N, H, W, C].
+    rows: int [n], of the images; None: all.
   """
-  parts = [_thumbnails(np.asarray(images[start:start + _AT_ONCE]))
-           for start in range(0, len(images), _AT_ONCE)]
+  rows = np.arange(len(images)) if rows is None else rows
+  parts = [_thumbnails(np.asarray(images[rows[start:start + _AT_ONCE]]))
+           for start in range(0, len(rows), _AT_ONCE)]
   return np.concatenate(parts) if parts else np.zeros((0, _SIDE * _SIDE), np.float32)
 
 
@@ -31,9 +34,12 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
   grey = images.mean(-1, dtype=np.float32)
   for axis in (1, 2):
     count = min(_SIDE, grey.shape[axis])
-    grey = np.add.reduceat(grey, np.arange(count) * grey.shape[axis] // count, axis)
+    starts = np.arange(count + 1) * grey.shape[axis] // count
+    of_each = np.diff(starts).astype(np.float32)  # pixels; not the same everywhere
+    grey = np.add.reduceat(grey, starts[:-1], axis) / of_each.reshape((-1, 1)[:3 - axis])
   flat = grey.reshape(len(grey), -1)
   flat = flat - flat.mean(1, keepdims=True)
+  flat[np.abs(flat).max(1) < _ROUNDING] = 0
   return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 

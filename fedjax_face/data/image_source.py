@@ -20,8 +20,11 @@ class ImageSource(abc.ABC):
 
   Attributes:
     shape: (N, H, W, C).
+    contents: uint8 [N, 16], a digest of what each image is made from, where that is known without
+      making it, such as the bytes of its file; else None.
   """
 
+  contents: np.ndarray | None = None
   dtype = np.dtype(np.uint8)
   ndim = 4
   shape: tuple[int, int, int, int]
@@ -51,12 +54,14 @@ class ImageSource(abc.ABC):
 
   def _numbers(self, index: Any) -> np.ndarray:
     """Row numbers int64 of whatever indexes an axis of N."""
-    index = np.asarray(index) if isinstance(index, (list, np.ndarray)) else index
+    if isinstance(index, list):
+      index = np.asarray(index) if index else np.empty(0, np.int64)
     if isinstance(index, np.ndarray) and index.dtype.kind in "iu":
       outside = index[(index < -len(self)) | (index >= len(self))]
       if outside.size:
         raise IndexError(f"image {outside[0]} of {len(self)}")
-      return np.where(index < 0, index + len(self), index).astype(np.int64)
+      index = index.astype(np.int64)  # of eight bits, say, N would be too large
+      return np.where(index < 0, index + len(self), index)
     return np.arange(len(self))[index]
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -99,6 +104,8 @@ class SomeRows(ImageSource):
     self._source = nested._source if nested else source
     self._index = nested._index[index] if nested else np.asarray(index, np.int64)
     self.shape = (len(index), *source.shape[1:])
+    if self._source.contents is not None:
+      self.contents = self._source.contents[self._index]
 
   def rows(self, index: np.ndarray) -> np.ndarray:
     """See `ImageSource`."""
@@ -116,6 +123,9 @@ class Joined(ImageSource):
     self._parts = parts
     self._first = np.cumsum([0, *map(len, parts)])
     self.shape = (int(self._first[-1]), *parts[0].shape[1:])
+    known = [part.contents for part in parts
+             if isinstance(part, ImageSource) and part.contents is not None]
+    self.contents = np.concatenate(known) if len(known) == len(parts) else None
 
   def rows(self, index: np.ndarray) -> np.ndarray:
     """See `ImageSource`."""
@@ -138,6 +148,7 @@ class Changed(ImageSource):
                change: Callable[[np.ndarray], np.ndarray]):
     self._source, self._change = source, change
     self.shape = (len(source), *shape)
+    self.contents = source.contents if isinstance(source, ImageSource) else None
 
   def rows(self, index: np.ndarray) -> np.ndarray:
     """See `ImageSource`."""

@@ -107,6 +107,11 @@ def _data(section: dict[str, Any], seed: int, public: PublicSet | None = None) -
   return Data(lambda: sources.load(section, seed), public=_public(section))
 
 
+_SAYS_WHO = {"file": "by_file, whose file says who validates",
+             "folders": "by_folders, of which validation/ says who validates",
+             "images": "images_of_everybody"}
+
+
 def _people(section: dict[str, Any], seed: int, public: PublicSet | None, evaluation: float,
             validation: float, held_out: HeldOut | None) -> Data:
   """The sets of a reader that tells people apart, by who is held out."""
@@ -114,10 +119,11 @@ def _people(section: dict[str, Any], seed: int, public: PublicSet | None, evalua
   if validation + evaluation >= 1:
     raise OptionError(f"validation={validation}: expected less than {1 - evaluation:g}, beside "
                       f"evaluation={evaluation}")
+  if validation and held_out is not None and held_out.by in _SAYS_WHO:
+    raise OptionError(f"validation={validation}: expected 0 beside held_out="
+                      f"{_SAYS_WHO[held_out.by]}")
   if held_out is None or held_out.by != "images":
     return _data({**section, "validation_fraction": validation, "held_out": held_out}, seed, public)
-  if validation:
-    raise OptionError(f"validation={validation}: expected 0 beside held_out=images_of_everybody")
   if public is not None:
     section["public"] = public.section
   return Data(lambda: known_people.load(section, seed), feeds="classes", public=_public(section))
@@ -208,7 +214,8 @@ def listing(path: str, *, root: str | None = None, size: Count = 112, evaluation
     root: folder that its paths are relative to; None: that of the list. None leads out of it.
     size: pixels, height and width, to which images are scaled, whatever their aspect ratio.
     evaluation: probability with which a person evaluates, where the list has no column split.
-    validation: probability with which one judges while training goes on; 0 for nobody.
+    validation: probability with which one judges while training goes on; 0 for nobody, or where a
+      column split says who.
     held_out: who does not train, named in place of these and of the column split; None: the column,
       or else chance, decides.
     grayscale: one channel, else three.

@@ -205,6 +205,9 @@ def _listing(draws, *, test_fraction: float, validation_fraction: float = 0.0,
   """As `_divided`; where nothing is held out by name, by the list's column split if it has one."""
   dataset, side, notes = read_listing(**options)
   if held_out is None and side is not None:
+    if validation_fraction:
+      raise ValueError(f"data.validation={validation_fraction}: expected 0, because column split "
+                       f"of {options['path']} says who validates")
     return _of_sides(by_side(dataset, side), notes)
   return _divided((dataset, notes), draws, test_fraction, validation_fraction, held_out)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedjax_face.data import numbering
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.readers.file_bytes import printable
 from fedjax_face.draws import Draws, identity_of
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation",
@@ -76,8 +77,8 @@ def by_names(dataset: FaceDataset, named: Mapping[str, str], source: str,
 
   Args:
     dataset: of all.
-    named: side of a person, by name (Unicode NFC) or, where persons have none, by number. Without
-      anybody who trains, whom it does not name trains.
+    named: side of a person, by name (Unicode NFC, on one line: `printable`) or, where persons have
+      none, by number. Without anybody who trains, whom it does not name trains.
     source: of the list, for messages.
 
   Returns:
@@ -88,7 +89,8 @@ def by_names(dataset: FaceDataset, named: Mapping[str, str], source: str,
       empty.
   """
   persons = np.unique(dataset.person)
-  names = [unicodedata.normalize("NFC", dataset.person_name(person)) for person in persons]
+  names = [unicodedata.normalize("NFC", printable(dataset.person_name(person)))
+           for person in persons]
   absent = sorted(set(named) - set(names))
   unnamed = [name for name in names if name not in named]
   if unnamed and "train" in named.values():

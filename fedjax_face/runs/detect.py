@@ -119,13 +119,17 @@ def find_photos(given: Sequence[str | os.PathLike], out: pathlib.Path) -> list[P
       continue
     tree = walk(root)
     files = [(name, path) for name in tree.files if _is_photograph(path := tree.path(name))
-             and not path.resolve().is_relative_to(out.resolve())]
+             and not _real(path).is_relative_to(_real(out))]
     if not files:
       raise ValueError(f"{root}: no image in this folder; expected {FORMATS}")
     top = out / printable(root.resolve().name) if len(given) > 1 else out
     photos += [Photo(path, top / name) for name, path in files]
   _check_results(photos)
   return photos
+
+
+def _real(path: pathlib.Path) -> pathlib.Path:
+  return pathlib.Path(os.path.realpath(path))  # which a link that leads to itself does not end
 
 
 def _is_photograph(path: pathlib.Path) -> bool:

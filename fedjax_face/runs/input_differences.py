@@ -22,8 +22,10 @@ def first(name: str, said: Mapping[str, Any], arrays: Arrays, now: Mapping[str, 
     said, arrays: of the run, as `inputs` keeps them.
     now, now_arrays: the same of what is given.
   """
-  for field, words in (("image_shape", "images are"), ("frame", "landmarks count from")):
-    there, here = said.get(field), now.get(field)
+  for field, words, usual in (("image_shape", "images are", None),
+                              ("frame", "landmarks count from", None),
+                              ("digests_of", "digests are of", "pixels")):
+    there, here = said.get(field, usual), now.get(field, usual)
     if there != here:
       return f"{name}: {words} {there!r} there and {here!r} here"
   one, other = _Rows.of(arrays), _Rows.of(now_arrays)
@@ -38,7 +40,7 @@ class _Rows(NamedTuple):
     identity: uint64 [N].
     order: int [N], rows in the order of their identity.
     label: [N], what is recognised, by name where it has one.
-    digests: uint64 [N], of the pixels; 0 where they were not read.
+    digests: uint64 [N], of the pixels or encoded images; 0 where they were not looked at.
     arrays: of the set.
   """
 

@@ -130,6 +130,8 @@ def _kept(of: Any, key: bytes) -> tuple[dict[str, Any] | None, dict[str, np.ndar
     return None, {}
   arrays, said = packed(facts(of))
   rows, digests = training_set.image_digests(of, key)
+  if training_set.is_encoded(of.images):
+    said["digests_of"] = training_set.ENCODED
   arrays |= {"seen": rows, "digests": digests}
   person = arrays["person"]
   whole = hashlib.blake2b(digest_size=16, key=key)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_face.data import duplicates
+from fedjax_face.data import duplicates, image_source
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.regions.sources import RegionSources
 from fedjax_face.data.sources import Sources
 from fedjax_face.runs import inspection_page
 from fedjax_face.runs.inspection_page import in_words, shown
@@ -19,8 +20,9 @@ from fedjax_face.runs.inspection_page import in_words, shown
 LOOKED_AT = 50_000
 """Images of a set that are compared; of a larger one so many are chosen evenly."""
 
-_ROLES = ("train", "validation", "evaluation", "public")
-_ALIKE_PEOPLE = 10
+_ROLES = ("train", "evaluation", "validation", "public")
+_JUDGES = ("evaluation", "validation")
+_ALIKE_PEOPLE, _AT_ONCE = 10, 256
 
 
 class Counts(NamedTuple):
@@ -79,7 +81,7 @@ class Inspection:
   """What `inspect` found; in a notebook the page itself.
 
   Attributes:
-    counts: of each set, by role: "train", "validation", "evaluation", "public".
+    counts: of each set, by role: "train", "evaluation", "validation", "public".
     twice: the same picture in two places, nearest first.
     alike: people who may be one under two names, nearest first; none without a model.
     notes: what readers left out, and what could not be checked.
@@ -121,21 +123,25 @@ def inspect(data: Any, *, model: Any = None, out: str | os.PathLike | None = Non
     out: a file for the page; None writes none.
 
   Raises:
-    ValueError: data of face tasks, which have no sets of faces.
+    ValueError: data of face tasks, which have no sets of faces, or something else than data.
     OSError: a file that cannot be written.
   """
-  sources = data if isinstance(data, Sources) else data.sources
+  sources = data if isinstance(data, Sources | RegionSources) else getattr(data, "sources", None)
+  if sources is None:
+    raise ValueError(f"data is {type(data).__name__}; expected a part such as folder(path), or "
+                     "Sources(train, evaluation): a set of faces has `split`")
   sets = {role: getattr(sources, role, None) for role in _ROLES}
   faces = {role: held for role, held in sets.items() if isinstance(held, FaceDataset)}
   if "train" not in faces:
     raise ValueError("inspect looks at sets of faces; photographs with boxes and landmarks are "
                      "shown by the figures of their run")
   rows = {role: _chosen(len(held)) for role, held in faces.items()}
-  small = {role: duplicates.thumbnails(held.images[rows[role]]) for role, held in faces.items()}
+  small = {role: duplicates.thumbnails(held.images, rows[role]) for role, held in faces.items()}
   counts = {role: _count(held, small[role]) for role, held in faces.items()}
   twice = _twice(faces, rows, small)
   alike = [] if model is None else [
       pair for role, held in faces.items() for pair in _alike(role, held, rows[role], model)]
+  alike = sorted(alike, key=lambda pair: -pair.similarity)
   notes = (*sources.notes, *(
       f"{role}: {len(rows[role]):,} of {len(held):,} images were compared"
       for role, held in faces.items() if len(rows[role]) < len(held)))
@@ -144,7 +150,7 @@ def inspect(data: Any, *, model: Any = None, out: str | os.PathLike | None = Non
   if out is not None:
     place = pathlib.Path(out)
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(found.page)
+    place.write_text(found.page, encoding="utf-8")
   return found
 
 
@@ -157,7 +163,7 @@ def _count(held: FaceDataset, small: np.ndarray) -> Counts:
   images = np.bincount(held.person)
   images = images[images > 0]
   return Counts(
-      held.name, len(held), len(images), len(np.unique(held.label)),
+      shown(held.name), len(held), len(images), len(np.unique(held.label)),
       tuple(held.images.shape[1:]),
       tuple(int(q) for q in np.quantile(images, [0, .25, .5, .75, 1], method="nearest")),
       len(small), int((np.abs(small).sum(1) == 0).sum()))
@@ -178,18 +184,32 @@ def _twice(faces: Mapping[str, FaceDataset], rows: Mapping[str, np.ndarray],
 
 def _alike(role: str, held: FaceDataset, rows: np.ndarray, model: Any) -> list[Alike]:
   """The nearest pairs of people by the mean of their embeddings."""
-  embedded = model.embed(held.images[rows])
+  embedded = model.embed(image_source.select(held.images, rows))
   people, place = np.unique(held.person[rows], return_inverse=True)
   mean = np.zeros((len(people), embedded.shape[1]), np.float32)
   np.add.at(mean, place, embedded)
   mean -= mean.mean(0)  # what all have in common is like nobody
   mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
-  near = np.triu(mean @ mean.T, 1)
-  best = np.argsort(near, axis=None)[::-1][:_ALIKE_PEOPLE]
   name = lambda number: held.person_name(int(people[number]))
-  return [Alike(role, (name(first), name(second)), float(near[first, second]))
-          for first, second in zip(*np.unravel_index(best, near.shape), strict=True)
-          if first < second]
+  return [Alike(role, (name(first), name(second)), similarity)
+          for similarity, first, second in _nearest(mean)]
+
+
+def _nearest(rows: np.ndarray) -> list[tuple[float, int, int]]:
+  """(similarity, first, second) of the nearest rows, nearest first, without all pairs at once."""
+  best: list[tuple[float, int, int]] = []
+  for start in range(0, len(rows), _AT_ONCE):
+    block = rows[start:start + _AT_ONCE]
+    near = block @ rows[start:].T
+    order = np.arange(near.shape[1])
+    near[order[:len(block), None] >= order] = -np.inf  # each pair once, nobody with themselves
+    some = min(_ALIKE_PEOPLE, near.size)
+    places = np.argpartition(near, near.size - some, axis=None)[near.size - some:]
+    best += [(float(near[first, second]), start + int(first), start + int(second))
+             for first, second in zip(*np.unravel_index(places, near.shape), strict=True)
+             if np.isfinite(near[first, second])]
+    best = sorted(best, key=lambda pair: (-pair[0], *pair[1:]))[:_ALIKE_PEOPLE]
+  return best
 
 
 def _warnings(found: Inspection) -> list[str]:
@@ -202,6 +222,11 @@ def _warnings(found: Inspection) -> list[str]:
           "is also in what it is judged by")
       out.append(f"WARNING: {len(pairs)} picture(s) of the private training set are in the "
                  f"{second} set: a picture that {what}; first {in_words(pairs[0])}")
+  seen = [pair for pair in found.across if "public" in (pair.first[0], pair.second[0])
+          and {pair.first[0], pair.second[0]} & {*_JUDGES}]
+  if seen:
+    out.append(f"WARNING: {len(seen)} picture(s) are public and in what is judged by, so that a "
+               f"public start has seen them; first {in_words(seen[0])}")
   if found.two_names:
     out.append(f"WARNING: {len(found.two_names)} picture(s) are there under two people, whom the "
                f"guarantee takes for two: first {in_words(found.two_names[0])}")

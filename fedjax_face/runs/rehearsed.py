@@ -46,8 +46,9 @@ def enter(ledger: Ledger, said: Rehearsed, sources: Any) -> None:
   """
   public, of = sources.public, said.public
   declared = public is not None and of == public.name
-  for role, other in (("trains", sources.train), ("evaluates", sources.evaluation)):
-    if not declared and of == other.name:
+  for role, other in (("trains", sources.train), ("evaluates", sources.evaluation),
+                      ("validates", getattr(sources, "validation", None))):
+    if not declared and other is not None and of == other.name:
       raise ValueError(f"rehearsal was on {of}, which {role} in this run and so is not public: "
                        "rehearse on the public set, or leave out what is said of it "
                        "(--config.rehearsal=None)")

@@ -16,6 +16,7 @@ import numpy as np
 
 from fedjax_face import options
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.image_source import ImageSource
 from fedjax_face.data.sources import Sources
 from fedjax_face.privacy import statement
 from fedjax_face.privacy.ledger import Ledger
@@ -176,7 +177,8 @@ class Run:
 
   @streams.pinned()
   def _blocks(self, function: Callable[[Any, Any], Any], images: Any) -> list[Any]:
-    images, expected = np.asarray(images), self._image_shape
+    images = images if isinstance(images, ImageSource) else np.asarray(images)
+    expected = self._image_shape
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
       raise ValueError(f"images are {images.dtype} {list(images.shape)}; expected uint8 "
                        f"[N, {', '.join(map(str, expected))}]")

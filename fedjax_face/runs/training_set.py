@@ -13,6 +13,9 @@ import numpy as np
 from fedjax_face.runs.secret_roots import write_owner_only
 
 KEY = "training_set.key"
+ENCODED = "encoded images"
+"""What the digests of a set that is decoded on demand are of."""
+
 _KEY_BYTES = 32
 _WHOLE_BYTES = 2 << 30   # a larger set enters the digest with the pixels of some images only
 _SOME_IMAGES = 64
@@ -75,7 +78,8 @@ def image_digests(of: Any, key: bytes) -> tuple[np.ndarray, np.ndarray]:
     key: of the digests.
 
   Returns:
-    Rows int64 [n] whose pixels were read, all but of a large set, and digests uint64 [n], not 0.
+    Rows int64 [n] that were looked at, all but of a large set, and digests uint64 [n], not 0: of
+    pixels, or of the encoded images of a set that is decoded on demand.
   """
   rows, images, _ = _pixels(of.images)
   labels = jax.tree.leaves(of.targets)
@@ -112,8 +116,15 @@ def _digest(name: str, person: np.ndarray, labels: Any, images: Any, key: bytes
   return digest.hexdigest(), which
 
 
+def is_encoded(images: Any) -> bool:
+  """Whether images are known by digests of what they are decoded from."""
+  return getattr(images, "contents", None) is not None
+
+
 def _pixels(images: Any) -> tuple[np.ndarray, np.ndarray, str]:
-  """Rows that are read, their images, and in words what these are."""
+  """Rows that are looked at, their pixels or digests, and in words what these are."""
+  if is_encoded(images):
+    return np.arange(len(images)), images.contents, ENCODED
   if isinstance(images, np.ndarray) and images.nbytes <= _WHOLE_BYTES:
     return np.arange(len(images)), images, "pixels"
   rows = np.unique(np.linspace(0, len(images) - 1, _SOME_IMAGES).astype(np.int64))

@@ -175,3 +175,24 @@ def test_sub_folders_are_of_folders_alone(tmp_path):
   path = written(tmp_path / "list.csv", "path,person", "x/0.png,a", "x/1.png,b")
   with pytest.raises(ValueError, match="held_out=by_folders: list has none; expected of data=fold"):
     names(ff.listing(pathlib.Path(path), size=4, held_out=ff.held_out.by_folders()))
+
+
+def test_whom_a_file_names_is_held_out_whatever_letters_the_name_has(tmp_path):
+  """A space that breaks no line is shown as its number in the name of a folder."""
+  folder = people(tmp_path / "faces", ["ann\xa0lee", "bo", "cem"])
+  made = ff.folder(folder, size=4, held_out=ff.held_out.by_file(
+      written(tmp_path / "people.csv", "person,split", "ann\xa0lee,test")))
+  assert names(made) == [{"bo", "cem"}, {r"ann\xa0lee"}, None]
+
+
+def test_who_validates_is_not_drawn_beside_what_says_it(tmp_path):
+  folder = people(tmp_path / "faces", ["ann", "bo"], images=1)
+  for held_out in (ff.held_out.by_file("x.csv"), ff.held_out.by_folders(),
+                   ff.held_out.images_of_everybody()):
+    with pytest.raises(options.OptionError, match=r"validation=0.2: expected 0 beside held_out="):
+      options.made(ff.folder(folder, size=4, validation=.2, held_out=held_out))
+  listed = written(folder / "list.csv", "path,person,split", "ann/0.png,ann,train",
+                   "bo/0.png,bo,test")
+  assert names(ff.listing(listed, size=4)) == [{"ann"}, {"bo"}, None]
+  with pytest.raises(ValueError, match="data.validation=0.2: expected 0, because column split of"):
+    options.made(ff.listing(listed, size=4, validation=.2)).sources  # noqa: B018

@@ -32,11 +32,17 @@ def people(images):
 @pytest.mark.parametrize("index", [
     3, -1, slice(None), slice(5, 1, -2), [6, 0, 6], np.array([[1, 2], [2, 0]]), np.array([], int),
     np.array([-1, 2], np.int32), np.array([True] * 3 + [False] * 4), np.s_[1:3, :, ::-1],
-    np.s_[..., 0], np.s_[[2, 1], 0, 1], ...], ids=repr)
+    np.s_[..., 0], np.s_[[2, 1], 0, 1], ..., []], ids=repr)
 def test_it_is_indexed_like_an_array(index):
   made = Counted()[index]
   np.testing.assert_array_equal(made, WHOLE[index])
   assert made.dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.uint64])
+def test_numbers_of_rows_may_be_small(kind):
+  source = image_source.SomeRows(Counted(), np.arange(300) % 7)
+  np.testing.assert_array_equal(source[np.array([3, 6], kind)], WHOLE[[3, 6]])
 
 
 @pytest.mark.parametrize("index", [7, [0, -8], np.array([9])])
@@ -72,3 +78,14 @@ def test_a_mapped_array_stays_on_the_disk(tmp_path):
   chosen = image_source.select(mapped, np.array([6, 1]))
   assert not image_source.in_memory(mapped) and not image_source.in_memory(chosen)
   np.testing.assert_array_equal(chosen[:], WHOLE[[6, 1]])
+
+
+def test_what_images_are_made_from_is_known_of_rows_of_them():
+  source = Counted()
+  source.contents = np.arange(7 * 16, dtype=np.uint8).reshape(7, 16)
+  chosen = image_source.SomeRows(image_source.SomeRows(source, np.array([5, 2, 4])), np.array([2]))
+  small = image_source.Changed(chosen, (1, 1, 3), lambda rows: rows[:, :1, :1])
+  np.testing.assert_array_equal(small.contents, source.contents[[4]])
+  np.testing.assert_array_equal(image_source.Joined([chosen, source]).contents[:2],
+                                source.contents[[4, 0]])
+  assert image_source.Joined([chosen, WHOLE]).contents is None and not source.made

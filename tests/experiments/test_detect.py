@@ -172,6 +172,15 @@ def test_every_picture_of_a_folder_is_read_or_named(tmp_path, squares, capsys):
       "pipe.jpg: no regular file"]
 
 
+def test_a_link_to_itself_costs_itself_only(tmp_path, squares, capsys):
+  folder = tmp_path / "in"
+  write(folder / "a.png", (0, 0))
+  (folder / "round.png").symlink_to("round.png")
+  assert run(tmp_path, folder) == 2
+  said = capsys.readouterr()
+  assert said.out.startswith(f"{folder}/a.png: ") and "symbolic links" in said.err
+
+
 def test_no_photograph_is_the_current_folder(tmp_path, squares, capsys):
   assert run(tmp_path, "") == 2
   assert "a photograph is empty; expected the name of a file or folder" in capsys.readouterr().err

@@ -149,6 +149,9 @@ def test_a_set_that_trains_or_evaluates_is_not_public_because_a_rehearsal_says_s
   with pytest.raises(ValueError, match="which trains in this run and so is not public"):
     rehearsed.enter(Ledger(), said, sources)
   rehearsed.enter(Ledger(), said._replace(public=sources.public.name), sources)
+  judges = dataclasses.replace(sources.evaluation, name="judges")
+  with pytest.raises(ValueError, match="which validates in this run and so is not public"):
+    rehearsed.enter(Ledger(), said._replace(public="judges"), sources._replace(validation=judges))
 
 
 @pytest.mark.parametrize("section, change, message", [

@@ -124,6 +124,14 @@ def test_file_gives_the_privacy_unit_by_name_or_number(tmp_path):
   np.testing.assert_array_equal(partition(names, writers, draws()).silo, [1, 1, 0])
 
 
+def test_a_name_is_the_same_however_it_is_shown(tmp_path):
+  """A folder's name is shown on one line; the file has it as it is."""
+  options = write(tmp_path / "s.csv", "ann\xa0lee,x", "bob,y")
+  for name in ("ann\xa0lee", r"ann\xa0lee"):
+    people = make_dataset([0, 1], names=(name, "bob"))
+    assert partition(options, people, draws()).silo.tolist() == [0, 1]
+
+
 ALL = ("ann,x", "bob,x", "cem,y", "dan,y")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fedjax_face as ff
+from fedjax_face.data import image_source
 
 
 class OneLayer(nn.Module):
@@ -81,6 +82,8 @@ def test_embeddings_are_unit_vectors_of_images_like_those_of_the_training_set(re
   found = remembered.embed(sources().evaluation.images)
   np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-5)
   assert remembered.embed(np.zeros((0, 4, 4, 1), np.uint8)).size == 0
+  late = image_source.MappedImages(sources().evaluation.images)
+  np.testing.assert_array_equal(remembered.embed(late), found)
   with pytest.raises(ValueError, match=r"uint8 \[N, 4, 4, 1\]"):
     remembered.embed(np.zeros((2, 5, 4, 1), np.uint8))
 

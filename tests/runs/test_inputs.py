@@ -10,6 +10,7 @@ import pytest
 import fedjax_face as ff
 from fedjax_face.data.sources import Sources
 from fedjax_face.runs import inputs, training_set
+from tests.data.conftest import encoded
 from tests.data.test_facts import faces as five
 from tests.data.test_facts import regions
 
@@ -118,6 +119,26 @@ def test_a_large_set_enters_with_the_pixels_of_some_images(tmp_path, monkeypatch
       "train: image 1 of person 'bo' differs")
   assert refused(tmp_path, sources(people(NAMES[:-1]))) == (
       "train: person 'eve' has 2 images there and 1 here")
+
+
+def test_a_set_that_is_decoded_on_demand_enters_with_each_of_its_files(tmp_path):
+  """Of 80 pictures of one person; 64 of a set that is rendered on demand would be looked at."""
+  for number in range(82):
+    place = tmp_path / "faces" / f"p{max(number - 79, 0)}"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f"{number:02}.png").write_bytes(encoded(number))
+  read = lambda on_demand=True: ff.folder(
+      str(tmp_path / "faces"), size=8, seed=0, evaluation=.3, on_demand=on_demand).sources
+  inputs.record(read(), tmp_path)
+  assert read().train.person_name(0) == "p0"
+  inputs.require_same(read(), tmp_path)
+  assert refused(tmp_path, read(False)) == (
+      "train: digests are of 'encoded images' there and 'pixels' here")
+  for number in (1, 40):
+    changed = tmp_path / "faces" / "p0" / f"{number:02}.png"
+    changed.write_bytes(encoded(200))
+    assert refused(tmp_path, read()) == f"train: image {number + 1} of person 'p0' differs"
+    changed.write_bytes(encoded(number))
 
 
 def test_digests_need_the_key(tmp_path):

@@ -1,5 +1,6 @@
 """What an inspection finds: the same picture twice, on both sides, under two names."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import fedjax_face as ff
 from fedjax_face.data import duplicates
+from fedjax_face.runs import inspection
 from fedjax_face.runs.inspection import inspect
 
 
@@ -16,8 +18,8 @@ def noise(count, seed=0, size=12):
 
 def sources(**changed):
   sets = {"train": noise(6), "evaluation": noise(4, 1), "public": noise(4, 2), **changed}
-  return ff.Sources(*(ff.faces(images, [f"{role} {row // 2}" for row in range(len(images))],
-                               name=role) for role, images in sets.items()))
+  return ff.Sources(**{role: ff.faces(images, [f"{role} {row // 2}" for row in range(len(images))],
+                                      name=role) for role, images in sets.items()})
 
 
 def test_sets_without_a_picture_twice_are_counted_and_nothing_is_warned_of():
@@ -28,7 +30,8 @@ def test_sets_without_a_picture_twice_are_counted_and_nothing_is_warned_of():
   assert found.lines[0].startswith("train: train: 6 images 12x12x1 of 3 people; images a person: 2")
 
 
-@pytest.mark.parametrize("role,words", [("public", "is public too"), ("evaluation", "judged by")])
+@pytest.mark.parametrize("role,words", [("public", "is public too"), ("evaluation", "judged by"),
+                                        ("validation", "judged by")])
 def test_a_private_picture_in_another_set_is_warned_of_first(role, words):
   other = noise(4, 5)
   other[3] = np.clip(noise(6)[1].astype(int) + 3, 0, 255)  # brighter, so that no digest is the same
@@ -39,11 +42,20 @@ def test_a_private_picture_in_another_set_is_warned_of_first(role, words):
       0] and "train 0" in found.lines[0]
 
 
-def test_people_who_validate_are_looked_at_too():
-  judged = sources()._replace(validation=ff.faces(noise(6)[3:5], ["v 0", "v 1"], name="validation"))
-  found = inspect(judged)
-  assert found.counts["validation"].people == 2 and len(found.across) == 2
-  assert "the validation set: a picture that is also in what it is judged by" in found.lines[0]
+@pytest.mark.parametrize("role", ["evaluation", "validation"])
+def test_a_public_picture_that_judges_is_warned_of(role):
+  found = inspect(sources(**{role: noise(4, 2)}))
+  assert len(found.across) == 4 and found.lines[0].startswith(
+      "WARNING: 4 picture(s) are public and in what is judged by")
+
+
+@pytest.mark.parametrize("size", [28, 32, 50, 64, 100])
+def test_the_size_of_images_makes_them_no_more_alike(size):
+  """Cells of the thumbnail are of one or two pixels at 32: neither counts more."""
+  bright = np.random.default_rng(0).integers(200, 256, (8, size, size, 1), np.uint8)
+  small = duplicates.thumbnails(bright)
+  assert np.triu(small @ small.T, 1).max() < .3
+  assert not duplicates.thumbnails(np.full((2, size, size, 3), 77, np.uint8)).any()
 
 
 def test_a_picture_under_two_people_is_not_one_that_is_twice_under_one():
@@ -73,6 +85,27 @@ def test_a_model_names_people_who_may_be_one():
   nearest = max((pair for pair in found.alike if pair.role == "train"),
                 key=lambda pair: pair.similarity)
   assert nearest.people == ("train 0", "train 2")
+
+
+def test_people_are_paired_block_by_block_nearest_first(monkeypatch):
+  monkeypatch.setattr(inspection, "_AT_ONCE", 3)
+  rows = np.random.default_rng(0).standard_normal((11, 4)).astype(np.float32)
+  near = rows @ rows.T
+  every = sorted(((near[i, j], i, j) for i in range(11) for j in range(i + 1, 11)), reverse=True)
+  found = inspection._nearest(rows)
+  assert [pair[1:] for pair in found] == [pair[1:] for pair in every[:10]]
+  assert inspection._nearest(rows[:1]) == [] and len(inspection._nearest(-rows[:2])) == 1
+
+
+def test_names_of_sets_are_on_one_line_of_any_encoding(tmp_path):
+  named = dataclasses.replace(ff.faces(noise(2), ["a", "b"]), name="a\nb\udce9")
+  found = inspect(ff.Sources(named, ff.faces(noise(2, 3), ["c", "d"])), out=tmp_path / "p.html")
+  assert all(line.isprintable() for line in found.lines)
+
+
+def test_a_set_that_is_not_split_is_refused():
+  with pytest.raises(ValueError, match=r"data is FaceDataset; expected .* has `split`"):
+    inspect(ff.faces(noise(2), ["a", "b"]))
 
 
 def test_the_page_holds_the_findings_and_escapes_names(tmp_path):

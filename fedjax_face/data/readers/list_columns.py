@@ -21,12 +21,11 @@ def landmark_columns(path: pathlib.Path, table: Columns) -> list[str]:
   Raises:
     ValueError: one of them is missing.
   """
-  numbers = {name: int(found[2]) for name in table.of if (found := _POINT.fullmatch(name))}
-  wanted = [f"{axis}{number}" for number in range(max(numbers.values(), default=-1) + 1)
-            for axis in "xy"]
-  absent = [name for name in wanted if name not in numbers]
+  given = [name for name in table.of if _POINT.fullmatch(name)]
+  wanted = [f"{axis}{number}" for number in range(-(-len(given) // 2)) for axis in "xy"]
+  absent = [name for name in wanted if name not in given]
   if absent:
-    raise ValueError(f"{path}: no column {absent[0]}, though there is {next(iter(numbers))}; "
+    raise ValueError(f"{path}: no column {absent[0]}, though there is {given[0]}; "
                      "expected x0,y0,x1,y1,...")
   return wanted
 

@@ -127,7 +127,7 @@ def walk(root: pathlib.Path) -> Tree:
       continue
     for entry in sorted(entries, key=lambda entry: entry.name):
       name = f"{above}/{entry.name}" if above else entry.name
-      if not entry.is_dir():
+      if not _is_folder(entry):
         files.append(name)
       elif entry.is_symlink() or _identity(root / name) in seen:
         links.append(name)
@@ -154,6 +154,13 @@ def _shown(root: pathlib.Path, *of: list[str]) -> tuple[list[str], list[str], di
 def left_behind(name: str) -> bool:
   """Whether a file or folder is one that programs leave behind: hidden, or of their own."""
   return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+  try:
+    return entry.is_dir()
+  except OSError:  # a link that leads to itself
+    return False
 
 
 def _identity(path: pathlib.Path) -> tuple[int, int]:

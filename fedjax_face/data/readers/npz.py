@@ -18,7 +18,7 @@ MOST_ARRAY_BYTES = 4 * 2**30
 
 
 def read_npz(path: str | os.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
-  """Some arrays of an npz file, none of which takes more memory than it has bytes in the file.
+  """Some arrays of an npz file, none of which takes more memory than the file says, or the cap.
 
   Args:
     path: of the file.
@@ -42,12 +42,13 @@ def _array(archive: zipfile.ZipFile, member: str) -> np.ndarray:
   entry = archive.getinfo(member)
   if entry.file_size > MOST_ARRAY_BYTES:
     raise ValueError(f"{member} has more than {words(MOST_ARRAY_BYTES)} when unpacked")
-  stream = io.BytesIO(archive.read(entry))
+  with archive.open(entry) as file:
+    stream = io.BytesIO(file.read(entry.file_size + 1))  # to the end, for the check sum
   version = np.lib.format.read_magic(stream)
   header = (np.lib.format.read_array_header_1_0 if version == (1, 0)
             else np.lib.format.read_array_header_2_0)
   shape, _, dtype = header(stream)
-  if math.prod(shape) * dtype.itemsize != entry.file_size - stream.tell():
+  if not dtype.itemsize or math.prod(shape) * dtype.itemsize != entry.file_size - stream.tell():
     raise ValueError(f"{member} says {list(shape)} of {dtype} but has another number of bytes")
   stream.seek(0)
   return np.lib.format.read_array(stream, allow_pickle=False)

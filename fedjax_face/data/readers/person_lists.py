@@ -26,7 +26,7 @@ from fedjax_face.data.dataset import ATTRIBUTES, FaceDataset
 from fedjax_face.data.image_source import Images
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
 from fedjax_face.data.readers.encoded_images import decode_later, is_on_demand
-from fedjax_face.data.readers.file_bytes import read_file
+from fedjax_face.data.readers.file_bytes import printable, read_file
 from fedjax_face.data.readers.image_decoder import image_size
 from fedjax_face.data.readers.list_columns import known_columns, landmark_columns
 from fedjax_face.data.readers.text_file import Columns, read_columns
@@ -121,7 +121,10 @@ def read_people(path: str | pathlib.Path) -> dict[str, str]:
 
 def read_list(path: pathlib.Path, required: tuple[str, ...] = ("path", "person"),
               filled: tuple[str, ...] | None = None) -> Columns:
-  """A list by column: CSV, TSV or Parquet; one name of a person or label has one spelling.
+  """A list by column: CSV, TSV or Parquet.
+
+  A name of a person or label, and a path, has one spelling: a name is in Unicode's composed form
+  and on one line, as the name of a folder is (`listing`), a path without `.` and doubled slashes.
 
   Args:
     path: of the list.
@@ -146,7 +149,9 @@ def read_list(path: pathlib.Path, required: tuple[str, ...] = ("path", "person")
       raise ValueError(f"{path}: {table.row[table.of[name].index('')]} has no {name}")
   for name in ("person", "label"):
     if name in table.of:
-      table.of[name][:] = [unicodedata.normalize("NFC", cell) for cell in table.of[name]]
+      table.of[name][:] = [unicodedata.normalize("NFC", printable(cell)) for cell in table.of[name]]
+  if "path" in table.of:
+    table.of["path"][:] = [str(pathlib.PurePosixPath(cell)) for cell in table.of["path"]]
   if "" in table.of.get("label", ()):
     raise ValueError(f"{path}: {table.row[table.of['label'].index('')]} has no label")
   return table

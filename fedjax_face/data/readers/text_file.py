@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 import os
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ def read_table(path: str | os.PathLike) -> tuple[tuple[str, ...], list[dict[str,
     ValueError: no header, no CSV, or as `read_text`.
     OSError: a file that cannot be read.
   """
-  reader = csv.DictReader(read_text(path).splitlines(keepends=True), restval="")
+  reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
   try:
     columns, rows = tuple(reader.fieldnames or ()), list(reader)
   except csv.Error as error:
@@ -80,7 +81,7 @@ def read_columns(path: str | os.PathLike, delimiter: str = ",") -> Columns:
     ValueError: no header, a name twice in it, a line of another length, or as `read_text`.
     OSError: a file that cannot be read.
   """
-  reader = csv.reader(read_text(path).splitlines(keepends=True), delimiter=delimiter)
+  reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
   rows, numbers = [], []
   try:
     header = [name.strip() for name in next(reader, [])]

@@ -17,10 +17,11 @@ from tests.data.readers.test_insightface_rec import write_rec
 
 FILES = {f"{kind}{level}": encoded(level, kind=kind)
          for kind in ("JPEG", "PNG") for level in range(0, 250, 50)}
+DAMAGED = FILES["PNG0"][:41] + bytes(9) + FILES["PNG0"][50:]
 
 
 def test_decoded_later_or_at_once_images_are_the_same():
-  files = {**FILES, "cut": FILES["PNG50"][:-30], "empty": b""}
+  files = {**FILES, "cut": FILES["PNG50"][:-30], "empty": b"", "damaged": DAMAGED}
   def read(name):
     if name == "away":
       raise FileNotFoundError
@@ -30,7 +31,8 @@ def test_decoded_later_or_at_once_images_are_the_same():
   whole, at_once, refused = decode_images("here", names, read, 6)
   np.testing.assert_array_equal(rows, at_once)
   np.testing.assert_array_equal(late[:], whole)
-  assert [name for name, _ in bad] == [name for name, _ in refused] == ["cut", "empty", "away"]
+  assert [name for name, _ in bad] == [name for name, _ in refused] == [
+      "cut", "empty", "damaged", "away"]
 
 
 @pytest.mark.parametrize("kept", [0, 2, 5, 100])
@@ -77,9 +79,10 @@ def test_threads_may_ask_at_once():
 
 
 def test_what_turns_out_broken_later_is_named():
-  content = {**FILES, "PNG0": FILES["PNG0"][:41] + bytes(9) + FILES["PNG0"][50:]}
+  content = dict(FILES)
   images, _, bad = decode_later("here", list(content), content.__getitem__, 6)
   assert not bad
+  content["PNG0"] = DAMAGED
   with pytest.raises(ValueError, match="here: PNG0: .*looked whole.*repair or remove it"):
     images[:]
 

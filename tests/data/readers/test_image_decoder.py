@@ -163,3 +163,18 @@ def test_the_given_cases_are_read_right():
         for reading in case["readings"].values())
 
   assert not [name for name, case in told["files"].items() if not right(name, case)]
+
+
+def test_damage_inside_a_png_is_seen_without_decoding_those_that_are_whole(monkeypatch):
+  content = bytearray(saved(COLOUR, "PNG"))
+  at = content.index(b"IDAT") - 4
+  end = at + 8 + int.from_bytes(content[at:at + 4], "big")
+  damaged, of_another_sum = bytearray(content), bytearray(content)
+  damaged[(at + end) // 2] ^= 255
+  of_another_sum[end] ^= 255
+  with pytest.raises(ValueError, match="broken image"):
+    check_whole(bytes(damaged))
+  check_whole(bytes(of_another_sum))  # whose pixels are read all the same
+  np.testing.assert_array_equal(decode_image(bytes(of_another_sum)), decode_image(bytes(content)))
+  monkeypatch.setattr(image_decoder, "decode_image", None)
+  check_whole(bytes(content))

@@ -1,5 +1,6 @@
 import io
 import os
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -52,4 +53,25 @@ def test_an_array_that_unpacks_to_more_than_the_cap_is_refused(tmp_path, monkeyp
 def test_a_pipe_is_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / "a.npz")
   with pytest.raises(ValueError, match="no regular file"):
+    read_npz(tmp_path / "a.npz", ["x"])
+
+
+def test_an_array_that_unpacks_to_more_than_it_says_takes_no_room(tmp_path):
+  said, real = 60, 32 << 20
+  with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr("x.npy", header((said,)) + bytes(real))
+  size = lambda count: (len(header((said,))) + count).to_bytes(4, "little")
+  place = tmp_path / "a.npz"
+  place.write_bytes(place.read_bytes().replace(size(real), size(said)))
+  tracemalloc.start()
+  with pytest.raises(ValueError, match="Bad CRC-32"):
+    read_npz(place, ["x"])
+  assert tracemalloc.get_traced_memory()[1] < 1 << 20
+  tracemalloc.stop()
+
+
+def test_an_array_of_any_number_of_nothings_is_refused(tmp_path):
+  with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+    archive.writestr("x.npy", header((10**12,), "<U0"))
+  with pytest.raises(ValueError, match="another number of bytes"):
     read_npz(tmp_path / "a.npz", ["x"])

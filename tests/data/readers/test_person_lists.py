@@ -165,3 +165,25 @@ def test_people_of_a_file(folder):
   assert person_lists.read_people(path) == {"ann": "train", "bo": "evaluation"}
   with pytest.raises(ValueError, match="line 3: person ann is in train and validation"):
     person_lists.read_people(write(folder, "ann,train", "ann,val", header="person,split"))
+
+
+def test_one_image_under_two_spellings_of_its_path_is_not_of_two_people(folder):
+  twice = write(folder, "a/1.png,ann", "./a//1.png,ann", "b.png,bo", header="path,person")
+  with pytest.warns(UserWarning, match="line 3: a/1.png: is in line 2 too"):
+    assert len(person_lists.read_listing(twice, size=4).dataset) == 2
+  for spelling in ("./a/1.png", "a//1.png", "a/./1.png"):
+    of_two = write(folder, "a/1.png,ann", f"{spelling},bo", header="path,person")
+    with pytest.raises(ValueError, match="has person 'bo', in line 2 'ann'; expected one"):
+      person_lists.read_listing(of_two, size=4)
+
+
+def test_names_are_on_one_line_and_separators_of_unicode_end_no_row(folder):
+  listed = write(folder, "a/1.png,an\u2028n", 'b.png,"b\no"', "c.png,c\x85m", header="path,person")
+  assert person_lists.read_listing(listed, size=4).dataset.names == (
+      r"an\u2028n", r"b\no", r"c\x85m")
+
+
+def test_a_landmark_of_any_number_takes_no_room(folder):
+  far = write(folder, "a/1.png,ann,1,2", header=f"path,person,x0,x{10**15}")
+  with pytest.raises(ValueError, match="no column y0, though there is x0"):
+    person_lists.read_listing(far, size=4)
