@@ -205,7 +205,7 @@ def _siphash(key: tuple[int, int], *words: np.ndarray) -> np.ndarray:
   if flat[0].size <= _FEW:
     return _siphash_packed(key, flat).reshape(shape)
   out = np.empty(flat[0].size, np.uint64)
-  compiled = out.size - out.size % _MANY if out.size >= _MANY and _processor() else 0
+  compiled = out.size - out.size % _MANY if out.size >= _MANY and processor() else 0
   for start in range(0, compiled, _MANY):
     block = slice(start, start + _MANY)
     out[block] = _siphash_compiled(key, [word[block] for word in flat])
@@ -266,7 +266,7 @@ def _siphash_block(key: tuple[int, int], words: Sequence[np.ndarray]) -> np.ndar
   return np.bitwise_xor.reduce(state, axis=0)
 
 
-def _processor() -> Any:
+def processor() -> Any:
   """The processor as JAX knows it; None where JAX is told to know an accelerator alone."""
   import jax  # so that who draws few does not load it
   try:
@@ -278,7 +278,7 @@ def _processor() -> Any:
 def _siphash_compiled(key: tuple[int, int], words: Sequence[np.ndarray]) -> np.ndarray:
   """The same, by a program for `_MANY` messages, on the processor."""
   import jax
-  with jax.enable_x64(True), jax.default_device(_processor()):
+  with jax.enable_x64(True), jax.default_device(processor()):
     return np.asarray(_program()(np.array(key, np.uint64), tuple(words)))
 
 

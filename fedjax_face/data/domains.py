@@ -5,7 +5,7 @@ A public set of another domain than the private one's leaves something to learn 
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from fedjax_face.data.rendering.variation import STREET, STUDIO, Variation
 from fedjax_face.options import OptionError, register, within
@@ -58,9 +58,7 @@ def street(*, yaw: Angle = STREET.yaw, pitch: Angle = STREET.pitch, roll: Angle 
     skin_tone: range of the people's, two numbers in [0, 1], 0 lightest.
     age: range of what shows it (wrinkles, grey hair), two numbers in [0, 1].
   """
-  return _domain("street", Variation(
-      yaw, pitch, roll, shift, scale, glasses, hat, fringe, light_turn, exposure, noise, blur,
-      resolution, skin_tone, age))
+  return _domain("street", **locals())
 
 
 @register.domain
@@ -78,15 +76,13 @@ def studio(*, yaw: Angle = STUDIO.yaw, pitch: Angle = STUDIO.pitch, roll: Angle 
     yaw, pitch, roll, shift, scale, glasses, hat, fringe, light_turn, exposure, noise, blur,
       resolution, skin_tone, age: as of `street`.
   """
-  return _domain("studio", Variation(
-      yaw, pitch, roll, shift, scale, glasses, hat, fringe, light_turn, exposure, noise, blur,
-      resolution, skin_tone, age))
+  return _domain("studio", **locals())
 
 
-def _domain(name: str, variation: Variation) -> Domain:
+def _domain(name: str, **ranges: Any) -> Domain:
   """Raises OptionError for ranges that are none."""
   for field in ("skin_tone", "age"):
-    given = getattr(variation, field)
+    given = ranges[field]
     if len(given) != 2 or not 0 <= given[0] <= given[1] <= 1:
       raise OptionError(f"{field}={given}: expected two numbers, 0 <= least <= largest <= 1")
-  return Domain(name, variation)
+  return Domain(name, Variation(**ranges))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 
 from fedjax_face.data import caps
 from fedjax_face.data.dataset import FaceDataset, compact
+from fedjax_face.data.domains import Domain
 from fedjax_face.data.held_out import HeldOut
 from fedjax_face.data.pairs import Pairs
 from fedjax_face.data.readers import folders, lfw, person_lists
@@ -115,20 +117,19 @@ def whole_set(section: str, options: dict[str, Any]) -> tuple[FaceDataset, tuple
 
 def _synthetic_faces(draws, *, num_people: int, evaluation_people: int, images_per_person: int,
                      size: int, seed: int = 0, grayscale: bool = False,
-                     on_demand: bool | None = None, domain: Any = "street") -> Sources:
+                     on_demand: bool | None = None, domain: Domain | None = None) -> Sources:
   """The first `num_people` rendered people train, the next `evaluation_people` evaluate.
 
   `on_demand` renders a training image when a round asks for it, again in every round that does;
   None: where all would take much memory.
-  `domain` is what the photographs are like: `street`, `studio`, or a `Domain`.
+  `domain` is what the photographs are like; None: the street.
   """
   del draws
-  train, _ = PUBLIC["synthetic_faces"](num_people=num_people, images_per_person=images_per_person,
-                              size=size, seed=seed, grayscale=grayscale, on_demand=on_demand,
-                              domain=domain)
-  evaluation, _ = PUBLIC["synthetic_faces"](num_people=evaluation_people, first_person=num_people,
-                                   images_per_person=images_per_person, size=size, seed=seed,
-                                   grayscale=grayscale, domain=domain)
+  render = functools.partial(
+      PUBLIC["synthetic_faces"], images_per_person=images_per_person, size=size, seed=seed,
+      grayscale=grayscale, domain=domain)
+  train, _ = render(num_people=num_people, on_demand=on_demand)
+  evaluation, _ = render(num_people=evaluation_people, first_person=num_people)
   return disjoint(train, evaluation)
 
 
@@ -212,37 +213,19 @@ def _listing(draws, *, test_fraction: float, validation_fraction: float = 0.0,
   return _divided((dataset, notes), draws, test_fraction, validation_fraction, held_out)
 
 
-def _orl(draws, *, test_fraction: float, validation_fraction: float = 0.0,
-         held_out: HeldOut | None = None, **options) -> Sources:
-  """As `_divided`, of 40 persons."""
-  return _divided(PUBLIC["orl"](**options), draws, test_fraction, validation_fraction, held_out)
+def _by_person(name: str) -> Callable[..., Sources]:
+  """Loads a set of `PUBLIC` as `_divided`; its options are those of the whole set, and these."""
+  def load(draws, *, test_fraction: float, validation_fraction: float = 0.0,
+           held_out: HeldOut | None = None, **options) -> Sources:
+    return _divided(PUBLIC[name](**options), draws, test_fraction, validation_fraction, held_out)
 
-
-def _insightface_rec(draws, *, test_fraction: float, validation_fraction: float = 0.0,
-                     held_out: HeldOut | None = None, **options) -> Sources:
-  """As `_divided`."""
-  return _divided(PUBLIC["insightface_rec"](**options), draws, test_fraction, validation_fraction,
-                  held_out)
-
-
-def _tfds(draws, *, test_fraction: float, validation_fraction: float = 0.0,
-          held_out: HeldOut | None = None, **options) -> Sources:
-  """As `_divided`."""
-  return _divided(PUBLIC["tfds"](**options), draws, test_fraction, validation_fraction, held_out)
-
-
-def _digiface(draws, *, test_fraction: float, validation_fraction: float = 0.0,
-              held_out: HeldOut | None = None, **options) -> Sources:
-  """As `_divided`."""
-  return _divided(PUBLIC["digiface"](**options), draws, test_fraction, validation_fraction,
-                  held_out)
+  return load
 
 
 PRIVATE: Mapping[str, Callable[..., Sources]] = {
-    "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "orl": _orl,
-    "folder": _folder, "listing": _listing, "insightface_rec": _insightface_rec, "tfds": _tfds,
-    "digiface": _digiface,
-}
+    "synthetic_faces": _synthetic_faces, "femnist": _femnist, "lfw": _lfw, "folder": _folder,
+    "listing": _listing,
+    **{name: _by_person(name) for name in ("orl", "insightface_rec", "tfds", "digiface")}}
 
 
 def _call(section: str, functions: Mapping[str, Callable], options: dict[str, Any], **given):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from fedjax_face.data import numbering
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.data.readers.file_bytes import printable
+from fedjax_face.data.readers.file_bytes import one_spelling
 from fedjax_face.draws import Draws, identity_of
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation",
@@ -89,7 +88,7 @@ def by_names(dataset: FaceDataset, named: Mapping[str, str], source: str,
       empty.
   """
   persons = np.unique(dataset.person)
-  names = [unicodedata.normalize("NFC", printable(dataset.person_name(person)))
+  names = [one_spelling(dataset.person_name(person))
            for person in persons]
   absent = sorted(set(named) - set(names))
   unnamed = [name for name in names if name not in named]

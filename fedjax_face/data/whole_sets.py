@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.domains import Domain, street
 from fedjax_face.data.numbering import Numbered
 from fedjax_face.data.readers import (
   femnist,
@@ -35,13 +36,9 @@ def data_root() -> pathlib.Path:
 
 def _synthetic(*, num_people: int, images_per_person: int, size: int, seed: int = 0,
                first_person: int = 0, grayscale: bool = False, on_demand: bool | None = None,
-               domain: Any = "street") -> Whole:
-  from fedjax_face.data import domains
+               domain: Domain | None = None) -> Whole:
   from fedjax_face.data.rendering import synthetic_faces  # a renderer: slow to import
-  known = {"street": domains.street, "studio": domains.studio}
-  if isinstance(domain, str) and domain not in known:
-    raise ValueError(f"domain={domain!r}: expected one of {', '.join(known)}")
-  kind = known[domain]() if isinstance(domain, str) else domain
+  kind = domain or street()
   late = is_on_demand(on_demand, num_people * images_per_person, size, channels_of(grayscale))
   make = synthetic_faces.rendered_faces if late else synthetic_faces.synthetic_faces
   dataset = make(num_people, images_per_person, size, seed, first_person=first_person,

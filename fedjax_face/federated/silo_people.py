@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import math
 import pathlib
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedjax_face.data.dataset import FaceDataset
-from fedjax_face.data.readers.file_bytes import printable
+from fedjax_face.data.readers.file_bytes import one_spelling
 from fedjax_face.draws import Draws, identity_of
 
 GIVEN = "given which silo holds whom"
@@ -248,7 +247,7 @@ def _add_client(clients: dict[str, str], row: list[str], place: str) -> None:
   """Adds one line of the file, which must not contradict the lines before it."""
   if len(row) != 2 or not all(row):
     raise ValueError(f"{place} is {','.join(row)!r}; expected a person and a client")
-  person, client = _one_spelling(row[0]), row[1]
+  person, client = one_spelling(row[0]), row[1]
   if clients.setdefault(person, client) != client:
     raise ValueError(f"{place}: person {person} is with both {clients[person]} and {client}; "
                      "expected one client per person")
@@ -283,11 +282,7 @@ def _held(silo: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _person_names(dataset: FaceDataset, persons: np.ndarray) -> list[str]:
   """Names, or numbers where persons have no names."""
   names = dataset.person_names or (dataset.names if dataset.persons_are_labels else ())
-  return [_one_spelling(names[p]) if names else str(p) for p in persons]
-
-
-def _one_spelling(name: str) -> str:
-  return unicodedata.normalize("NFC", printable(name))
+  return [one_spelling(names[p]) if names else str(p) for p in persons]
 
 
 def _num_silos(options: Mapping[str, Any], dataset: FaceDataset, num_persons: int) -> int:

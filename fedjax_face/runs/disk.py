@@ -24,7 +24,10 @@ library writes and once it has.
 """
 
 ANY_FOLDER = 0o777
-_ANY, _OWNER_ONLY_FOLDER = 0o666, 0o700
+OWNER_ONLY, OWNER_ONLY_FOLDER = 0o600, 0o700
+"""Modes of what nobody else may read."""
+
+_ANY = 0o666
 
 
 def folder(place: str | os.PathLike) -> pathlib.Path:
@@ -132,7 +135,7 @@ def sync_folder(folder: str | os.PathLike) -> None:
   _sync(pathlib.Path(folder), os.O_RDONLY | os.O_DIRECTORY)
 
 
-def make_folder(path: str | os.PathLike, mode: int = _OWNER_ONLY_FOLDER) -> None:
+def make_folder(path: str | os.PathLike, mode: int = OWNER_ONLY_FOLDER) -> None:
   """Makes a folder, for its owner alone, and those above it; one that exists keeps its mode.
 
   Raises:

@@ -16,7 +16,7 @@ from fedjax_face.edge import wire
 from fedjax_face.runs import disk
 
 _FILE = "tokens.json"
-_OWNER_ONLY, _TOKEN_BYTES, _LEAST = 0o600, 32, 16
+_TOKEN_BYTES, _LEAST = 32, 16
 
 
 def kept(workdir: pathlib.Path, devices: int,
@@ -44,12 +44,12 @@ def kept(workdir: pathlib.Path, devices: int,
   for device in range(devices):
     file = place / str(device)
     if not file.exists() and device not in known:
-      disk.write(file, secrets.token_hex(_TOKEN_BYTES) + "\n", _OWNER_ONLY)
+      disk.write(file, secrets.token_hex(_TOKEN_BYTES) + "\n", disk.OWNER_ONLY)
     if file.exists():
       known[device] = wire.kept_digest(wire.token_digest(read(file)))
   if known != before:
     disk.write(path, json.dumps({str(device): digest.hex() for device, digest in known.items()},
-                                indent=2) + "\n", _OWNER_ONLY)
+                                indent=2) + "\n", disk.OWNER_ONLY)
   return known
 
 

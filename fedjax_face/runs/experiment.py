@@ -61,9 +61,11 @@ def ledger_before(config: Any, sources: Any, algorithm: Algorithm) -> Ledger:
   if not sources.evaluates_training_people:
     ledger.declare_not_covered(evaluation_sentence(evaluated_on(sources)))
   if (judges := getattr(sources, "validation", None)) is not None:
+    whom = ("other images of people who train or may do so" if sources.evaluates_training_people
+            else f"{judges.num_persons:,} further people")
     ledger.declare_not_covered(
-        f"While it trains the model is judged on {judges.num_persons:,} further people of "
-        f"{judges.name}, without noise; who evaluates is looked at when it has ended.")
+        f"While it trains the model is judged on {whom} of {judges.name}, without noise; the "
+        "evaluation set is looked at when it has ended.")
   if config.training.get("wandb"):
     ledger.declare_not_covered(TO_A_THIRD_PARTY)
   return ledger

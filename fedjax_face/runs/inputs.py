@@ -23,7 +23,6 @@ from fedjax_face.runs import checkpoint, disk, input_differences, training_set
 
 INPUTS, FACTS = "inputs.json", "facts.npz"
 SETS = ("train", "evaluation", "public", "validation")
-_OWNER_ONLY = 0o600
 
 
 class Known(NamedTuple):
@@ -51,9 +50,9 @@ def record(sources: Any, workdir: pathlib.Path) -> None:
     arrays |= {f"{name}/{field}": array for field, array in own.items()}
   content = io.BytesIO()
   np.savez_compressed(content, **arrays)
-  disk.write(workdir / FACTS, content.getvalue(), _OWNER_ONLY)
+  disk.write(workdir / FACTS, content.getvalue(), disk.OWNER_ONLY)
   said["facts"] = {"file": FACTS, "digest": _digest(content.getvalue())}
-  disk.write(workdir / INPUTS, json.dumps(said, indent=2) + "\n", _OWNER_ONLY)
+  disk.write(workdir / INPUTS, json.dumps(said, indent=2) + "\n", disk.OWNER_ONLY)
 
 
 def recorded(workdir: pathlib.Path) -> Known:

@@ -12,10 +12,11 @@ import numpy as np
 
 from fedjax_face.data import duplicates, image_source
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.readers.file_bytes import printable
 from fedjax_face.data.regions.sources import RegionSources
 from fedjax_face.data.sources import Sources
-from fedjax_face.runs import inspection_page
-from fedjax_face.runs.inspection_page import in_words, shown
+from fedjax_face.runs import disk, inspection_page
+from fedjax_face.runs.inspection_page import in_words
 
 LOOKED_AT = 50_000
 """Images of a set that are compared; of a larger one so many are chosen evenly."""
@@ -120,7 +121,8 @@ def inspect(data: Any, *, model: Any = None, out: str | os.PathLike | None = Non
   Args:
     data: what `fit` takes: `Sources`, or a part such as `folder(path)`, of faces.
     model: a run, by whose embeddings people are sought who may be one under two names.
-    out: a file for the page; None writes none.
+    out: a file for the page, which only its owner can read (0600), as private photographs are on
+      it; None writes none.
 
   Raises:
     ValueError: data of face tasks, which have no sets of faces, or something else than data.
@@ -150,7 +152,7 @@ def inspect(data: Any, *, model: Any = None, out: str | os.PathLike | None = Non
   if out is not None:
     place = pathlib.Path(out)
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(found.page, encoding="utf-8")
+    disk.write(place, found.page, disk.OWNER_ONLY)
   return found
 
 
@@ -163,7 +165,7 @@ def _count(held: FaceDataset, small: np.ndarray) -> Counts:
   images = np.bincount(held.person)
   images = images[images > 0]
   return Counts(
-      shown(held.name), len(held), len(images), len(np.unique(held.label)),
+      printable(held.name), len(held), len(images), len(np.unique(held.label)),
       tuple(held.images.shape[1:]),
       tuple(int(q) for q in np.quantile(images, [0, .25, .5, .75, 1], method="nearest")),
       len(small), int((np.abs(small).sum(1) == 0).sum()))
@@ -241,7 +243,7 @@ def _warnings(found: Inspection) -> list[str]:
   if found.alike:
     nearest = found.alike[0]
     out.append(f"{nearest.role}: the two people whom the model finds most alike are "
-               f"{shown(nearest.people[0])} and {shown(nearest.people[1])} "
+               f"{printable(nearest.people[0])} and {printable(nearest.people[1])} "
                f"(cosine {nearest.similarity:.2f})")
   return out
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fedjax_face.data.dataset import FaceDataset
+from fedjax_face.data.readers.file_bytes import printable
 
 _SHOWN, _COLUMNS = 48, 12
 
@@ -26,7 +27,7 @@ def page(found: Any, faces: Mapping[str, FaceDataset]) -> str:
   parts = ["<h1>Before training</h1>", _list(found.lines)]
   for role, held in faces.items():
     rows = np.unique(np.linspace(0, len(held) - 1, min(_SHOWN, len(held))).astype(int))
-    parts += [f"<h2>{role}: {html.escape(shown(held.name))}</h2>",
+    parts += [f"<h2>{role}: {html.escape(printable(held.name))}</h2>",
               _picture(_sheet(held.images[rows]), f"{len(rows)} images of the {role} set")]
   if found.twice:
     pairs = [place for pair in found.twice[:_SHOWN // 2] for place in (pair.first, pair.second)]
@@ -35,7 +36,7 @@ def page(found: Any, faces: Mapping[str, FaceDataset]) -> str:
               _list([in_words(pair) for pair in found.twice[:_SHOWN // 2]])]
   if found.alike:
     parts += ["<h2>One person under two names?</h2>", _list([
-        f"{pair.role}: {shown(pair.people[0])} and {shown(pair.people[1])}, cosine "
+        f"{pair.role}: {printable(pair.people[0])} and {printable(pair.people[1])}, cosine "
         f"{pair.similarity:.2f}" for pair in found.alike])]
   return _HEAD + "\n".join(parts) + "\n"
 
@@ -71,11 +72,6 @@ def _picture(pixels: np.ndarray, words: str) -> str:
 
 def in_words(pair: Any) -> str:
   """Where both pictures are and whose they are."""
-  places = [f"{role} row {row} ({shown(who)})"
+  places = [f"{role} row {row} ({printable(who)})"
             for (role, row), who in zip((pair.first, pair.second), pair.people, strict=True)]
   return f"{places[0]} and {places[1]}, correlation {pair.correlation:.3f}"
-
-
-def shown(name: str) -> str:
-  """A name as it can stand in a line."""
-  return name.encode("unicode_escape", "surrogatepass").decode() if not name.isprintable() else name

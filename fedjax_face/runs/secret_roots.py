@@ -22,7 +22,6 @@ from fedjax_face.runs.streams import Roots
 
 FOLDER = "secrets"
 _GOING = ".secrets.removed"
-_OWNER_ONLY_FOLDER, _OWNER_ONLY = 0o700, 0o600
 
 
 def obtain(workdir: pathlib.Path, must_exist: bool) -> Roots:
@@ -73,7 +72,7 @@ def require_owner_only(path: pathlib.Path) -> None:
   for place in (path.parent, path):
     mode = stat.S_IMODE(place.stat().st_mode)
     if mode & 0o077:
-      wanted = _OWNER_ONLY_FOLDER if place.is_dir() else _OWNER_ONLY
+      wanted = disk.OWNER_ONLY_FOLDER if place.is_dir() else disk.OWNER_ONLY
       raise ValueError(f"{place} is open to others than its owner (mode {mode:04o}, expected "
                        f"{wanted:04o}): who read the secrets in it can undo the noise; if nobody "
                        f"did, chmod {wanted:o} it and go on")
@@ -85,8 +84,8 @@ def write_owner_only(path: pathlib.Path, text: str) -> None:
   Raises:
     OSError: one line naming the file.
   """
-  disk.make_folder(path.parent, _OWNER_ONLY_FOLDER)
-  disk.write(path, text, _OWNER_ONLY)
+  disk.make_folder(path.parent, disk.OWNER_ONLY_FOLDER)
+  disk.write(path, text, disk.OWNER_ONLY)
 
 
 def _obtain(folder: pathlib.Path, must_exist: bool) -> Roots:
@@ -97,9 +96,9 @@ def _obtain(folder: pathlib.Path, must_exist: bool) -> Roots:
   disk.make_folder(folder.parent)
   for left in (partial, folder.with_name(_GOING)):
     disk.remove(left)
-  disk.make_folder(partial, _OWNER_ONLY_FOLDER)
+  disk.make_folder(partial, disk.OWNER_ONLY_FOLDER)
   for name, root in roots._asdict().items():
-    disk.write(partial / name, root.hex() + "\n", _OWNER_ONLY)
+    disk.write(partial / name, root.hex() + "\n", disk.OWNER_ONLY)
   disk.rename(partial, folder)
   return roots
 

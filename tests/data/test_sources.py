@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import fedjax_face as ff
 from fedjax_face.data import public_sets, sets, sources
 from fedjax_face.data.dataset import FaceDataset
 from fedjax_face.data.readers import lfw
@@ -73,11 +74,11 @@ def test_public_faces_must_be_other_people(plain_faces):
 
 def test_a_public_set_of_another_domain_has_a_name_of_its_own(plain_faces):
   public = {"name": "synthetic_faces", "num_people": 2, "images_per_person": 1, "size": 28,
-            "grayscale": True, "seed": 9, "domain": "studio"}
+            "grayscale": True, "seed": 9, "domain": ff.domains.studio()}
   loaded = sources.load({**FACES, "public": public}, 0)
   assert loaded.public.name.endswith("_world9_studio") and "studio" not in loaded.train.name
-  with pytest.raises(ValueError, match="domain='beach': expected one of street, studio"):
-    sources.load({**FACES, "domain": "beach"}, 0)
+  with pytest.raises(ValueError, match="domain.*beach.*street.*studio"):
+    ff.synthetic_faces(domain="beach")
 
 
 def test_folder_splits_by_person(folder):

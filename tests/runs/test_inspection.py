@@ -114,6 +114,7 @@ def test_the_page_holds_the_findings_and_escapes_names(tmp_path):
   hostile = ff.faces(images, ["<script>", "a\nb"], name="mine")
   found = inspect(ff.Sources(hostile, ff.faces(noise(2, 3), ["c", "d"])), out=tmp_path / "x/p.html")
   page = (tmp_path / "x/p.html").read_text()
+  assert (tmp_path / "x/p.html").stat().st_mode & 0o077 == 0  # photographs are on it
   assert found.page == found._repr_html_() == page and "<script>" not in page
   assert page.count("<img") == 3 and "&lt;script&gt;" in page and "a\\nb" in page
   assert all("\n" not in line for line in found.lines)

@@ -1,6 +1,7 @@
 """People who validate judge the course of training; who evaluates is looked at when it ends."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import fedjax_face as ff
 from fedjax_face.runs import figures, inputs
 from fedjax_face.runs.asked import Asked
+from fedjax_face.runs.experiment import ledger_before
 from tests.runs.test_fit import SHORT, OneLayer, method, photographs
 
 GIVEN = {"method.backbone": OneLayer()}
@@ -46,6 +48,15 @@ def test_the_statement_says_who_validates(run):
   people = run.sources.validation.num_persons
   assert f"judged on {people} further people of mine, without noise" in " ".join(
       run.statement.split())
+
+
+def test_who_validates_and_trains_too_is_not_called_further_people():
+  """Where labels are held out, contributors of images may train and validate."""
+  made = sources()._replace(evaluates_training_people=True)
+  ledger = ledger_before(types.SimpleNamespace(training={}), made,
+                         types.SimpleNamespace(not_covered=()))
+  said = " ".join(ledger.not_covered)
+  assert "judged on other images of people who train" in said and "further people" not in said
 
 
 def test_the_figure_is_of_the_course(run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import stat
+import unicodedata
 
 MOST_IMAGE_BYTES = 256 * 2**20
 """Of one encoded image, in a file or an archive."""
@@ -88,6 +89,11 @@ def printable(name: str) -> str:
       letter if letter.isprintable() else f"\\x{ord(letter) - 0xdc00:02x}"
       if "\udc80" <= letter <= "\udcff" else letter.encode("unicode_escape").decode()
       for letter in name)
+
+
+def one_spelling(name: str) -> str:
+  """A name as it is compared with others: on one line, in Unicode's composed form (NFC)."""
+  return unicodedata.normalize("NFC", printable(name))
 
 
 def words(count: int) -> str:

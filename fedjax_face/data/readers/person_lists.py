@@ -16,7 +16,6 @@ Only `path` and `person` have to be there.
 from __future__ import annotations
 
 import pathlib
-import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from fedjax_face.data.dataset import ATTRIBUTES, FaceDataset
 from fedjax_face.data.image_source import Images
 from fedjax_face.data.readers.decode import OnBad, ReadReport, check_on_bad, decode_images, settle
 from fedjax_face.data.readers.encoded_images import decode_later, is_on_demand
-from fedjax_face.data.readers.file_bytes import printable, read_file
+from fedjax_face.data.readers.file_bytes import one_spelling, read_file
 from fedjax_face.data.readers.image_decoder import image_size
 from fedjax_face.data.readers.list_columns import known_columns, landmark_columns
 from fedjax_face.data.readers.text_file import Columns, read_columns
@@ -149,7 +148,7 @@ def read_list(path: pathlib.Path, required: tuple[str, ...] = ("path", "person")
       raise ValueError(f"{path}: {table.row[table.of[name].index('')]} has no {name}")
   for name in ("person", "label"):
     if name in table.of:
-      table.of[name][:] = [unicodedata.normalize("NFC", printable(cell)) for cell in table.of[name]]
+      table.of[name][:] = [one_spelling(cell) for cell in table.of[name]]
   if "path" in table.of:
     table.of["path"][:] = [str(pathlib.PurePosixPath(cell)) for cell in table.of["path"]]
   if "" in table.of.get("label", ()):

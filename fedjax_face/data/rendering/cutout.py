@@ -10,6 +10,7 @@ import numpy as np
 from fedjax_face.data.rendering.identity import Identity
 from fedjax_face.data.rendering.renderer import Picture, render
 from fedjax_face.data.rendering.variation import Shot
+from fedjax_face.draws import processor
 
 _PIXELS_PER_CHUNK = 2 ** 17
 _WHITE = 1.25 ** -.5          # display value of a background of 1 / exposure, see sensor.tone
@@ -63,7 +64,7 @@ def _render(people: Identity, shots: Shot, size: int) -> Picture:
   count = len(shots.exposure)
   chunk = max(1, _PIXELS_PER_CHUNK // (size * size))
   parts = []
-  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+  with jax.default_device(processor()):
     for start in range(0, count, chunk):
       rows = np.minimum(np.arange(start, start + chunk), count - 1)
       person, shot = jax.tree.map(lambda a, rows=rows: a[rows], (people, shots))

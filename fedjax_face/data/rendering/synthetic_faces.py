@@ -15,6 +15,7 @@ from fedjax_face.data.image_source import ImageSource
 from fedjax_face.data.rendering.identity import sample_identities
 from fedjax_face.data.rendering.renderer import Picture, render
 from fedjax_face.data.rendering.variation import STREET, Variation, sample_shots
+from fedjax_face.draws import processor
 
 MIN_SIZE, MAX_SIZE = 28, 227
 _PIXELS_PER_CHUNK = 2 ** 18
@@ -96,7 +97,7 @@ def _render_all(people, shots, size: int, grayscale: bool, workers: int | None) 
   out = Picture(np.empty((count, size, size, 1 if grayscale else 3), np.uint8),
                 np.empty((count, 21, 2), np.float32), np.empty((count, 21), bool),
                 np.empty((count, 4), np.float32))
-  cpu = jax.local_devices(backend="cpu")[0]
+  cpu = processor()  # whatever accelerator there is: it may be at work on what was rendered before
 
   def work(start: int) -> None:
     rows = np.minimum(np.arange(start, start + chunk), count - 1)

@@ -17,6 +17,7 @@ from fedjax_face.data.rendering.synthetic_faces import (
   synthetic_faces,
 )
 from fedjax_face.data.rendering.variation import STREET, STUDIO, Variation, sample_shots
+from tests import rendered
 
 SIZE, SEED = 28, 3
 FRONTAL = Variation(yaw=0., pitch=0., roll=0., shift=0., scale=0., glasses=0., hat=0., fringe=0.)
@@ -92,8 +93,8 @@ def test_in_the_studio_the_same_people_face_the_camera_without_hats():
   assert studio.exposure.std() < .6 * street.exposure.std()
   np.testing.assert_array_equal(street.background, studio.background)
   faces = synthetic_faces(3, 2, SIZE, SEED, variation=STUDIO)
-  rendered = rendered_faces(3, 2, SIZE, SEED, variation=STUDIO)
-  np.testing.assert_array_equal(rendered.images[:], faces.images)
+  late = rendered_faces(3, 2, SIZE, SEED, variation=STUDIO)
+  np.testing.assert_array_equal(late.images[:], faces.images)
   assert (faces.images != synthetic_faces(3, 2, SIZE, SEED).images).any()
   np.testing.assert_array_equal(faces.gender, synthetic_faces(3, 2, SIZE, SEED).gender)
 
@@ -216,3 +217,13 @@ def test_contact_sheet_places_images_row_by_row():
     contact_sheet(images, 0)
   with pytest.raises(ValueError, match="images"):
     contact_sheet(images[0], 1)
+
+
+def test_where_jax_knows_no_processor_pictures_are_the_same(monkeypatch):
+  """As with JAX_PLATFORMS=cuda, where they are rendered on the device."""
+  render = lambda: rendered.render(np.zeros(2, int), np.arange(2), SIZE, SEED, True, 1, STREET)[0]
+  before = render()
+  def no_processor(**_):
+    raise RuntimeError("Unknown backend cpu")
+  monkeypatch.setattr(jax, "local_devices", no_processor)
+  np.testing.assert_array_equal(render().image, before.image)
